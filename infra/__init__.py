@@ -1,0 +1,1 @@
+"""The outside world: Kafka, PostgreSQL, exchanges, embedded servers, settings and logs."""

@@ -1,0 +1,162 @@
+"""What an exchange (a venue) is asked, and what it can prove: the values that cross the gateway.
+
+Invariants:
+1. A submission has three outcomes: `Confirmed`, `Refused` (proven not accepted) and `InDoubt`. `InDoubt` is the default; `Refused`
+   needs a reason from the venue's white list.
+2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. `Absent` proves something only when the look-up began after the
+   acceptance horizon: intent time + receive window + the venue's own time-out (see `acceptance_horizon`).
+3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
+   later therefore sends a request whose receive window is over, and the venue itself refuses it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
+from schemas.reasons import ReasonCode
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
+    two; `price` in quote per base, for limit orders. `submitting_at` is UTC."""
+
+    order_id: str
+    client_order_id: str
+    exchange: str
+    user_id: str
+    api_key_id: str
+    symbol: str
+    side: Side
+    order_type: OrderType
+    quantity: Decimal | None
+    quote_quantity: Decimal | None
+    price: Decimal | None
+    time_in_force: TimeInForce | None
+    submitting_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReference:
+    """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one."""
+
+    order_id: str
+    client_order_id: str
+    exchange_order_id: str | None
+    exchange: str
+    user_id: str
+    api_key_id: str
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """What the venue kept: `amount` in units of `asset`."""
+
+    asset: str
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class VenueOrder:
+    """An order as the venue's own books show it. `cum_quantity` in base, `cum_quote` in quote units, both since the order began;
+    `fees` one entry per asset, totals since the order began."""
+
+    client_order_id: str
+    exchange_order_id: str
+    order_status: OrderStatus
+    cum_quantity: Decimal
+    cum_quote: Decimal
+    fees: tuple[Fee, ...]
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The venue accepted the order; `order` is what it said of it."""
+
+    order: VenueOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Proven not accepted. `detail` is the venue's own text, cut to 300 characters and free of secrets."""
+
+    reason_code: ReasonCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """No proof either way: the order may or may not stand at the venue."""
+
+    detail: str
+
+
+SubmissionOutcome = Confirmed | Refused | InDoubt
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    order: VenueOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Neither the venue's orders nor its trade history know the client order id. `looked_up_at` is when the look-up began, UTC."""
+
+    looked_up_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpFailed:
+    """The venue did not answer the question; it is asked again later."""
+
+    detail: str
+
+
+LookUpOutcome = Found | Absent | LookUpFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %)."""
+
+    symbol: str
+    base: str
+    quote: str
+    active: bool
+    price_tick: Decimal
+    quantity_step: Decimal
+    quantity_min: Decimal
+    quantity_max: Decimal | None
+    notional_min: Decimal
+    taker_fee_rate: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A price with its age: `price` in quote per base, `observed_at` when the venue told it, UTC."""
+
+    price: Decimal
+    observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MarketData:
+    """What intake knows of one venue when it decides a batch; an empty one refuses everything (`PRICE_UNAVAILABLE`)."""
+
+    exchange: str
+    markets: Mapping[str, Market] = field(default_factory=dict)
+    quotes: Mapping[str, Quote] = field(default_factory=dict)
+
+
+def acceptance_horizon(submitting_at: datetime, receive_window: timedelta, venue_timeout: timedelta) -> datetime:
+    """The moment after which a venue can no longer accept a request whose signed timestamp is `submitting_at`.
+
+    Binance refuses a request whose timestamp is older than `recvWindow` when it arrives, and ends one it took in within its own
+    time-out of 10 s, "UNKNOWN" execution status included (Binance spot API, General information, Timing security and HTTP 5XX).
+    """
+    return submitting_at + receive_window + venue_timeout

@@ -1,0 +1,54 @@
+"""The words of an order's life, in FIX's terms: side, type, time in force, status."""
+
+from enum import StrEnum
+
+
+class RequestType(StrEnum):
+    TRADE = "trade"
+    CANCEL = "cancel"
+    WITHDRAWAL = "withdrawal"
+    DEPOSIT = "deposit"
+
+
+class Mode(StrEnum):
+    """`live` is real money; `paper` is a simulation with a book of its own."""
+
+    LIVE = "live"
+    PAPER = "paper"
+
+
+class Side(StrEnum):
+    BUY = "buy"
+    SELL = "sell"
+
+
+class OrderType(StrEnum):
+    MARKET = "market"
+    LIMIT = "limit"
+    STOP_LOSS = "stop_loss"
+    STOP_LOSS_LIMIT = "stop_loss_limit"
+    TAKE_PROFIT = "take_profit"
+    TAKE_PROFIT_LIMIT = "take_profit_limit"
+    LIMIT_MAKER = "limit_maker"
+    TRAILING_STOP = "trailing_stop"
+
+
+class TimeInForce(StrEnum):
+    GTC = "GTC"
+    IOC = "IOC"
+    FOK = "FOK"
+
+
+class OrderStatus(StrEnum):
+    """FIX OrdStatus words, with `submitting` (intent recorded, the call may be under way) and `in_doubt` (no proof either way)."""
+
+    RECEIVED = "received"
+    ACCEPTED = "accepted"
+    SUBMITTING = "submitting"
+    IN_DOUBT = "in_doubt"
+    NEW = "new"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
