@@ -40,7 +40,8 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class OrderReference:
-    """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one."""
+    """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one. `submitting_at`, UTC,
+    bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read."""
 
     order_id: str
     client_order_id: str
@@ -49,6 +50,7 @@ class OrderReference:
     user_id: str
     api_key_id: str
     symbol: str
+    submitting_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,171 @@
+"""A venue's books, read: ccxt's unified orders, trades and markets as the values of pipeline/venue, and the search for one order.
+
+Invariants:
+1. Nothing is guessed: an order without an id, with a status or an amount that cannot be read, or whose trades do not add up to its executed
+   quantity raises UnreadableBooks.
+2. Amounts are read from strings and integers only; a float raises UnreadableBooks.
+3. `search` never picks one of several orders that carry the same client order id.
+
+Start with `read_order`, then `search`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from infra.exchange.venues import Venue
+from pipeline.venue import Fee, Market, OrderReference, VenueOrder
+from schemas.orders import OrderStatus
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGES_MAX: Final = 10
+_STRANGERS_MAX: Final = 20
+
+_STATUS: Final[Mapping[str, OrderStatus]] = {
+    "open": OrderStatus.NEW,
+    "canceling": OrderStatus.NEW,
+    "closed": OrderStatus.FILLED,
+    "canceled": OrderStatus.CANCELED,
+    "expired": OrderStatus.EXPIRED,
+    "rejected": OrderStatus.REJECTED,
+}
+
+
+class UnreadableBooks(Exception):
+    """The venue's answer does not add up, so it proves nothing. Its text says what is missing."""
+
+
+def milliseconds(moment: datetime) -> int:
+    """UTC time in whole ms since 1970, rounded down."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def moment(timestamp_ms: object) -> datetime | None:
+    """The UTC time of a timestamp in ms, None where the venue gave none."""
+    return EPOCH + timedelta(milliseconds=timestamp_ms) if isinstance(timestamp_ms, int) else None
+
+
+def amount(value: object, name: str) -> Decimal:
+    """A venue's number. Raises UnreadableBooks for a float, for None and for what is no finite number."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise UnreadableBooks(f"{name} is {value!r}")
+    try:
+        number = Decimal(value)
+    except InvalidOperation as error:
+        raise UnreadableBooks(f"{name} is {value!r}") from error
+    if not number.is_finite():
+        raise UnreadableBooks(f"{name} is {value!r}")
+    return number
+
+
+def _total_fees(trades: Iterable[Mapping[str, Any]]) -> tuple[Fee, ...]:
+    totals: dict[str, Decimal] = {}
+    for trade in trades:
+        fee = trade.get("fee") or {}
+        if not fee.get("currency"):
+            raise UnreadableBooks(f"trade {trade.get('id')} has no fee")
+        asset = str(fee["currency"])
+        totals[asset] = totals.get(asset, Decimal(0)) + amount(fee.get("cost"), "fee")
+    return tuple(Fee(asset, total) for asset, total in sorted(totals.items()) if total != 0)
+
+
+def with_fees(order: VenueOrder, trades: Sequence[Mapping[str, Any]]) -> VenueOrder:
+    """The order with its fees, one entry per asset. Raises UnreadableBooks unless the trades cover its executed quantity exactly."""
+    covered = sum((amount(trade.get("amount"), "trade quantity") for trade in trades), Decimal(0))
+    if covered != order.cum_quantity:
+        raise UnreadableBooks(f"its trades add up to {covered}, not to the {order.cum_quantity} executed")
+    return replace(order, fees=_total_fees(trades))
+
+
+def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
+    """A ccxt order without its fees. `answered_at` stands in as `updated_at` where the venue gives no time of its own.
+
+    Raises UnreadableBooks.
+    """
+    exchange_order_id = order.get("id")
+    if not exchange_order_id:
+        raise UnreadableBooks("it has no order id")
+    status = _STATUS.get(str(order.get("status")))
+    if status is None:
+        raise UnreadableBooks(f"its status is {order.get('status')!r}")
+    executed = amount(order.get("filled"), "executed quantity")
+    paid = amount(order.get("cost"), "executed value") if executed else Decimal(0)
+    if executed < 0 or paid < 0:
+        raise UnreadableBooks("its executed quantity or value is negative")
+    if status is OrderStatus.NEW and executed:
+        status = OrderStatus.PARTIALLY_FILLED
+    told_at = moment(order.get("lastUpdateTimestamp")) or moment(order.get("lastTradeTimestamp")) or moment(order.get("timestamp"))
+    return VenueOrder(
+        client_order_id=str(order.get("clientOrderId") or ""),
+        exchange_order_id=str(exchange_order_id),
+        order_status=status,
+        cum_quantity=executed,
+        cum_quote=paid,
+        fees=(),
+        updated_at=told_at or answered_at,
+    )
+
+
+def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
+    """The spot markets of a ccxt market table whose steps are ticks (`precisionMode` TICK_SIZE). A market without a price tick or
+    quantity step is left out: no amount for it could be checked."""
+    found: dict[str, Market] = {}
+    for symbol, row in markets.items():
+        precision, limits = row["precision"], row["limits"]
+        if not row.get("spot") or precision.get("price") is None or precision.get("amount") is None:
+            continue
+        quantity_max = limits["amount"].get("max")
+        found[symbol] = Market(
+            symbol=symbol,
+            base=str(row["base"]),
+            quote=str(row["quote"]),
+            active=bool(row.get("active")),
+            price_tick=amount(precision["price"], "price tick"),
+            quantity_step=amount(precision["amount"], "quantity step"),
+            quantity_min=amount(limits["amount"].get("min") or 0, "least quantity"),
+            quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
+            notional_min=amount(limits["cost"].get("min") or 0, "least value"),
+            taker_fee_rate=amount(row.get("taker"), "taker fee"),
+        )
+    return found
+
+
+async def trades_of(exchange: Any, row: Venue, symbol: str, exchange_order_id: str) -> list[dict[str, Any]]:
+    """Every trade of one order. Raises ccxt's errors, and UnreadableBooks for more pages than are read."""
+    trades: list[dict[str, Any]] = []
+    params: dict[str, object] = {"orderId": exchange_order_id}
+    for _ in range(_PAGES_MAX):
+        page = await exchange.fetch_my_trades(symbol, None, row.history_page, params)
+        trades += [trade for trade in page if str(trade.get("order")) == exchange_order_id]
+        if len(page) < row.history_page:
+            return trades
+        params = {"orderId": exchange_order_id, "fromId": int(page[-1]["id"]) + 1}
+    raise UnreadableBooks(f"it has more than {len(trades)} trades")
+
+
+async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms: tuple[int, int] | None) -> dict[str, Any] | None:
+    """Looks for a client order id in the order list and behind the trade list; None where neither knows it.
+
+    `window_ms` is the time in which the venue can have accepted the order, by its clock; without one the newest page of each list is read.
+    A client order id is unique among open orders only, so several matches are possible, and then no answer is: UnreadableBooks. So is a
+    list longer than one page, and a trade whose order the venue does not show.
+    """
+    since, until = window_ms or (None, None)
+    params = {} if until is None else {"endTime": until}
+    orders = await exchange.fetch_orders(reference.symbol, since, row.history_page, params)
+    trades = await exchange.fetch_my_trades(reference.symbol, since, row.history_page, params)
+    if window_ms is not None and max(len(orders), len(trades)) >= row.history_page:
+        raise UnreadableBooks(f"the venue's list has {row.history_page} entries or more, so it may not show every order")
+    listed = {str(order.get("id")) for order in orders}
+    strangers = sorted({str(trade.get("order")) for trade in trades} - listed)
+    if len(strangers) > _STRANGERS_MAX:
+        raise UnreadableBooks(f"{len(strangers)} orders have trades and are not listed")
+    for exchange_order_id in strangers:
+        orders.append(await exchange.fetch_order(exchange_order_id, reference.symbol))
+    ours = [order for order in orders if order.get("clientOrderId") == reference.client_order_id]
+    if len(ours) > 1:
+        ids = ", ".join(str(order.get("id")) for order in ours)
+        raise UnreadableBooks(f"orders {ids} all carry client order id {reference.client_order_id}; an operator must say which counts")
+    return ours[0] if ours else None

@@ -1,0 +1,357 @@
+"""The gateway over ccxt: one instance per venue, all accounts, real HTTP.
+
+Invariants:
+1. An outcome is `Confirmed` only with the venue's order id, our client order id and a status that can be read; `Refused` only with a proof
+   (venues.proven_refusal); all else is `InDoubt`.
+2. The signed timestamp of an order is its recorded intent (`submitting_at`) plus the measured clock difference, never the time of signing:
+   a process that was paused between intent and sending cannot land an order after the receive window.
+3. No text that leaves this module holds a key, a secret, a signature or a URL's query.
+4. Everything is bounded: calls at a time, accounts kept, the time of each call, pages read.
+
+Start with `submit`, then `_judge`.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import aiohttp
+import ccxt
+
+from infra.exchange.books import UnreadableBooks, amount, milliseconds, read_markets, read_order, search, trades_of, with_fees
+from infra.exchange.connection import VenueConnection
+from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, VenueUnavailable
+from infra.exchange.transport import Call, NotHandedOver, WireMismatch, current_call, wire_fields
+from infra.exchange.venues import proven_refusal, venue
+from pipeline.venue import (
+    Absent,
+    Confirmed,
+    Found,
+    InDoubt,
+    LookUpFailed,
+    LookUpOutcome,
+    Market,
+    OrderReference,
+    Quote,
+    Refused,
+    Submission,
+    SubmissionOutcome,
+    VenueOrder,
+)
+from schemas.orders import OrderStatus, OrderType
+from schemas.reasons import ReasonCode
+
+_DETAIL_MAX: Final = 300
+# Room for the error of the clock difference around the time in which the venue can have accepted an order.
+_SEARCH_MARGIN: Final = timedelta(seconds=60)
+_SIGNATURE: Final = re.compile(r"(?i)(signature|sign|apikey|api_key)=[^&\s\"']*")
+_QUERY: Final = re.compile(r"(https?://[^\s?]*)\?\S*")
+_CCXT_TYPE: Final = {OrderType.MARKET: "market", OrderType.LIMIT: "limit", OrderType.LIMIT_MAKER: "limit"}
+_NOTHING_SENT: Final = "nothing was sent"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class CcxtGateway:
+    """See `gateway.Gateway`.
+
+    `base_url` redirects every endpoint to a sandbox or the simulator, keeping its path. `timeout_ms` bounds each HTTP request. Raises
+    UnknownVenue for an exchange without a proof table and ValueError for a receive window that the venue would refuse.
+    """
+
+    def __init__(
+        self,
+        exchange_id: str,
+        credentials: CredentialSource,
+        *,
+        base_url: str | None = None,
+        timeout_ms: int = 10_000,
+        receive_window: timedelta = timedelta(seconds=5),
+        venue_timeout: timedelta = timedelta(seconds=10),
+        rate_limit: bool = True,
+        concurrency: int = 32,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self._venue = venue(exchange_id)
+        if not timedelta(0) < receive_window <= self._venue.receive_window_max:
+            raise ValueError(f"{exchange_id} takes a receive window of up to {self._venue.receive_window_max}, not {receive_window}")
+        self._credential_source = credentials
+        self._receive_window = receive_window
+        self._venue_timeout = venue_timeout
+        self._clock = clock
+        self._slots = asyncio.Semaphore(concurrency)
+        self._connection = VenueConnection(
+            self._venue,
+            base_url=base_url,
+            timeout_ms=timeout_ms,
+            receive_window=receive_window,
+            rate_limit=rate_limit,
+            # Public questions do not wait for a slot.
+            connections_max=concurrency + 4,
+            clock=clock,
+        )
+
+    @property
+    def exchange(self) -> str:
+        return self._venue.exchange_id
+
+    @property
+    def receive_window(self) -> timedelta:
+        return self._receive_window
+
+    @property
+    def venue_timeout(self) -> timedelta:
+        return self._venue_timeout
+
+    async def submit(self, submission: Submission) -> SubmissionOutcome:
+        refusal = self._unsupported(submission)
+        if refusal is not None:
+            return refusal
+        account = await self._account(submission.user_id, submission.api_key_id)
+        if isinstance(account, Refused):
+            return account
+        credentials, exchange = account
+        if submission.symbol not in exchange.markets:
+            return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
+        signed_ms = milliseconds(submission.submitting_at)
+        signed_venue_ms = signed_ms + self._connection.clock_difference_ms
+        expected = wire_fields(self._venue.order, submission, signed_venue_ms, self._connection.receive_window_ms)
+        call = Call(order=True, signed_ms=signed_ms, expected=expected)
+        async with self._calling(call):
+            try:
+                answer = await self._create(exchange, submission)
+            except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
+                return self._judge(call, error, credentials)
+        return await self._accepted(exchange, submission, answer, credentials)
+
+    async def cancel(self, reference: OrderReference) -> CancelOutcome:
+        account = await self._account(reference.user_id, reference.api_key_id)
+        if isinstance(account, Refused):
+            return account
+        credentials, exchange = account
+        call = Call(order=True)
+        gone = False
+        async with self._calling(call):
+            try:
+                await exchange.cancel_order(None, reference.symbol, self._named(reference, self._venue.cancel_parameter))
+            except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
+                gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
+                if not gone:
+                    return self._judge(call, error, credentials)
+        return _after_cancel(await self.look_up(reference), gone)
+
+    async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        looked_up_at = self._clock()
+        account = await self._account(reference.user_id, reference.api_key_id)
+        if isinstance(account, Refused):
+            return LookUpFailed(account.detail)
+        credentials, exchange = account
+        call = Call()
+        async with self._calling(call):
+            try:
+                answer = await self._find(exchange, reference, call)
+                if answer is None:
+                    return Absent(looked_up_at)
+                order = self._ours(answer, reference)
+                return Found(await self._with_fees(exchange, reference.symbol, order))
+            except UnreadableBooks as error:
+                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
+            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
+                return LookUpFailed(self._describe(call, error, credentials))
+
+    async def markets(self) -> dict[str, Market]:
+        await self._connection.reload()
+        return read_markets(self._connection.public.markets)
+
+    async def quotes(self, symbols: Iterable[str]) -> dict[str, Quote]:
+        await self._connection.ready()
+        public = self._connection.public
+        known = [symbol for symbol in symbols if symbol in public.markets]
+        if not known:
+            return {}
+        # Before the question, not after the answer: a price is never made to look younger than it is.
+        observed_at = self._clock()
+        try:
+            prices = await public.fetch_last_prices(known)
+        except (ccxt.BaseError, aiohttp.ClientError) as error:
+            raise VenueUnavailable(f"{self.exchange} told no prices ({type(error).__name__})") from None
+        return {
+            symbol: Quote(amount(row["price"], "price"), observed_at) for symbol, row in prices.items() if row.get("price") is not None
+        }
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def _unsupported(self, submission: Submission) -> Refused | None:
+        if submission.exchange != self.exchange:
+            return Refused(ReasonCode.EXCHANGE_UNKNOWN, f"this gateway is {self.exchange}, not {submission.exchange}; {_NOTHING_SENT}")
+        if submission.order_type not in _CCXT_TYPE:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{submission.order_type} orders cannot be sent yet; {_NOTHING_SENT}")
+        if not self._venue.client_order_id_pattern.fullmatch(submission.client_order_id):
+            return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} does not take this client order id; {_NOTHING_SENT}")
+        return None
+
+    async def _account(self, user_id: str, api_key_id: str) -> tuple[Credentials, Any] | Refused:
+        credentials = await self._credential_source(user_id, api_key_id)
+        if credentials is None:
+            return Refused(ReasonCode.API_KEY_UNKNOWN, f"user {user_id} has no usable key {api_key_id}; {_NOTHING_SENT}")
+        try:
+            await self._connection.ready()
+        except VenueUnavailable as error:
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"{error}; {_NOTHING_SENT}")
+        return credentials, self._connection.account(credentials)
+
+    async def _create(self, exchange: Any, submission: Submission) -> dict[str, Any]:
+        params: dict[str, object] = {self._venue.create_parameter: submission.client_order_id}
+        if submission.quote_quantity is not None:
+            params["cost"] = format(submission.quote_quantity, "f")
+        if submission.order_type is OrderType.LIMIT_MAKER:
+            params["postOnly"] = True
+        elif submission.time_in_force is not None:
+            params["timeInForce"] = submission.time_in_force.value
+        answer: dict[str, Any] = await exchange.create_order(
+            submission.symbol,
+            _CCXT_TYPE[submission.order_type],
+            submission.side.value,
+            None if submission.quantity is None else format(submission.quantity, "f"),
+            None if submission.price is None else format(submission.price, "f"),
+            params,
+        )
+        return answer
+
+    async def _accepted(
+        self, exchange: Any, submission: Submission, answer: dict[str, Any], credentials: Credentials,
+    ) -> SubmissionOutcome:
+        """Reads the answer to a create. Its fills tell the fees; where they do not cover the executed quantity, the trade list does."""
+        try:
+            order = read_order(answer, self._clock())
+        except UnreadableBooks as error:
+            return InDoubt(self._clean(f"{self.exchange} answered, but {error}", credentials))
+        if order.client_order_id != submission.client_order_id:
+            return InDoubt(f"{self.exchange} answered with order {order.exchange_order_id}, which carries another client order id")
+        if order.order_status is OrderStatus.REJECTED and not order.cum_quantity:
+            return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} rejected order {order.exchange_order_id}")
+        try:
+            return Confirmed(with_fees(order, answer.get("trades") or []))
+        except UnreadableBooks:
+            pass
+        call = Call()
+        async with self._calling(call):
+            try:
+                return Confirmed(await self._with_fees(exchange, submission.symbol, order))
+            except Exception as error:  # noqa: BLE001  the order stands; the next look-up reads what is missing
+                return InDoubt(f"{self.exchange} took order {order.exchange_order_id}; {self._describe(call, error, credentials)}")
+
+    def _named(self, reference: OrderReference, parameter: str) -> dict[str, object]:
+        """Both ids where both are known: the venue then checks that they name one order."""
+        named: dict[str, object] = {parameter: reference.client_order_id}
+        if reference.exchange_order_id is not None:
+            named[self._venue.order_id_parameter] = reference.exchange_order_id
+        return named
+
+    async def _find(self, exchange: Any, reference: OrderReference, call: Call) -> dict[str, Any] | None:
+        """Asks for the order by its ids; only when the venue says that there is none are its lists searched."""
+        named = self._named(reference, self._venue.look_up_parameter)
+        try:
+            order: dict[str, Any] = await exchange.fetch_order(None, reference.symbol, named)
+        except ccxt.BaseError:
+            if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
+                raise
+        else:
+            return order
+        return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+
+    def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
+        if reference.submitting_at is None:
+            return None
+        begin = milliseconds(reference.submitting_at - _SEARCH_MARGIN)
+        end = milliseconds(reference.submitting_at + self._receive_window + self._venue_timeout + _SEARCH_MARGIN)
+        return begin + self._connection.clock_difference_ms, end + self._connection.clock_difference_ms
+
+    def _ours(self, answer: dict[str, Any], reference: OrderReference) -> VenueOrder:
+        """The order that was asked for. Another client order id on it counts only where the venue's id is the known one, or the order is
+        canceled: a venue may show a cancel's own id then. Raises UnreadableBooks."""
+        order = read_order(answer, self._clock())
+        if order.client_order_id == reference.client_order_id:
+            return order
+        if order.exchange_order_id != reference.exchange_order_id and order.order_status is not OrderStatus.CANCELED:
+            raise UnreadableBooks(f"order {order.exchange_order_id} carries another client order id")
+        return replace(order, client_order_id=reference.client_order_id)
+
+    async def _with_fees(self, exchange: Any, symbol: str, order: VenueOrder) -> VenueOrder:
+        """With the fees from the trade list, because a venue's order does not show them."""
+        if not order.cum_quantity:
+            return order
+        return with_fees(order, await trades_of(exchange, self._venue, symbol, order.exchange_order_id))
+
+    def _judge(self, call: Call, error: Exception, credentials: Credentials) -> Refused | InDoubt:
+        """What a failed order call proves."""
+        evidence = call.evidence(self._venue)
+        if evidence.code in self._venue.clock_refused_codes:
+            self._connection.doubt_clock()
+        if not evidence.handed_over:
+            return Refused(_reason_before_sending(error), self._clean(f"{_NOTHING_SENT}: {error}", credentials))
+        detail = self._describe(call, error, credentials)
+        reason = proven_refusal(self._venue, evidence)
+        return InDoubt(detail) if reason is None else Refused(reason, detail)
+
+    def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str:
+        """What happened, in the venue's words where it has any."""
+        evidence = call.evidence(self._venue)
+        if evidence.code or evidence.message:
+            return self._clean(f"{self.exchange} HTTP {evidence.http_status}: {evidence.code} {evidence.message}", credentials)
+        if evidence.http_status is not None and call.text:
+            return self._clean(f"{self.exchange} HTTP {evidence.http_status}: {call.text}", credentials)
+        return self._clean(f"{self.exchange} gave no whole answer: {type(error).__name__}: {error}", credentials)
+
+    def _clean(self, text: str, credentials: Credentials) -> str:
+        for secret in (credentials.secret, credentials.api_key, credentials.password):
+            if secret:
+                text = text.replace(secret, "***")
+        return _SIGNATURE.sub(r"\1=***", _QUERY.sub(r"\1", text))[:_DETAIL_MAX]
+
+    @asynccontextmanager
+    async def _calling(self, call: Call) -> AsyncIterator[None]:
+        """A slot among the calls at a time, with `call` watched by the transport."""
+        async with self._slots:
+            token = current_call.set(call)
+            try:
+                yield
+            finally:
+                current_call.reset(token)
+
+
+def _reason_before_sending(error: Exception) -> ReasonCode:
+    """Why an order was stopped on this side of the network."""
+    if isinstance(error, WireMismatch):
+        return ReasonCode.PRECISION_INVALID
+    if isinstance(error, NotHandedOver):
+        return ReasonCode.REQUEST_EXPIRED
+    if isinstance(error, ccxt.BadSymbol):
+        return ReasonCode.SYMBOL_UNKNOWN
+    if isinstance(error, ccxt.AuthenticationError):
+        return ReasonCode.API_KEY_UNKNOWN
+    return ReasonCode.EXCHANGE_REFUSED
+
+
+def _after_cancel(found: LookUpOutcome, gone: bool) -> CancelOutcome:
+    """What a cancel came to, by the venue's books after it. `gone`: the venue said there was nothing to cancel, which it also says to the
+    second copy of a cancel that succeeded."""
+    if isinstance(found, LookUpFailed):
+        return InDoubt(f"the cancel was answered, but the order could not be read afterwards: {found.detail}"[:_DETAIL_MAX])
+    if isinstance(found, Absent):
+        if gone:
+            return Refused(ReasonCode.ORDER_NOT_FOUND, "the venue's books do not know the order")
+        return InDoubt("the venue confirmed the cancel of an order that its books do not show")
+    status = found.order.order_status
+    if status in {OrderStatus.CANCELED, OrderStatus.EXPIRED}:
+        return Confirmed(found.order)
+    if status in {OrderStatus.FILLED, OrderStatus.REJECTED}:
+        return Refused(ReasonCode.ORDER_NOT_CANCELABLE, f"the order is {status}: it ended before the cancel arrived")
+    return InDoubt(f"the order still stands as {status} after the cancel was answered")

@@ -1,0 +1,162 @@
+"""One venue's connection: its HTTP session, clock difference, market table and accounts.
+
+Invariants:
+1. One HTTP session, one market table, one rate limiter and one clock difference per venue, because the venue counts requests per address.
+   Keys are never shared: every account is an instance of its own.
+2. Nothing is ordered before the markets and the clock are known.
+3. A load that failed is not tried again within a second: a venue that is down costs its queue no time-out per order.
+
+Start with `VenueConnection.ready`.
+"""
+
+import asyncio
+import copy
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlparse
+
+import aiohttp
+import ccxt
+import structlog
+
+from infra.exchange.books import milliseconds
+from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.transport import ReportingConnector, venue_class
+from infra.exchange.venues import Venue
+
+_log: Final = structlog.get_logger(__name__)
+
+_ACCOUNTS_MAX: Final = 1_024
+_PAUSE_SECONDS: Final = 1.0
+# Idle connections are given up before a venue's load balancer closes them: a request on a closing connection ends in doubt.
+_KEEP_ALIVE_SECONDS: Final = 10.0
+
+
+class VenueConnection:
+    """`base_url` redirects every endpoint to a sandbox or the simulator, keeping its path. `timeout_ms` bounds each HTTP request."""
+
+    def __init__(
+        self,
+        row: Venue,
+        *,
+        base_url: str | None,
+        timeout_ms: int,
+        receive_window: timedelta,
+        rate_limit: bool,
+        connections_max: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._row = row
+        self._base_url = base_url
+        self._timeout_ms = timeout_ms
+        self._rate_limit = rate_limit
+        self._connections_max = connections_max
+        self._clock = clock
+        self._http: aiohttp.ClientSession | None = None
+        self._accounts: OrderedDict[Credentials, Any] = OrderedDict()
+        self._loading: asyncio.Task[None] | None = None
+        self._load_again_at = 0.0
+        self._clock_known = False
+        self.receive_window_ms = receive_window // timedelta(milliseconds=1)
+        self.clock_difference_ms = 0
+        # ccxt's instance without keys, for public questions; None until the first load.
+        self.public: Any = None
+
+    async def ready(self) -> None:
+        """Markets and clock are known when it returns. Raises VenueUnavailable."""
+        if self.public is None or not self.public.markets:
+            await self._load(markets=True)
+        elif not self._clock_known:
+            await self._load(markets=False)
+
+    async def reload(self) -> None:
+        """Reads markets and clock afresh. Raises VenueUnavailable."""
+        await self._load(markets=True)
+
+    def doubt_clock(self) -> None:
+        """The venue refused a timestamp: the clock difference is measured again before the next call."""
+        self._clock_known = False
+
+    def account(self, credentials: Credentials) -> Any:
+        """ccxt's instance for one key. A shallow copy, so that it shares markets, rate limiter, clock difference and session."""
+        account = self._accounts.get(credentials)
+        if account is not None:
+            self._accounts.move_to_end(credentials)
+            return account
+        account = copy.copy(self.public)
+        account.apiKey, account.secret, account.password = credentials.api_key, credentials.secret, credentials.password
+        self._accounts[credentials] = account
+        if len(self._accounts) > _ACCOUNTS_MAX:
+            self._accounts.popitem(last=False)
+        return account
+
+    async def close(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            self._loading = None
+        if self._http is not None:
+            await self._http.close()
+        self._http = self.public = None
+        self._accounts.clear()
+
+    async def _load(self, *, markets: bool) -> None:
+        """Loads once for all who wait; a load under way is joined, whatever it loads."""
+        if self._loading is None or self._loading.done():
+            if time.monotonic() < self._load_again_at:
+                raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock a moment ago")
+            self._loading = asyncio.create_task(self._ask(markets=markets))
+        try:
+            # One caller that is canceled must not end the load of the others.
+            await asyncio.shield(self._loading)
+        except (ccxt.BaseError, aiohttp.ClientError) as error:
+            self._load_again_at = time.monotonic() + _PAUSE_SECONDS
+            # Without the chain: ccxt's text is not ours to show.
+            raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
+
+    async def _ask(self, *, markets: bool) -> None:
+        if self.public is None:
+            self.public = self._open()
+        asked_ms, asked = milliseconds(self._clock()), time.monotonic()
+        server_ms = int(await self.public.fetch_time())
+        round_trip_ms = round((time.monotonic() - asked) * 1_000)
+        if round_trip_ms > self.receive_window_ms:
+            raise ccxt.RequestTimeout("the answer about the clock took longer than the receive window, so it says nothing")
+        self.clock_difference_ms = server_ms - (asked_ms + round_trip_ms // 2)
+        self._clock_known = True
+        if abs(self.clock_difference_ms) > self.receive_window_ms:
+            _log.warning("clock_differs", exchange=self._row.exchange_id, difference_ms=self.clock_difference_ms)
+        self.public.options["timeDifference"] = -self.clock_difference_ms
+        if markets or not self.public.markets:
+            await self.public.load_markets(True)
+            self._accounts.clear()
+
+    def _open(self) -> Any:
+        total = self._timeout_ms / 1_000
+        self._http = aiohttp.ClientSession(
+            connector=ReportingConnector(limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            # Accounts share the connections; a cookie of one must not travel with another.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=total, sock_connect=total, sock_read=total),
+        )
+        exchange = venue_class(self._row.exchange_id)({
+            "enableRateLimit": self._rate_limit,
+            "timeout": self._timeout_ms,
+            "asyncio_loop": asyncio.get_running_loop(),
+            # ccxt would repeat a POST.
+            "options": {**self._row.options, "recvWindow": self.receive_window_ms, "maxRetriesOnFailure": 0},
+        })
+        exchange.http = self._http
+        exchange.receive_window_ms = self.receive_window_ms
+        exchange.wall_clock_ms = lambda: milliseconds(self._clock())
+        if self._base_url is not None:
+            exchange.urls = {**exchange.urls, "api": _redirected(exchange.urls["api"], self._base_url.rstrip("/"))}
+        return exchange
+
+
+def _redirected(urls: Any, base_url: str) -> Any:
+    if isinstance(urls, dict):
+        return {name: _redirected(value, base_url) for name, value in urls.items()}
+    return base_url + urlparse(urls).path if isinstance(urls, str) else urls

@@ -1,0 +1,100 @@
+"""The gateway: the one door to an exchange's order books, as the rest of the system sees it.
+
+Invariants:
+1. `submit` and `cancel` hand at most one order request to the network per call, and never repeat one. What they cannot prove they
+   return as `InDoubt`.
+2. `look_up` only reads. `Absent` proves something only when the look-up began after the acceptance horizon (pipeline/venue).
+3. An API key's secret leaves the process only as a signature. It is in no repr, log line, error or outcome.
+
+Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from pipeline.venue import (
+    Confirmed,
+    InDoubt,
+    LookUpOutcome,
+    Market,
+    OrderReference,
+    Quote,
+    Refused,
+    Submission,
+    SubmissionOutcome,
+)
+
+CancelOutcome = Confirmed | Refused | InDoubt
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An account's API key at a venue. `password` is the passphrase that some venues add to the pair. The repr shows none of them."""
+
+    api_key: str = field(repr=False)
+    secret: str = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+CredentialSource = Callable[[str, str], Awaitable[Credentials | None]]
+"""`(user_id, api_key_id)` → the credentials, or None where the user has no such key or it is revoked or expired. It is asked before every
+account call, so that a revoked key stops at once; what it raises goes to the caller of the gateway, before anything was sent."""
+
+
+class VenueUnavailable(Exception):
+    """A question about public data (markets, prices, clock) was not answered. Nothing was ordered; ask again later."""
+
+
+class UnknownVenue(ValueError):
+    """The exchange id has no proof table in `venues`, so no order may be sent there."""
+
+
+class Gateway(Protocol):
+    """One venue, all its accounts. Every method has a time limit of its own."""
+
+    @property
+    def exchange(self) -> str:
+        """The ccxt exchange id."""
+        ...
+
+    @property
+    def receive_window(self) -> timedelta:
+        """How long after its signed time the venue still takes a request in. With `venue_timeout` it makes the acceptance horizon."""
+        ...
+
+    @property
+    def venue_timeout(self) -> timedelta:
+        """How long the venue may work on a request that it took in."""
+        ...
+
+    async def submit(self, submission: Submission) -> SubmissionOutcome:
+        """Sends one order, once. Raises only what the credential source raises (nothing was sent then) and CancelledError (then the
+        outcome is in doubt)."""
+        ...
+
+    async def cancel(self, reference: OrderReference) -> CancelOutcome:
+        """Cancels an order and says how the venue's books show it afterwards: `Confirmed` carries the order as it is now and it is
+        canceled or expired; `Refused` with `ORDER_NOT_CANCELABLE` (it was filled first), `ORDER_NOT_FOUND` or the venue's reason;
+        `InDoubt` leaves it to the next look-up."""
+        ...
+
+    async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        """Finds one order in the venue's books. Repeats nothing by itself."""
+        ...
+
+    async def markets(self) -> dict[str, Market]:
+        """The spot trading rules, read afresh, by symbol. Raises VenueUnavailable."""
+        ...
+
+    async def quotes(self, symbols: Iterable[str]) -> dict[str, Quote]:
+        """Last prices. A symbol the venue has no price for is left out. Raises VenueUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections. Calls still under way end in doubt."""
+        ...
+
+
+GatewayByExchange = Mapping[str, Gateway]

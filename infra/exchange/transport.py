@@ -1,0 +1,224 @@
+"""How a ccxt call reaches the network, and what is known of it afterwards.
+
+Invariants:
+1. One account call hands at most one order request to the network: a second one inside the same call is refused before it is handed over,
+   redirects are not followed, and aiohttp's repeat on a lost keep-alive connection is switched off.
+2. `Call` records what is proven: whether a request was handed over at all, whether a connection ever stood, and the whole answer.
+3. What is signed is what was recorded: every order body is compared with the submission, field by field, before it is handed over.
+4. An order request is never handed over once its receive window is over.
+5. No URL with a query (Binance signs in the query) and no header gets into an error or a log line.
+
+ccxt's own `fetch` is replaced as a whole: it follows redirects, puts the signed URL into its errors and logs headers at debug level.
+Start with `Call` and `venue_class`.
+"""
+
+import functools
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import aiohttp
+import yarl
+from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RequestTimeout
+
+from infra.exchange.venues import Evidence, OrderOnTheWire, Venue
+from pipeline.venue import Submission
+
+_ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+_TEXT_MAX: Final = 300
+
+
+class NotHandedOver(Exception):
+    """The request was stopped on this side of the network. Its text says why."""
+
+
+class WireMismatch(NotHandedOver):
+    """The body that ccxt built is not the order that was recorded, most often because ccxt rounded an amount to the market's step."""
+
+
+class ConnectionLost(aiohttp.ClientError):
+    """The connection broke after it stood. Not a ClientOSError, because aiohttp repeats DELETE and GET requests after those."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One account call: what it may do, and what is known of it. Times are ms since 1970; `signed_ms` by this machine's clock."""
+
+    order: bool = False
+    signed_ms: int | None = None
+    expected: Mapping[str, str | Decimal | None] = field(default_factory=dict)
+    handed_over: bool = False
+    connected: bool = False
+    unconnected: bool = False
+    http_status: int | None = None
+    answer: Any = None
+    text: str = ""
+
+    def evidence(self, row: Venue) -> Evidence:
+        """What a rule of the venue's white list is held against."""
+        answer = self.answer if isinstance(self.answer, dict) else {}
+        return Evidence(
+            handed_over=self.handed_over,
+            unconnected=self.unconnected,
+            http_status=self.http_status,
+            code=str(answer.get(row.error_code, "")),
+            message=str(answer.get(row.error_message, "")),
+        )
+
+
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+
+
+class ReportingConnector(aiohttp.TCPConnector):
+    """Tells the current call whether a connection stood: without one, nothing can have been sent.
+
+    `unconnected` needs a failure inside `connect` and no success before it, so a version of aiohttp that no longer calls `connect` leaves
+    calls in doubt, not refused.
+    """
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  aiohttp's own signature
+        call = current_call.get()
+        try:
+            connection = await super().connect(req, traces, timeout)
+        except BaseException:
+            if call is not None:
+                call.unconnected = not call.connected
+            raise
+        if call is not None:
+            call.connected = True
+            call.unconnected = False
+        return connection
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp repeats idempotent methods once after ClientOSError and ServerDisconnectedError; a canceled order's DELETE is not one."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionLost(f"the connection broke before the answer ({type(error).__name__})") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> str:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > _ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"the answer is larger than {_ANSWER_BYTES_MAX} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks).decode("utf-8", "replace").strip()
+
+
+def wire_fields(
+    names: OrderOnTheWire, submission: Submission, timestamp_ms: int, receive_window_ms: int,
+) -> dict[str, str | Decimal | None]:
+    """What the body of this submission must say, by its names on the wire. Decimals are compared by value, None means absent."""
+    return {
+        names.client_order_id: submission.client_order_id,
+        names.quantity: submission.quantity,
+        names.quote_quantity: submission.quote_quantity,
+        names.price: submission.price,
+        names.timestamp: str(timestamp_ms),
+        names.receive_window: str(receive_window_ms),
+    }
+
+
+def _same(asked: str | Decimal | None, sent: str | None) -> bool:
+    if asked is None or sent is None or isinstance(asked, str):
+        return asked == sent
+    try:
+        return asked == Decimal(sent)
+    except InvalidOperation:
+        return False
+
+
+def check_body(expected: Mapping[str, str | Decimal | None], body: str | None) -> None:
+    """Raises WireMismatch unless the form-encoded body carries exactly the expected fields among its own."""
+    sent: dict[str, str] = dict(parse_qsl(body or ""))
+    for name, asked in expected.items():
+        if not _same(asked, sent.get(name)):
+            raise WireMismatch(f"{name} would have been {sent.get(name)!r} where {str(asked)!r} was asked for")
+
+
+def _readable(status: int, text: str, url: str) -> Any:
+    """The JSON of an answer, None where it is none. Numbers stay text until Decimal reads them."""
+    if text[:1] in {"{", "["}:
+        try:
+            return json.loads(text, parse_float=str)
+        except ValueError as error:
+            if status < 400:
+                raise BadResponse(f"the answer of {url} is not whole JSON") from error
+    elif status < 400:
+        raise BadResponse(f"the answer of {url} is not JSON")
+    return None
+
+
+async def _exchange_fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+    """Replaces ccxt's `fetch`: one HTTP request, no redirect, no repeat. Raises ccxt's exceptions, without query or headers in them."""
+    call = current_call.get()
+    bare_url = url.split("?", 1)[0]
+    if call is not None:
+        if call.order and call.handed_over:
+            raise NotHandedOver("a second request inside one order call")
+        if call.order and call.signed_ms is not None and self.wall_clock_ms() > call.signed_ms + self.receive_window_ms:
+            raise NotHandedOver("its receive window was over before it could be sent")
+        call.handed_over, call.http_status, call.answer, call.text = True, None, None, ""
+    request_headers = dict(headers or {})
+    request_headers["Accept-Encoding"] = "gzip, deflate"
+    try:
+        async with self.http.request(
+            method,
+            yarl.URL(url, encoded=True),
+            data=body.encode() if body else None,
+            headers=request_headers,
+            allow_redirects=False,
+            middlewares=() if call is None else (_send_once,),
+        ) as response:
+            text = await _read(response)
+            status = response.status
+    except TimeoutError as error:
+        raise RequestTimeout(f"{method} {bare_url} timed out") from error
+    except aiohttp.ClientConnectionError as error:
+        raise ExchangeNotAvailable(f"{method} {bare_url}: {type(error).__name__}") from error
+    except aiohttp.ClientError as error:
+        raise ExchangeError(f"{method} {bare_url}: {type(error).__name__}") from error
+    if call is not None:
+        call.http_status, call.text = status, text[:_TEXT_MAX]
+    answer = _readable(status, text, bare_url)
+    if call is not None:
+        call.answer = answer
+    self.handle_errors(status, response.reason or "", bare_url, method, dict(response.headers), text, answer, request_headers, body)
+    self.handle_http_status_code(status, response.reason or "", bare_url, method, text)
+    if status >= 300:
+        raise BadResponse(f"{method} {bare_url} was answered with HTTP {status}")
+    return answer
+
+
+@functools.cache
+def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
+    """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
+    base: Any = importlib.import_module(f"ccxt.async_support.{exchange_id}").__dict__[exchange_id]
+
+    def sign(self: Any, path: str, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any) -> Any:
+        request = base.sign(self, path, api, method, {} if params is None else params, *rest)
+        call = current_call.get()
+        if call is not None and call.expected:
+            check_body(call.expected, request["body"])
+        return request
+
+    def milliseconds(self: Any) -> int:
+        """The signature's clock: the recorded intent inside an order call, else this machine's."""
+        call = current_call.get()
+        if call is not None and call.signed_ms is not None:
+            return call.signed_ms
+        return int(self.wall_clock_ms())
+
+    # `number`: amounts stay the strings that the venue sent. On the class, because ccxt reads its own fee table before the configuration.
+    return type(base.__name__, (base,), {"number": str, "fetch": _exchange_fetch, "sign": sign, "milliseconds": milliseconds})

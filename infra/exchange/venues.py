@@ -1,0 +1,198 @@
+"""What each venue proves: client order ids on the wire, and the white list of answers that mean "not accepted".
+
+Invariants:
+1. An exchange id without a complete row here is not offered (`venue` raises UnknownVenue).
+2. `proven_refusal` answers None, which is *in doubt*, for everything that no rule names. No rule names an HTTP 5xx answer, a time-out or
+   an answer that could not be read in full.
+3. A rule goes by what was on the wire (HTTP status, the venue's code, its text), not by ccxt's exception class: executed orders were seen
+   under RequestTimeout, ExchangeNotAvailable, OperationFailed, ExchangeError and InvalidOrder alike.
+
+Start with `BINANCE` and `proven_refusal`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from infra.exchange.gateway import UnknownVenue
+from schemas.reasons import ReasonCode
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one call left behind. `http_status` is set only when the whole answer was read; `code` and `message` are the venue's, empty
+    where its answer has none."""
+
+    handed_over: bool
+    unconnected: bool
+    http_status: int | None = None
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRule:
+    """An answer that proves the order was not accepted: all of the conditions given must hold. `codes` None means any code; `texts` None
+    any text, else the message must begin with one of them."""
+
+    reason: ReasonCode
+    http_statuses: frozenset[int]
+    codes: frozenset[str] | None = None
+    texts: tuple[str, ...] | None = None
+
+    def covers(self, evidence: Evidence) -> bool:
+        if evidence.http_status not in self.http_statuses:
+            return False
+        if self.codes is not None and evidence.code not in self.codes:
+            return False
+        return self.texts is None or evidence.message.startswith(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderOnTheWire:
+    """Names in the body of the request that creates an order, checked before every request is handed to the network."""
+
+    path: str
+    client_order_id: str
+    quantity: str
+    quote_quantity: str
+    price: str
+    timestamp: str
+    receive_window: str
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """One venue's row.
+
+    `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls; `order_id_parameter` is the
+    raw one that adds the venue's own order id to a look-up or cancel, so that the venue checks both. `error_code` and `error_message` are
+    keys of an error's JSON body.
+    `history_page` is the largest page of the order and trade lists. `receive_window_max` is the venue's limit.
+    """
+
+    exchange_id: str
+    client_order_id_pattern: re.Pattern[str]
+    create_parameter: str
+    look_up_parameter: str
+    order_id_parameter: str
+    cancel_parameter: str
+    order: OrderOnTheWire
+    error_code: str
+    error_message: str
+    refusals: tuple[RefusalRule, ...]
+    unknown_order_codes: frozenset[str]
+    not_cancelable_codes: frozenset[str]
+    clock_refused_codes: frozenset[str]
+    receive_window_max: timedelta
+    history_page: int
+    options: Mapping[str, object]
+
+
+_BAD_REQUEST: Final = frozenset({400})
+_CLIENT_ERROR: Final = frozenset({400, 401, 403})
+_TURNED_AWAY: Final = frozenset({403, 418, 429})
+
+# Binance spot API, "Error codes". -1000 (unknown), -1001 (disconnected), -1006 (unexpected response, execution status unknown), -1007
+# (time-out, execution status unknown), -1004 and -1008 (overloaded) prove nothing and are therefore missing.
+_BINANCE_MALFORMED: Final = frozenset({
+    "-1013", "-1014", "-1020", "-1100", "-1101", "-1102", "-1103", "-1104", "-1105", "-1106", "-1108", "-1111", "-1114", "-1115", "-1116",
+    "-1117", "-1118", "-1119", "-1128", "-1130", "-1131", "-1134", "-1135", "-1139", "-1145", "-1151",
+})
+# "Messages for -1010 ERROR_MSG_RECEIVED, -2010 NEW_ORDER_REJECTED, and -2011 CANCEL_REJECTED". The code is shared with "Duplicate order
+# sent.", which says that *another copy* stands in the books; so the text decides, and a text that is not listed is in doubt.
+_BINANCE_REJECTED_TEXTS: Final = (
+    "Market is closed.",
+    "This action is disabled on this account.",
+    "This account may not place or cancel orders.",
+    "Unsupported order combination",
+    "Order would trigger immediately.",
+    "Order would immediately match and take.",
+    "Rest API trading is not enabled.",
+    "Market orders are not supported for this symbol.",
+    "Iceberg orders are not supported for this symbol.",
+    "Price * QTY is zero or less.",
+    "Price X QTY is zero or less.",
+    "This symbol is restricted for this account.",
+    "This symbol is not permitted for this account.",
+    "Order amend is not supported",
+    "Order book liquidity is less than",
+)
+
+_BINANCE_REFUSALS: Final = (
+    RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _TURNED_AWAY),
+    RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _BAD_REQUEST, frozenset({"-1003", "-1015", "-1016"})),
+    # The receive window was over when the request arrived, or the clocks disagree.
+    RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _BAD_REQUEST, frozenset({"-1021"})),
+    RefusalRule(ReasonCode.BALANCE_INSUFFICIENT, _BAD_REQUEST, frozenset({"-2010"}), ("Account has insufficient balance",)),
+    RefusalRule(ReasonCode.EXCHANGE_REFUSED, _BAD_REQUEST, frozenset({"-2010"}), _BINANCE_REJECTED_TEXTS),
+    RefusalRule(ReasonCode.EXCHANGE_REFUSED, _BAD_REQUEST, _BINANCE_MALFORMED),
+    RefusalRule(ReasonCode.SYMBOL_UNKNOWN, _BAD_REQUEST, frozenset({"-1121"})),
+    RefusalRule(ReasonCode.API_KEY_UNKNOWN, _CLIENT_ERROR, frozenset({"-1022", "-2008", "-2014"})),
+    # "Invalid API-key, IP, or permissions for action."
+    RefusalRule(ReasonCode.API_KEY_PERMISSION, _CLIENT_ERROR, frozenset({"-1002", "-2015"})),
+)
+
+BINANCE: Final = Venue(
+    exchange_id="binance",
+    client_order_id_pattern=re.compile(r"[.A-Z:/a-z0-9_-]{1,36}"),
+    create_parameter="clientOrderId",
+    look_up_parameter="clientOrderId",
+    order_id_parameter="orderId",
+    cancel_parameter="clientOrderId",
+    order=OrderOnTheWire(
+        path="order",
+        client_order_id="newClientOrderId",
+        quantity="quantity",
+        quote_quantity="quoteOrderQty",
+        price="price",
+        timestamp="timestamp",
+        receive_window="recvWindow",
+    ),
+    error_code="code",
+    error_message="msg",
+    refusals=_BINANCE_REFUSALS,
+    unknown_order_codes=frozenset({"-2013"}),
+    not_cancelable_codes=frozenset({"-2011"}),
+    clock_refused_codes=frozenset({"-1021"}),
+    receive_window_max=timedelta(seconds=60),
+    history_page=1_000,
+    options={
+        "defaultType": "spot",
+        # Spot only: load_markets then asks for /api/v3/exchangeInfo and for nothing that needs a key.
+        "fetchMarkets": {"types": ["spot"]},
+        "fetchMargins": False,
+        "fetchCurrencies": False,
+        "warnOnFetchOpenOrdersWithoutSymbol": False,
+    },
+)
+
+_VENUES: Final = {row.exchange_id: row for row in (BINANCE,)}
+
+
+def venue(exchange_id: str) -> Venue:
+    """The row of a ccxt exchange id. Raises UnknownVenue."""
+    row = _VENUES.get(exchange_id)
+    if row is None:
+        raise UnknownVenue(
+            f"no orders can be sent to {exchange_id!r}: it is not proven here which of its answers mean that an order was not accepted. "
+            f"Nothing was sent. Venues with a proof: {', '.join(sorted(_VENUES))}",
+        )
+    return row
+
+
+def proven_refusal(row: Venue, evidence: Evidence) -> ReasonCode | None:
+    """The reason why an order is proven not accepted, or None: in doubt.
+
+    Nothing handed to the network, or no connection to hand it to, is the strongest proof; after that the venue's own white list.
+    """
+    if not evidence.handed_over:
+        return ReasonCode.EXCHANGE_REFUSED
+    if evidence.unconnected:
+        return ReasonCode.EXCHANGE_UNAVAILABLE
+    for rule in row.refusals:
+        if rule.covers(evidence):
+            return rule.reason
+    return None
