@@ -1,0 +1,198 @@
+"""The endpoints under /simulator/: accounts, prices, the tape, faults, deposits, invariants and the log. From loopback addresses only."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+
+from infra.exchange.simulator import refusals
+from infra.exchange.simulator.capital import NETWORKS
+from infra.exchange.simulator.exchange import Account, Exchange
+from infra.exchange.simulator.faults import RULES_MAX, FaultRule, Faults
+from infra.exchange.simulator.invariants import violations
+from infra.exchange.simulator.journal import Journal
+from infra.exchange.simulator.prices import Tape
+from infra.exchange.simulator.signing import KeyStore, check_api_key
+from infra.exchange.simulator.symbols import ASSETS
+from schemas.decimals import DecimalString
+
+PREFIX: Final = "/simulator/"
+_BAD_REQUEST: Final = -1100
+
+
+class AccountSpec(BaseModel):
+    """An account to open: `label` is whose it is, `balances` asset to decimal string."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(min_length=1, max_length=255)
+    api_key: str
+    secret: SecretStr
+    balances: dict[str, DecimalString] = Field(default_factory=dict)
+
+
+class PriceSpec(BaseModel):
+    """A price to pin; null sets the symbol free at its current price."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    symbol: str
+    price: DecimalString | None
+
+
+class StepSpec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int = Field(default=1, ge=1, le=100_000)
+
+
+class DepositSpec(BaseModel):
+    """A deposit to send to the account of `api_key`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_key: str
+    asset: str
+    amount: DecimalString
+    address: str = ""
+    network: str | None = None
+
+
+_ACCOUNTS: Final[TypeAdapter[list[AccountSpec]]] = TypeAdapter(list[AccountSpec])
+_RULES: Final[TypeAdapter[list[FaultRule]]] = TypeAdapter(list[FaultRule])
+
+
+def _bad(message: str) -> refusals.Refusal:
+    return refusals.Refusal(_BAD_REQUEST, message)
+
+
+class Admin:
+    """Answers one admin request; `now_us` reads the server's clock."""
+
+    def __init__(self, exchange: Exchange, keys: KeyStore, faults: Faults, journal: Journal, now_us: Callable[[], int]) -> None:
+        self._exchange = exchange
+        self._keys = keys
+        self._faults = faults
+        self._journal = journal
+        self._now_us = now_us
+        self._routes: dict[tuple[str, str], Callable[[bytes], object]] = {
+            ("POST", "accounts"): self._open_accounts,
+            ("GET", "accounts"): self._list_accounts,
+            ("GET", "invariants"): self._invariants,
+            ("POST", "price"): self._set_price,
+            ("POST", "tape/step"): self._step_tape,
+            ("GET", "tape"): self._show_tape,
+            ("POST", "deposits"): self._send_deposit,
+            ("POST", "faults"): self._set_faults,
+            ("GET", "faults"): lambda _: dict(self._faults.counts),
+            ("GET", "faults/rules"): lambda _: self._faults.rules(),
+            ("DELETE", "faults"): self._clear_faults,
+        }
+
+    async def answer(self, method: str, path: str, body: bytes) -> bytes:
+        """The answer's bytes: JSON, for GET /simulator/log JSON lines. Raises Refusal."""
+        name = path.removeprefix(PREFIX)
+        if (method, name) == ("GET", "log"):
+            await self._journal.durable()
+            return await asyncio.to_thread(self._journal.path.read_bytes)
+        route = self._routes.get((method, name))
+        if route is None:
+            raise refusals.Refusal(_BAD_REQUEST, f"{method} {path} is not an endpoint of the simulator.", 404)
+        try:
+            answer = route(body)
+        except ValidationError as error:
+            # Without the input: it may hold secrets.
+            details = error.errors(include_url=False, include_input=False, include_context=False)
+            raise _bad("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details)) from error
+        await self._journal.durable()
+        return orjson.dumps(answer)
+
+    def _open_accounts(self, body: bytes) -> object:
+        specs = _ACCOUNTS.validate_json(body)
+        for spec in specs:
+            check_api_key(spec.api_key)
+            for asset, amount in spec.balances.items():
+                if asset not in ASSETS or -int(amount.as_tuple().exponent) > 8:
+                    raise _bad(f"balances of {spec.label}: {asset} {amount} is no asset of the exchange or has more than 8 places.")
+        # The secrets first: an account without its secret could not be used after a crash between the two.
+        self._keys.put({spec.api_key: spec.secret.get_secret_value() for spec in specs})
+        now_us = self._now_us()
+        return [self._account_row(self._exchange.open_account(s.api_key, s.label, dict(s.balances), now_us)) for s in specs]
+
+    @staticmethod
+    def _account_row(account: Account) -> dict[str, object]:
+        holding = account.holding
+        assets = sorted(holding.free.keys() | holding.locked.keys())
+        return {
+            "label": account.label,
+            "api_key": account.api_key,
+            "orders": len(account.orders),
+            "open_orders": len(account.open_orders),
+            "balances": {asset: {"free": f"{holding.free[asset]:.8f}", "locked": f"{holding.locked[asset]:.8f}"} for asset in assets},
+        }
+
+    def _list_accounts(self, _body: bytes) -> object:
+        return [self._account_row(account) for account in self._exchange.accounts.values()]
+
+    def _invariants(self, _body: bytes) -> object:
+        found = violations(self._exchange)
+        return {"holds": not found, "violations": found, "orders": len(self._exchange.orders)}
+
+    def _set_price(self, body: bytes) -> object:
+        spec = PriceSpec.model_validate_json(body)
+        symbol = self._exchange.rules.symbols.get(spec.symbol)
+        if symbol is None:
+            raise refusals.invalid_symbol()
+        price = self._exchange.prices[symbol.name] if spec.price is None else spec.price
+        if price <= 0 or not symbol.is_on_tick(price):
+            raise refusals.filter_failure("PRICE_FILTER")
+        self._exchange.set_price(symbol.name, price, spec.price is not None, None, self._now_us())
+        return {"symbol": symbol.name, "price": f"{price:.8f}", "pinned": spec.price is not None}
+
+    def _tape(self) -> Tape:
+        if self._exchange.rules.tape is None:
+            raise _bad("There is no tape; start the simulator with --tape.")
+        return self._exchange.rules.tape
+
+    def _tape_row(self) -> dict[str, object]:
+        tape = self._tape()
+        row = tape.row(self._exchange.tape_row)
+        price = self._exchange.prices[tape.symbol]
+        return {"row": self._exchange.tape_row, "trade_id": row.trade_id, "row_price": f"{row.price:f}", "price": f"{price:f}"}
+
+    def _show_tape(self, _body: bytes) -> object:
+        return self._tape_row()
+
+    def _step_tape(self, body: bytes) -> object:
+        spec = StepSpec.model_validate_json(body or b"{}")
+        tape = self._tape()
+        for _ in range(spec.rows):
+            number = self._exchange.tape_row + 1
+            self._exchange.set_price(tape.symbol, tape.row(number).price, False, number, self._now_us())
+        return self._tape_row()
+
+    def _send_deposit(self, body: bytes) -> object:
+        spec = DepositSpec.model_validate_json(body)
+        account = self._exchange.accounts.get(spec.api_key)
+        if account is None or spec.asset not in ASSETS or spec.amount <= 0 or -int(spec.amount.as_tuple().exponent) > 8:
+            raise _bad("A deposit needs an account, an asset of the exchange, and an amount above zero with at most 8 places.")
+        network = spec.network or NETWORKS[spec.asset][0]
+        funding = self._exchange.funding
+        deposit = funding.announce(
+            account.api_key, account.label, spec.asset, spec.amount, address=spec.address, network=network, now_us=self._now_us()
+        )
+        return {"id": deposit.seen.deposit_id, "txId": deposit.seen.transaction_id}
+
+    def _set_faults(self, body: bytes) -> object:
+        given: Any = orjson.loads(body) if body else []
+        rules = _RULES.validate_python(given if isinstance(given, list) else [given])
+        if len(rules) > RULES_MAX:
+            raise _bad(f"At most {RULES_MAX} rules.")
+        self._faults.set_rules(rules)
+        return self._faults.rules()
+
+    def _clear_faults(self, _body: bytes) -> object:
+        self._faults.set_rules([])
+        return []

@@ -1,0 +1,183 @@
+"""The signed wallet endpoints: withdrawals, deposits and the coins' networks.
+
+Source: https://developers.binance.com/docs/wallet/capital. Fees of the networks are zero here: what is withdrawn is what arrives.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from infra.exchange.simulator import refusals
+from infra.exchange.simulator.calls import Call
+from infra.exchange.simulator.funding import Deposit, Withdrawal, WithdrawalRequest
+from infra.exchange.simulator.symbols import ASSETS
+
+NETWORKS: Final = {"BTC": ("BTC",), "ETH": ("ETH",), "SOL": ("SOL",), "BNB": ("BSC",), "USDT": ("ETH", "TRX", "BSC", "SOL")}
+_PLAIN_TEXT: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
+_PROCESSING, _COMPLETED, _FAILED = 4, 6, 5
+
+
+def _text(call: Call, name: str) -> str:
+    value = call.parameters.get(name, "")
+    if value and _PLAIN_TEXT.fullmatch(value) is None:
+        raise refusals.illegal_characters(name, _PLAIN_TEXT.pattern)
+    return value
+
+
+def withdraw(call: Call) -> object:
+    """POST /sapi/v1/capital/withdraw/apply."""
+    asset = call.require("coin")
+    if asset not in ASSETS:
+        raise refusals.Refusal(-4018, "Currency not exist.")
+    network = _text(call, "network") or NETWORKS[asset][0]
+    if network not in NETWORKS[asset]:
+        raise refusals.Refusal(-4021, "The withdrawal network is not supported for this currency.")
+    call.require("address")
+    amount = call.amount("amount")
+    if amount is None:
+        raise refusals.missing("amount")
+    if amount <= 0:
+        raise refusals.Refusal(-4003, "Amount must be greater than zero.")
+    request = WithdrawalRequest(
+        asset, amount, _text(call, "address"), _text(call, "addressTag"), network, _text(call, "withdrawOrderId"),
+        call.timestamp_ms, call.receive_window_ms, call.arrived_us,
+    )  # fmt: skip
+    withdrawal = call.exchange.funding.withdraw(call.owner.api_key, call.owner.label, request, call.now_us)
+    return {"id": withdrawal.accepted.withdrawal_id}
+
+
+def _status(withdrawal: Withdrawal) -> int:
+    if withdrawal.ended is None:
+        return _PROCESSING
+    return _COMPLETED if withdrawal.ended.completed else _FAILED
+
+
+def _moment(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _withdrawal_row(withdrawal: Withdrawal) -> dict[str, object]:
+    accepted, ended = withdrawal.accepted, withdrawal.ended
+    row: dict[str, object] = {
+        "id": accepted.withdrawal_id,
+        "amount": f"{accepted.amount:.8f}",
+        "transactionFee": "0",
+        "coin": accepted.asset,
+        "status": _status(withdrawal),
+        "address": accepted.address,
+        "addressTag": accepted.address_tag,
+        "txId": "" if ended is None else ended.transaction_id,
+        "applyTime": _moment(accepted.time_us),
+        "network": accepted.network,
+        "transferType": 0,
+        "withdrawOrderId": accepted.withdraw_order_id,
+        "info": "",
+        "confirmNo": 0,
+        "walletType": 0,
+        "txKey": "",
+    }
+    if ended is not None:
+        row["completeTime"] = _moment(ended.time_us)
+    return row
+
+
+def _is_wanted(call: Call, api_key: str, asset: str, status: int, time_us: int) -> bool:
+    begin_ms, end_ms, wanted = call.integer("startTime"), call.integer("endTime"), call.integer("status")
+    return (
+        api_key == call.owner.api_key
+        and call.parameters.get("coin", asset) == asset
+        and wanted in (None, status)
+        and (begin_ms is None or time_us // 1000 >= begin_ms)
+        and (end_ms is None or time_us // 1000 <= end_ms)
+    )
+
+
+def _page(call: Call, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Newest first, as Binance shows them."""
+    offset = call.integer("offset") or 0
+    return rows[::-1][offset : offset + call.limit(default=1000)]
+
+
+def withdrawal_history(call: Call) -> object:
+    """GET /sapi/v1/capital/withdraw/history."""
+    client_id = call.parameters.get("withdrawOrderId")
+    rows = [
+        _withdrawal_row(withdrawal)
+        for withdrawal in call.exchange.funding.withdrawals.values()
+        if client_id in (None, withdrawal.accepted.withdraw_order_id)
+        and _is_wanted(call, withdrawal.accepted.api_key, withdrawal.accepted.asset, _status(withdrawal), withdrawal.accepted.time_us)
+    ]
+    return _page(call, rows)
+
+
+def _deposit_row(deposit: Deposit) -> dict[str, object]:
+    seen, credited = deposit.seen, deposit.credited
+    row: dict[str, object] = {
+        "id": seen.deposit_id,
+        "amount": f"{seen.amount:.8f}",
+        "coin": seen.asset,
+        "network": seen.network,
+        "status": 0 if credited is None else 1,
+        "address": seen.address,
+        "addressTag": "",
+        "txId": seen.transaction_id,
+        "insertTime": seen.time_us // 1000,
+        "transferType": 0,
+        "confirmTimes": "0/1" if credited is None else "1/1",
+        "unlockConfirm": 1,
+        "walletType": 0,
+    }
+    if credited is not None:
+        row["completeTime"] = credited.time_us // 1000
+    return row
+
+
+def deposit_history(call: Call) -> object:
+    """GET /sapi/v1/capital/deposit/hisrec."""
+    transaction_id = call.parameters.get("txId")
+    rows = [
+        _deposit_row(deposit)
+        for deposit in call.exchange.funding.deposits.values()
+        if transaction_id in (None, deposit.seen.transaction_id)
+        and _is_wanted(call, deposit.seen.api_key, deposit.seen.asset, 0 if deposit.credited is None else 1, deposit.seen.time_us)
+    ]
+    return _page(call, rows)
+
+
+def coins(call: Call) -> object:
+    """GET /sapi/v1/capital/config/getall."""
+    holding = call.owner.holding
+    return [
+        {
+            "coin": asset,
+            "name": asset,
+            "free": f"{holding.free[asset]:.8f}",
+            "locked": f"{holding.locked[asset]:.8f}",
+            "depositAllEnable": True,
+            "withdrawAllEnable": True,
+            "trading": True,
+            "isLegalMoney": False,
+            "networkList": [_network_row(asset, network) for network in NETWORKS[asset]],
+        }
+        for asset in ASSETS
+    ]
+
+
+def _network_row(asset: str, network: str) -> dict[str, object]:
+    return {
+        "coin": asset,
+        "network": network,
+        "name": network,
+        "isDefault": network == NETWORKS[asset][0],
+        "depositEnable": True,
+        "withdrawEnable": True,
+        "withdrawFee": "0",
+        "withdrawMin": "0.00000001",
+        "withdrawMax": "10000000",
+        "withdrawIntegerMultiple": "0.00000001",
+        "depositDust": "0.00000001",
+        "minConfirm": 1,
+        "unLockConfirm": 1,
+        "sameAddress": False,
+        "busy": False,
+    }

@@ -1,0 +1,244 @@
+"""The signed trading endpoints: new order, cancel, look-ups, trades and the account. One function per endpoint.
+
+Source: https://developers.binance.com/docs/binance-spot-api-docs/rest-api/trading-endpoints and .../account-endpoints.
+Start at `new_order`.
+"""
+
+import re
+from decimal import Decimal
+from typing import Final
+
+from infra.exchange.simulator import refusals
+from infra.exchange.simulator.calls import Call
+from infra.exchange.simulator.exchange import LIMIT_TYPES
+from infra.exchange.simulator.orders import Order, OrderRequest, acknowledgement, cancel_row, full, result, status_row, trade_row
+from infra.exchange.simulator.records import Filled
+from infra.exchange.simulator.symbols import ORDER_TYPES, Symbol
+
+_CLIENT_ID_LEGAL: Final = "^[a-zA-Z0-9-_]{1,36}$"
+_CLIENT_ID: Final = re.compile(r"[a-zA-Z0-9\-_]{1,36}")
+_SHAPES: Final = {"ACK": acknowledgement, "RESULT": result, "FULL": full}
+_TIMES_IN_FORCE: Final = frozenset({"GTC", "IOC", "FOK"})
+
+
+def _client_id(call: Call, name: str, default: str) -> str:
+    value = call.parameters.get(name)
+    if value is None:
+        return default
+    if _CLIENT_ID.fullmatch(value) is None:
+        raise refusals.illegal_characters(name, _CLIENT_ID_LEGAL)
+    return value
+
+
+def _check_quantity(symbol: Symbol, quantity: Decimal, is_market: bool) -> None:
+    if quantity < symbol.step or quantity > symbol.quantity_max or not symbol.is_on_step(quantity):
+        raise refusals.filter_failure("LOT_SIZE")
+    if is_market and quantity > symbol.market_quantity_max:
+        raise refusals.filter_failure("MARKET_LOT_SIZE")
+
+
+def _limit_terms(call: Call, symbol: Symbol, order_type: str) -> tuple[Decimal, Decimal, str]:
+    """Price, quantity and time in force of a limit order."""
+    if "quoteOrderQty" in call.parameters:
+        raise refusals.not_required("quoteOrderQty")
+    time_in_force = call.parameters.get("timeInForce")
+    if order_type == "LIMIT_MAKER":
+        if time_in_force is not None:
+            raise refusals.not_required("timeInForce")
+        time_in_force = "GTC"
+    if not time_in_force:
+        raise refusals.missing("timeInForce")
+    if time_in_force not in _TIMES_IN_FORCE:
+        raise refusals.Refusal(-1115, "Invalid timeInForce.")
+    quantity = call.amount("quantity")
+    if quantity is None:
+        raise refusals.missing("quantity")
+    price = call.amount("price")
+    if price is None:
+        raise refusals.missing("price")
+    if price < symbol.tick or price > symbol.price_max or not symbol.is_on_tick(price):
+        raise refusals.filter_failure("PRICE_FILTER")
+    _check_quantity(symbol, quantity, is_market=False)
+    if price * quantity < symbol.notional_min:
+        raise refusals.filter_failure("NOTIONAL")
+    return price, quantity, time_in_force
+
+
+def _market_terms(call: Call, symbol: Symbol) -> tuple[Decimal | None, Decimal | None]:
+    """Quantity or quote quantity of a market order."""
+    for name in ("price", "timeInForce"):
+        if name in call.parameters:
+            raise refusals.not_required(name)
+    quantity = call.amount("quantity")
+    quote_quantity = call.amount("quoteOrderQty")
+    if quantity is not None and quote_quantity is not None:
+        raise refusals.Refusal(-1128, "Combination of optional parameters invalid.")
+    if quantity is not None:
+        _check_quantity(symbol, quantity, is_market=True)
+    elif quote_quantity is None:
+        raise refusals.missing("quantity")
+    elif quote_quantity <= 0 or quote_quantity < symbol.notional_min:
+        raise refusals.filter_failure("NOTIONAL")
+    return quantity, quote_quantity
+
+
+def new_order(call: Call) -> object:
+    """POST /api/v3/order."""
+    symbol = call.symbol()
+    side = call.require("side")
+    if side not in {"BUY", "SELL"}:
+        raise refusals.Refusal(-1117, "Invalid side.")
+    order_type = call.require("type")
+    if order_type not in ORDER_TYPES:
+        raise refusals.Refusal(-1116, "Invalid orderType.")
+    # Like Binance, an order without an id of the client's gets one of ours.
+    client_order_id = _client_id(call, "newClientOrderId", f"sim{call.now_us:x}{len(call.exchange.orders):x}")
+    shape = _SHAPES.get(call.parameters.get("newOrderRespType", "ACK" if order_type == "LIMIT_MAKER" else "FULL"))
+    if shape is None:
+        raise refusals.Refusal(-1151, "Invalid newOrderRespType.")
+    price: Decimal | None = None
+    quote_quantity: Decimal | None = None
+    time_in_force = "GTC"
+    quantity: Decimal | None
+    if order_type in LIMIT_TYPES:
+        price, quantity, time_in_force = _limit_terms(call, symbol, order_type)
+    else:
+        quantity, quote_quantity = _market_terms(call, symbol)
+    request = OrderRequest(
+        symbol.name, side, order_type, time_in_force, quantity, quote_quantity, price, client_order_id,
+        call.timestamp_ms, call.receive_window_ms, call.arrived_us,
+    )  # fmt: skip
+    order = call.exchange.place(call.owner, request, call.now_us, call.partial)
+    call.partial_applied = call.partial and order.accepted.fill_steps > 1
+    return shape(order)
+
+
+def _find(call: Call) -> Order | None:
+    """The order that `orderId` or `origClientOrderId` names, `orderId` first; of an id used more than once the newest order."""
+    symbol = call.symbol()
+    order_id = call.integer("orderId")
+    client_order_id = call.parameters.get("origClientOrderId")
+    if order_id is None and not client_order_id:
+        raise refusals.Refusal(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
+    if order_id is None:
+        return call.owner.by_client_id.get((symbol.name, client_order_id or ""))
+    order = call.owner.orders.get(order_id)
+    if order is None or order.accepted.symbol != symbol.name:
+        return None
+    return order if client_order_id in (None, order.accepted.client_order_id) else None
+
+
+def query_order(call: Call) -> object:
+    """GET /api/v3/order."""
+    order = _find(call)
+    if order is None:
+        raise refusals.no_such_order()
+    return status_row(order)
+
+
+def cancel_order(call: Call) -> object:
+    """DELETE /api/v3/order."""
+    order = _find(call)
+    if order is None:
+        raise refusals.unknown_order()
+    cancel_id = _client_id(call, "newClientOrderId", f"cancel{order.accepted.order_id}")
+    return cancel_row(call.exchange.cancel(call.owner, order, call.now_us), cancel_id)
+
+
+def cancel_open_orders(call: Call) -> object:
+    """DELETE /api/v3/openOrders: all of one symbol."""
+    name = call.symbol().name
+    found = [order for order in call.owner.open_orders.values() if order.accepted.symbol == name]
+    if not found:
+        raise refusals.unknown_order()
+    return [cancel_row(call.exchange.cancel(call.owner, order, call.now_us), f"cancel{order.accepted.order_id}") for order in found]
+
+
+def open_orders(call: Call) -> object:
+    """GET /api/v3/openOrders, of one symbol or of all."""
+    name = call.symbol().name if "symbol" in call.parameters else None
+    return [status_row(order) for order in call.owner.open_orders.values() if name in (None, order.accepted.symbol)]
+
+
+def all_orders(call: Call) -> object:
+    """GET /api/v3/allOrders: from `orderId` on, or within the times, else the newest ones; oldest first."""
+    name = call.symbol().name
+    from_id = call.integer("orderId")
+    begin_ms, end_ms = call.integer("startTime"), call.integer("endTime")
+    limit = call.limit()
+    found = [
+        order
+        for order in call.owner.orders.values()
+        if order.accepted.symbol == name
+        and (from_id is None or order.accepted.order_id >= from_id)
+        and (begin_ms is None or order.accepted.time_us // 1000 >= begin_ms)
+        and (end_ms is None or order.accepted.time_us // 1000 <= end_ms)
+    ]
+    page = found[-limit:] if from_id is None and begin_ms is None else found[:limit]
+    return [status_row(order) for order in page]
+
+
+def my_trades(call: Call) -> object:
+    """GET /api/v3/myTrades: of one order, from a trade id on, or within the times, else the newest ones; oldest first."""
+    name = call.symbol().name
+    order_id, from_id = call.integer("orderId"), call.integer("fromId")
+    begin_ms, end_ms = call.integer("startTime"), call.integer("endTime")
+    limit = call.limit()
+    source: list[Filled]
+    if order_id is None:
+        source = call.owner.fills.get(name, [])
+    else:
+        order = call.owner.orders.get(order_id)
+        source = order.fills if order is not None and order.accepted.symbol == name else []
+    if from_id is None and begin_ms is None and end_ms is None:
+        return [trade_row(fill) for fill in source[-limit:]]
+    found = [
+        fill
+        for fill in source
+        if (from_id is None or fill.trade_id >= from_id)
+        and (begin_ms is None or fill.time_us // 1000 >= begin_ms)
+        and (end_ms is None or fill.time_us // 1000 <= end_ms)
+    ]
+    page = found[-limit:] if from_id is None and begin_ms is None else found[:limit]
+    return [trade_row(fill) for fill in page]
+
+
+def account(call: Call) -> object:
+    """GET /api/v3/account."""
+    holding = call.owner.holding
+    omits_zero = call.parameters.get("omitZeroBalances") == "true"
+    rows = [
+        {"asset": asset, "free": f"{holding.free[asset]:.8f}", "locked": f"{holding.locked[asset]:.8f}"}
+        for asset in sorted(holding.free.keys() | holding.locked.keys())
+        if not omits_zero or holding.free[asset] or holding.locked[asset]
+    ]
+    return {
+        "makerCommission": 10,
+        "takerCommission": 10,
+        "buyerCommission": 0,
+        "sellerCommission": 0,
+        "commissionRates": {"maker": "0.00100000", "taker": "0.00100000", "buyer": "0.00000000", "seller": "0.00000000"},
+        "canTrade": True,
+        "canWithdraw": True,
+        "canDeposit": True,
+        "brokered": False,
+        "requireSelfTradePrevention": False,
+        "preventSor": False,
+        "updateTime": call.now_us // 1000,
+        "accountType": "SPOT",
+        "balances": rows,
+        "permissions": ["SPOT"],
+    }
+
+
+def commission(call: Call) -> object:
+    """GET /api/v3/account/commission."""
+    rates = {"maker": "0.00100000", "taker": "0.00100000", "buyer": "0.00000000", "seller": "0.00000000"}
+    none = {"maker": "0.00000000", "taker": "0.00000000", "buyer": "0.00000000", "seller": "0.00000000"}
+    return {"symbol": call.symbol().name, "standardCommission": rates, "specialCommission": none, "taxCommission": none}
+
+
+def trade_fee(call: Call) -> object:
+    """GET /sapi/v1/asset/tradeFee."""
+    names = [call.symbol().name] if "symbol" in call.parameters else list(call.exchange.rules.symbols)
+    return [{"symbol": name, "makerCommission": "0.001", "takerCommission": "0.001"} for name in names]
