@@ -141,7 +141,8 @@ async def trades_of(exchange: Any, row: Venue, symbol: str, exchange_order_id: s
         trades += [trade for trade in page if str(trade.get("order")) == exchange_order_id]
         if len(page) < row.history_page:
             return trades
-        params = {"orderId": exchange_order_id, "fromId": int(page[-1]["id"]) + 1}
+        # The greatest, not the last: ccxt sorts trades of one millisecond by their ids as text.
+        params = {"orderId": exchange_order_id, "fromId": max(int(trade["id"]) for trade in page) + 1}
     raise UnreadableBooks(f"it has more than {len(trades)} trades")
 
 

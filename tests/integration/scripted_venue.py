@@ -58,8 +58,8 @@ def trade_row(
     """A trade as Binance's myTrades shows it."""
     return {
         "symbol": "BTCUSDT", "id": trade_id, "orderId": order_id, "price": "50000.00", "qty": quantity,
-        "quoteQty": str(Decimal(quantity) * 50_000), "commission": fee, "commissionAsset": asset, "time": 1_700_000_000_500, "isBuyer": True,
-        "isMaker": False,
+        "quoteQty": str(Decimal(quantity) * 50_000), "commission": fee, "commissionAsset": asset, "time": 1_700_000_000_500,
+        "isBuyer": True, "isMaker": False,
     }
 
 
