@@ -1,0 +1,212 @@
+"""The only composition root: every part of a worker is made here and handed what it needs.
+
+A newcomer reads `compose` once and then knows who holds what. Nothing below is made at import time.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+from aiokafka import AIOKafkaProducer, TopicPartition
+from mode.supervisors import CrashingSupervisor
+
+from agents.batch import Step, StepRunner
+from agents.execution import ExecutionStep
+from agents.intake import IntakeStep
+from agents.partitions import Limits, Partitions
+from agents.reconciliation import Reconciler
+from agents.settlement import SettlementStep
+from agents.watchdog import Watchdog
+from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.gateway import Credentials, CredentialSource, Gateway
+from infra.exchange.market_data import MarketDataFeed
+from infra.kafka.connection import client_options, faust_credentials
+from infra.kafka.transactions import PartitionProducer
+from infra.kafka.transport import OrchestratorApp
+from infra.keyring import Keyring, keyring_of
+from infra.postgres.accounts import stored_key
+from infra.postgres.step import Database
+from infra.settings import Settings
+from pipeline.crash_points import Reached
+from pipeline.rules import Rules
+from pipeline.venue import MarketData
+from schemas.topics import Topics
+
+_CANCEL_ATTEMPTS_MAX: Final = 20
+
+
+def utc_now() -> datetime:
+    """The clock of the system: UTC, microseconds."""
+    return datetime.now(UTC)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The numbers of the settings as the pipeline wants them."""
+    return Rules(
+        exchanges=frozenset(settings.exchanges),
+        trade_usd_min=settings.trade_usd_min,
+        trade_usd_max=settings.trade_usd_max,
+        slippage_allowance=settings.slippage_allowance,
+        usd_assets=frozenset(settings.usd_assets),
+        price_age_max=timedelta(milliseconds=settings.price_age_ms_max),
+        submission_deadline=timedelta(seconds=settings.submission_deadline_seconds),
+        key_lifetime=timedelta(hours=24),
+        receive_window=settings.receive_window,
+        venue_timeout=settings.venue_timeout,
+        cancel_attempts_max=_CANCEL_ATTEMPTS_MAX,
+    )
+
+
+@dataclass(slots=True)
+class Parts:
+    """A worker's parts, in the order in which they are started; they are stopped in the reverse order."""
+
+    database: Database
+    gateways: dict[str, Gateway]
+    feeds: dict[str, MarketDataFeed]
+    report_producer: AIOKafkaProducer
+    app: OrchestratorApp
+    partitions: Partitions
+    reconciler: Reconciler
+    watchdog: Watchdog
+
+
+def _credential_source(database: Database, keyring: Keyring) -> CredentialSource:
+    async def credentials(user_id: str, api_key_id: str) -> Credentials | None:
+        ciphertext = await stored_key(database, user_id, api_key_id)
+        if ciphertext is None:
+            return None
+        secret = keyring.decrypt(user_id, api_key_id, ciphertext)
+        return Credentials(secret.api_key, secret.secret)
+
+    return credentials
+
+
+def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Gateway]:
+    return {
+        exchange: CcxtGateway(
+            exchange,
+            credentials,
+            base_url=settings.exchange_urls.get(exchange),
+            timeout_ms=settings.exchange_timeout_ms,
+            receive_window=settings.receive_window,
+            venue_timeout=settings.venue_timeout,
+            rate_limit=settings.exchange_rate_limit,
+            concurrency=settings.exchange_concurrency,
+            clock=utc_now,
+        )
+        for exchange in settings.exchanges
+    }
+
+
+def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions, data_dir: Path) -> OrchestratorApp:
+    return OrchestratorApp(
+        settings.consumer_group,
+        owner=owner,
+        client_options=client_options(settings, bootstrap_servers),
+        chunk_records_max=settings.batch_size_max,
+        broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings),
+        store="memory://",
+        datadir=data_dir,
+        web_enabled=False,
+        # Our own administration step makes the topics; leaders and standby tables are not used.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        # A rebalance waits for the batch under way.
+        stream_wait_empty=True,
+        stream_buffer_maxsize=64,
+        broker_session_timeout=settings.session_timeout_ms / 1000,
+        broker_heartbeat_interval=settings.session_timeout_ms / 5000,
+        broker_rebalance_timeout=settings.rebalance_timeout_ms / 1000,
+        broker_request_timeout=40.0,
+        broker_max_poll_interval=300.0,
+        consumer_auto_offset_reset="earliest",
+        agent_supervisor=CrashingSupervisor,
+    )
+
+
+def _add_agent(app: OrchestratorApp, topic: str, name: str, partitions: Partitions) -> None:
+    async def body(stream: faust.StreamT) -> AsyncIterator[None]:
+        # A chunk is acknowledged by its partition's task, when it is committed.
+        async for event in stream.noack().events():
+            partitions.deliver(event)
+            yield
+
+    source = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    app.agent(source, name=name, supervisor_strategy=CrashingSupervisor)(body)
+
+
+def compose(
+    settings: Settings,
+    bootstrap_servers: str,
+    database: Database,
+    data_dir: Path,
+    reached: Reached,
+    fail: Callable[[BaseException], None],
+) -> Parts:
+    """Makes a worker's parts; nothing is started. Raises MasterKeyError and UnknownVenue for settings that cannot work."""
+    topics, rules = Topics(settings.topic_prefix), rules_of(settings)
+    gateways = _gateways(settings, _credential_source(database, keyring_of(settings)))
+    poll = timedelta(milliseconds=settings.price_poll_ms)
+    feeds = {exchange: MarketDataFeed(gateway, poll, utc_now) for exchange, gateway in gateways.items()}
+
+    def market_data() -> dict[str, MarketData]:
+        return {exchange: feed.snapshot for exchange, feed in feeds.items()}
+
+    runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
+    steps: dict[str, Step] = {
+        topics.requests: IntakeStep(runner, topics, rules, market_data, utc_now, reached),
+        topics.reports: SettlementStep(runner, topics, rules, utc_now, reached),
+    }
+    for exchange, gateway in gateways.items():
+        steps[topics.orders(exchange)] = ExecutionStep(exchange, gateway, runner, topics, rules, utc_now, reached)
+    options = client_options(settings, bootstrap_servers)
+
+    def new_producer(partition: TopicPartition) -> PartitionProducer:
+        return PartitionProducer(partition, settings.consumer_group, options, settings.transaction_timeout_ms)
+
+    partitions = Partitions(
+        consumer_group=settings.consumer_group,
+        database=database,
+        steps=steps,
+        runner=runner,
+        new_producer=new_producer,
+        limits=Limits(settings.batch_size_max, settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
+        clock=utc_now,
+        reached=reached,
+        fail=fail,
+    )
+    app = _faust_app(settings, bootstrap_servers, partitions, data_dir)
+    partitions.app = app
+    for topic in steps:
+        _add_agent(app, topic, topic.removeprefix(settings.topic_prefix), partitions)
+    report_producer = _report_producer(options)
+    return Parts(
+        database=database,
+        gateways=gateways,
+        feeds=feeds,
+        report_producer=report_producer,
+        app=app,
+        partitions=partitions,
+        reconciler=Reconciler(
+            database=database,
+            gateways=gateways,
+            producer=report_producer,
+            owned=lambda exchange: [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)],
+            topics=topics,
+            rules=rules,
+            interval_seconds=settings.reconcile_interval_ms / 1000,
+            clock=utc_now,
+        ),
+        watchdog=Watchdog(app, partitions, report_producer, settings.stall_seconds_max, fail),
+    )
+
+
+def _report_producer(options: dict[str, Any]) -> AIOKafkaProducer:
+    # Not transactional: a report changes nothing by itself, and is made again when it was lost.
+    return AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000, retry_backoff_ms=50, linger_ms=2)

@@ -1,0 +1,251 @@
+"""The exactly-once step of one input partition: decode → load → decide → persist → publish.
+
+`PartitionTask` owns one partition from assignment to revocation. It takes whatever has arrived, up to a bound, as one batch: small and at
+once when idle, larger under load. For each batch:
+1. the agent's step stores everything in the database, together with what is to be published (one database transaction; the execution
+   agent has one before and one after its calls),
+2. the outputs and the next offset go to Kafka in one Kafka transaction,
+3. the Faust events are acknowledged, so that a rebalance knows that nothing is under way.
+
+Invariants:
+1. Batches of a partition never overlap: the database is at most one batch ahead of Kafka. So the row of the partition tells a new owner
+   all there is to know: Kafka has that batch, or its stored outputs are published as they are.
+2. Chunks follow one another without a gap; a gap ends the process instead of skipping a record.
+3. Everything but `Retryable` ends the process: an outcome that is not known is not guessed here.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Final, Protocol, TypeVar
+
+import faust
+import structlog
+from aiokafka import ConsumerRecord, TopicPartition
+
+from infra.kafka.transactions import PartitionProducer
+from infra.kafka.transport import Chunk
+from infra.postgres.step import Database, InputPartition, StepTransaction
+from pipeline.changes import OutputRecord
+from pipeline.crash_points import CrashPoint, Reached
+from pipeline.invariants import InvariantViolation, Retryable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+
+_IDLE_SECONDS: Final = 0.25
+_RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition, in order. The database stands at `base_offset` before the batch and at `next_offset` after it."""
+
+    partition: InputPartition
+    records: tuple[ConsumerRecord, ...]
+    base_offset: int
+    next_offset: int
+
+
+class Step(Protocol):
+    """What an agent does with a batch: everything up to and including the database transaction that ends it."""
+
+    async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        """Stores the batch and returns what it publishes."""
+
+
+class StepRunner:
+    """Runs database transactions of a step, again while the database is out of reach, within a bound."""
+
+    def __init__(self, database: Database, clock: Clock, patience_seconds: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._patience = patience_seconds
+
+    async def run(self, batch: Batch, attempt: Callable[[StepTransaction], Awaitable[T]]) -> T | tuple[OutputRecord, ...]:
+        """Runs `attempt` in a transaction that holds the partition. Raises Retryable when the database stays away too long.
+
+        Returns the stored outputs instead when an earlier attempt turns out to have been committed after all.
+        """
+        give_up_at = monotonic() + self._patience
+        tries = 0
+        while True:
+            try:
+                async with self._database.step(batch.partition) as step:
+                    if step.progress.next_offset == batch.next_offset:
+                        return await step.stored_outputs()
+                    if step.progress.next_offset != batch.base_offset:
+                        raise InvariantViolation(
+                            f"the database has {batch.partition} at offset {step.progress.next_offset}, this worker at {batch.base_offset}. "
+                            "Nothing was written. Two installations may share this database and consumer group: run `orchestrator doctor`."
+                        )
+                    return await attempt(step)
+            except Retryable as error:
+                pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
+                if monotonic() + pause > give_up_at:
+                    raise
+                if tries == 0:
+                    log.warning("waiting_for_database", partition=str(batch.partition), error=str(error), money="nothing is sent meanwhile")
+                tries += 1
+                await asyncio.sleep(pause)
+
+    async def skip(self, batch: Batch) -> None:
+        """Moves an idle partition past transaction markers: a batch without records."""
+
+        async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            return await step.finish(batch.next_offset, (), self._clock())
+
+        await self.run(batch, attempt)
+
+
+class PartitionTask:
+    """One input partition in this worker. `fail` is called once with what ended it."""
+
+    def __init__(
+        self,
+        *,
+        kafka_partition: TopicPartition,
+        partition: InputPartition,
+        next_offset: int,
+        producer: PartitionProducer,
+        step: Step,
+        runner: StepRunner,
+        batch_size_max: int,
+        hold: Callable[[TopicPartition], None],
+        resume: Callable[[TopicPartition], None],
+        idle_position: Callable[[TopicPartition, int, int], Awaitable[int | None]],
+        reached: Reached,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.kafka_partition = kafka_partition
+        self.partition = partition
+        self.next_offset = next_offset
+        self.producer = producer
+        self.busy_since: float | None = None
+        self.progressed_at = monotonic()
+        self._step = step
+        self._runner = runner
+        self._batch_size_max = batch_size_max
+        self._hold = hold
+        self._resume = resume
+        self._idle_position = idle_position
+        self._reached = reached
+        self._fail = fail
+        self._queue: deque[tuple[faust.EventT, Chunk]] = deque()
+        self._queued_records = 0
+        self._held = False
+        self._expected_start = next_offset
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"partition {self.partition}")
+
+    def put(self, event: faust.EventT, chunk: Chunk) -> None:
+        """Queues a chunk. Never blocks: a full queue stops the partition's fetching instead."""
+        if self._stopping:
+            event.ack()
+            return
+        first = chunk.records[0].offset
+        start = chunk.start_offset if chunk.start_offset is not None else max(first, self._expected_start)
+        if first < self._expected_start or (chunk.start_offset is not None and start != self._expected_start):
+            self._fail(
+                InvariantViolation(
+                    f"records of {self.partition} from {self._expected_start} to {start} did not arrive in order. Nothing was skipped or "
+                    "executed: this worker ends, and the next reads them again."
+                )
+            )
+            return
+        self._expected_start = chunk.next_offset
+        self._queue.append((event, chunk))
+        self._queued_records += len(chunk.records)
+        if self._queued_records > 4 * self._batch_size_max and not self._held:
+            self._held = True
+            self._hold(self.kafka_partition)
+        self._arrived.set()
+
+    def drop(self) -> None:
+        """Gives back what has not begun; the next owner reads it again. The batch that has begun is finished."""
+        self._stopping = True
+        while self._queue:
+            event, _ = self._queue.popleft()
+            event.ack()
+        self._queued_records = 0
+        self._arrived.set()
+
+    async def stop(self, within_seconds: float) -> None:
+        """Waits for the batch under way, then closes the producer."""
+        self.drop()
+        if self._task is not None:
+            _, unfinished = await asyncio.wait({self._task}, timeout=within_seconds)
+            if unfinished:
+                self._task.cancel()
+        await self.producer.stop()
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping:
+                taken = self._take()
+                if taken:
+                    await self._process(taken)
+                else:
+                    await self._idle()
+        except asyncio.CancelledError:
+            raise
+        # The one place where a partition's end is reported: whatever it is, the process must not go on without this partition.
+        except Exception as error:  # noqa: BLE001 — handed to `fail`, which ends the process
+            self._fail(error)
+
+    def _take(self) -> list[tuple[faust.EventT, Chunk]]:
+        taken: list[tuple[faust.EventT, Chunk]] = []
+        records = 0
+        while self._queue and records < self._batch_size_max:
+            event, chunk = self._queue.popleft()
+            taken.append((event, chunk))
+            records += len(chunk.records)
+        self._queued_records -= records
+        if self._held and self._queued_records < 2 * self._batch_size_max:
+            self._held = False
+            self._resume(self.kafka_partition)
+        return taken
+
+    async def _process(self, taken: list[tuple[faust.EventT, Chunk]]) -> None:
+        batch = Batch(
+            self.partition,
+            tuple(record for _, chunk in taken for record in chunk.records),
+            self.next_offset,
+            taken[-1][1].next_offset,
+        )
+        self.busy_since = monotonic()
+        outputs = await self._step.run(batch)
+        await self._publish(outputs, batch.next_offset)
+        for event, _ in taken:
+            event.ack()
+
+    async def _publish(self, outputs: tuple[OutputRecord, ...], next_offset: int) -> None:
+        self._reached(CrashPoint.BEFORE_KAFKA_COMMIT, self.partition.topic)
+        await self.producer.publish(outputs, next_offset)
+        self._reached(CrashPoint.AFTER_KAFKA_COMMIT, self.partition.topic)
+        self.next_offset = next_offset
+        self.busy_since = None
+        self.progressed_at = monotonic()
+
+    async def _idle(self) -> None:
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self._arrived.wait()
+        except TimeoutError:
+            position = await self._idle_position(self.kafka_partition, self._expected_start, self.next_offset)
+            if position is None or self._queue or self._stopping:
+                return
+            # Only markers of transactions are left: the offset moves past them, or lag tools would never see zero.
+            self.busy_since = monotonic()
+            await self._runner.skip(Batch(self.partition, (), self.next_offset, position))
+            await self._publish((), position)

@@ -1,0 +1,166 @@
+"""The execution agent of one exchange: when orders are sent. What is sent, and what an outcome means, stands in pipeline/execution.
+
+Three parts, each replay-safe:
+1. a database transaction stores the intents (`submitting`, this worker's fencing epoch, the time that the signed request will carry),
+2. the calls: concurrent across accounts, in order within an account, each started in the first half of its receive window,
+3. a second database transaction stores the outcomes.
+A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever gets the record again puts the order in doubt.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import structlog
+
+from agents.batch import Batch, Clock, StepRunner
+from infra.exchange.gateway import Gateway
+from infra.postgres.step import StepTransaction
+from pipeline.audit import AuditTrail
+from pipeline.changes import Changes, OutputRecord
+from pipeline.crash_points import CrashPoint, Reached
+from pipeline.execution import NotSent, Outcome, Plan, conclude, plan
+from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.ledger import Ledger
+from pipeline.rules import Rules
+from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
+from schemas.reasons import ReasonCode
+from schemas.routing import RoutedOrder
+from schemas.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+_UNAVAILABLE_PAUSES: Final = (0.1, 0.3, 0.9)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Outcomes:
+    submitted: dict[str, Outcome] = field(default_factory=dict)
+    canceled: dict[str, Confirmed | Refused | InDoubt] = field(default_factory=dict)
+
+
+async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: list[str], topics: Topics, clock: Clock, actor: str) -> Changes:
+    """Locks the users' chains and loads what a step about their orders needs."""
+    heads = await step.lock_accounts(user_ids)
+    now = clock()
+    return Changes(
+        topics=topics,
+        now=now,
+        actor=actor,
+        trail=AuditTrail(heads, now),
+        ledger=Ledger(await step.balances(user_ids)),
+        orders=await step.orders(order_ids),
+        cancels=await step.pending_cancels(order_ids),
+    )
+
+
+class ExecutionStep:
+    """The step of `trade.orders.<exchange>`."""
+
+    def __init__(
+        self, exchange: str, gateway: Gateway, runner: StepRunner, topics: Topics, rules: Rules, clock: Clock, reached: Reached
+    ) -> None:
+        self._actor = f"execution.{exchange}"
+        self._gateway = gateway
+        self._runner = runner
+        self._topics = topics
+        self._rules = rules
+        self._clock = clock
+        self._reached = reached
+
+    async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        work = [RoutedOrder.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
+        order_ids = sorted({routed.order_id for routed in work})
+        user_ids = sorted({routed.user_id for routed in work})
+        decided = await self._runner.run(batch, lambda step: self._intend(step, batch, work, order_ids, user_ids))
+        if not isinstance(decided, Plan):
+            return decided
+        self._reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
+        outcomes = await self._call(decided)
+        self._reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
+
+        async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, self._actor)
+            conclude(outcomes.submitted, outcomes.canceled, changes)
+            await step.store(changes, changes.now - self._rules.key_lifetime)
+            return await step.finish(batch.next_offset, changes.outputs, changes.now)
+
+        outputs = await self._runner.run(batch, attempt)
+        self._reached(CrashPoint.AFTER_OUTCOME_COMMIT, batch.partition.topic)
+        return outputs
+
+    async def _intend(
+        self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], order_ids: list[str], user_ids: list[str]
+    ) -> Plan | tuple[OutputRecord, ...]:
+        changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, self._actor)
+        decided = plan(work, changes, batch.partition.fencing_epoch, batch.partition.partition)
+        await step.store(changes, changes.now - self._rules.key_lifetime)
+        if decided.submissions or decided.cancels:
+            await step.carry(changes.outputs, changes.now)
+            self._reached(CrashPoint.BEFORE_SUBMITTING_COMMIT, batch.partition.topic)
+            return decided
+        # Nothing to call: the batch ends here.
+        return await step.finish(batch.next_offset, changes.outputs, changes.now)
+
+    async def _call(self, decided: Plan) -> _Outcomes:
+        """Makes the calls of a plan: accounts side by side, each account's calls one after another."""
+        outcomes = _Outcomes()
+        accounts: dict[tuple[str, str], list[Callable[[], Awaitable[None]]]] = {}
+        for submission in decided.submissions:
+            accounts.setdefault((submission.user_id, submission.api_key_id), []).append(self._submission_call(submission, outcomes))
+        for reference in decided.cancels:
+            accounts.setdefault((reference.user_id, reference.api_key_id), []).append(self._cancel_call(reference, outcomes))
+        async with asyncio.TaskGroup() as group:
+            for calls in accounts.values():
+                group.create_task(_one_after_another(calls))
+        return outcomes
+
+    def _submission_call(self, submission: Submission, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+        async def call() -> None:
+            outcomes.submitted[submission.order_id] = await self._submit(submission)
+
+        return call
+
+    def _cancel_call(self, reference: OrderReference, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+        async def call() -> None:
+            try:
+                outcomes.canceled[reference.order_id] = await self._gateway.cancel(reference)
+            except Retryable as error:
+                # The stored key could not be read, so nothing was sent; the cancel stays pending and is repeated.
+                outcomes.canceled[reference.order_id] = InDoubt(str(error))
+
+        return call
+
+    async def _submit(self, submission: Submission) -> Outcome:
+        """Sends an order, again only after a proof that it was not accepted, and only in the first half of its receive window."""
+        latest = submission.submitting_at + self._rules.receive_window / 2
+        refused: Refused | None = None
+        for pause in (0.0, *_UNAVAILABLE_PAUSES):
+            await asyncio.sleep(pause)
+            if self._clock() > latest:
+                break
+            try:
+                outcome = await self._gateway.submit(submission)
+            except Retryable as error:
+                return NotSent(f"the stored API key could not be read: {error}")
+            if not isinstance(outcome, Refused) or outcome.reason_code is not ReasonCode.EXCHANGE_UNAVAILABLE:
+                return outcome
+            refused = outcome
+        if refused is None:
+            return NotSent("its turn came too late in the receive window; it was not sent")
+        # Proven not accepted: queued again until its deadline, so that a short outage costs time and not orders.
+        return NotSent(f"the exchange is not available: {refused.detail}")
+
+
+async def _one_after_another(calls: list[Callable[[], Awaitable[None]]]) -> None:
+    for call in calls:
+        await call()
+
+
+def require_value(value: bytes | None, topic: str) -> bytes:
+    """A record of a topic that only our own agents write. Raises InvariantViolation for a tombstone."""
+    if value is None:
+        raise InvariantViolation(f"a record on {topic} has no value; only this system writes there. Nothing was sent.")
+    return value

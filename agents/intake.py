@@ -1,0 +1,90 @@
+"""The intake agent: when a batch of `trade.requests` is decided. What is decided stands in pipeline/intake.
+
+One database transaction: fence, lock the users' chains, load, decide, store.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from aiokafka import ConsumerRecord
+
+from agents.batch import Batch, Clock, StepRunner
+from infra.postgres.step import StepTransaction
+from pipeline.audit import AuditTrail
+from pipeline.changes import Changes, OutputRecord
+from pipeline.crash_points import CrashPoint, Reached
+from pipeline.intake import Arrival, IntakeState, arrive, decide
+from pipeline.ledger import Ledger
+from pipeline.rules import Rules
+from pipeline.venue import MarketData
+from schemas.requests import CancelRequest
+from schemas.topics import Topics
+from schemas.wire import SourceOffset
+
+ACTOR: Final = "intake"
+
+
+def _arrival_of(record: ConsumerRecord) -> Arrival:
+    # The topic's timestamp type is LogAppendTime: this is the broker's clock, in milliseconds.
+    appended_at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=record.timestamp)
+    return arrive(SourceOffset(record.topic, record.partition, record.offset), appended_at, record.key, record.value, record.headers)
+
+
+class IntakeStep:
+    """`market_data` gives what is known of each exchange at the moment of the call."""
+
+    def __init__(
+        self, runner: StepRunner, topics: Topics, rules: Rules, market_data: Callable[[], Mapping[str, MarketData]], clock: Clock, reached: Reached
+    ) -> None:
+        self._runner = runner
+        self._topics = topics
+        self._rules = rules
+        self._market_data = market_data
+        self._clock = clock
+        self._reached = reached
+
+    async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        arrivals = [_arrival_of(record) for record in batch.records]
+
+        async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            changes = await self._decide(step, arrivals)
+            await step.store(changes, changes.now - self._rules.key_lifetime)
+            outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
+            self._reached(CrashPoint.BEFORE_INTAKE_COMMIT, batch.partition.topic)
+            return outputs
+
+        outputs = await self._runner.run(batch, attempt)
+        self._reached(CrashPoint.AFTER_INTAKE_COMMIT, batch.partition.topic)
+        return outputs
+
+    async def _decide(self, step: StepTransaction, arrivals: list[Arrival]) -> Changes:
+        keys = {key for arrival in arrivals if (key := arrival.claim_key) is not None}
+        targets = {
+            (decoded.user_id, decoded.target_idempotency_key)
+            for arrival in arrivals
+            if isinstance(decoded := arrival.decoded, CancelRequest)
+        }
+        users = sorted({user_id for user_id, _ in keys})
+        heads = await step.lock_accounts(users)
+        # Read the clock behind the locks: what another step decided for the same user is then never later than this.
+        now = self._clock()
+        claims = await step.claims(keys | targets, now - self._rules.key_lifetime)
+        statuses = await step.user_statuses(users)
+        api_keys = await step.api_keys(users)
+        balances = await step.balances(users)
+        order_ids = [claim.order_id for key in targets if (claim := claims.get(key)) is not None and claim.order_id is not None]
+        orders = await step.orders(order_ids) if order_ids else {}
+        cancels = await step.pending_cancels(order_ids) if order_ids else {}
+        changes = Changes(
+            topics=self._topics,
+            now=now,
+            actor=ACTOR,
+            trail=AuditTrail(heads, now),
+            ledger=Ledger(balances),
+            orders=orders,
+            claims=claims,
+            cancels=cancels,
+        )
+        decide(arrivals, IntakeState(statuses, api_keys, self._market_data(), self._rules), changes)
+        return changes

@@ -1,0 +1,143 @@
+"""The reconciler: asks the exchange about orders whose end is not known, and reports what it proves on `trade.reports`.
+
+It changes nothing itself: every change goes through the settlement agent's step. So a report that is lost is made again at the next look,
+and one that comes twice changes nothing. Each worker looks after the orders that were sent from the partitions it owns.
+
+Invariants:
+1. `Absent` is reported only when the look-up began after the order's acceptance horizon.
+2. A look-up that failed is no answer: the order is asked about again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.batch import Clock
+from infra.exchange.gateway import Gateway
+from infra.postgres.step import Database
+from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders
+from pipeline.execution import reference_of
+from pipeline.invariants import Retryable
+from pipeline.order import Order
+from pipeline.rules import Rules
+from pipeline.settlement import absence_is_proven
+from pipeline.venue import Absent, Found, LookUpOutcome
+from schemas.orders import OrderStatus
+from schemas.routing import Report, ReportedFee
+from schemas.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+_ORDERS_PER_ROUND_MAX: Final = 500
+_RESTING_LOOK_UP_FACTOR: Final = 4
+_PURGE_SECONDS: Final = 60.0
+
+
+def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at: datetime, rules: Rules) -> Report | None:
+    """The report that a look-up is worth; None when it proves nothing new."""
+    order = unfinished.order
+    if isinstance(outcome, Found):
+        found = outcome.order
+        if found.order_status is order.status and found.cum_quantity == order.cum_quantity and not unfinished.cancel_pending:
+            return None
+        return Report(
+            schema_version=1,
+            order_id=order.order_id,
+            user_id=order.user_id,
+            attempt=order.attempt,
+            found=True,
+            looked_up_at=looked_up_at,
+            exchange_order_id=found.exchange_order_id,
+            order_status=found.order_status,
+            cum_quantity=found.cum_quantity,
+            cum_quote=found.cum_quote,
+            fees=tuple(ReportedFee(asset=fee.asset, amount=fee.amount) for fee in found.fees),
+        )
+    if isinstance(outcome, Absent) and order.status is OrderStatus.IN_DOUBT and absence_is_proven(order, outcome.looked_up_at, rules):
+        return Report(
+            schema_version=1,
+            order_id=order.order_id,
+            user_id=order.user_id,
+            attempt=order.attempt,
+            found=False,
+            looked_up_at=outcome.looked_up_at,
+        )
+    return None
+
+
+class Reconciler:
+    """`owned` gives, per exchange, the partitions of its queue that this worker owns now."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        gateways: Mapping[str, Gateway],
+        producer: AIOKafkaProducer,
+        owned: Callable[[str], list[int]],
+        topics: Topics,
+        rules: Rules,
+        interval_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._gateways = gateways
+        self._producer = producer
+        self._owned = owned
+        self._topics = topics
+        self._rules = rules
+        self._interval = interval_seconds
+        self._clock = clock
+        self._looked_up: dict[str, float] = {}
+        self._purge_due = 0.0
+
+    async def run(self) -> None:
+        """Looks after all exchanges until it is cancelled."""
+        while True:
+            started = monotonic()
+            try:
+                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+                await self._purge()
+            except (Retryable, KafkaError) as error:
+                log.warning("reconciliation_waits", error=str(error), money="funds of orders in doubt stay held")
+            await asyncio.sleep(max(0.0, self._interval - (monotonic() - started)))
+
+    async def _round(self, exchange: str, gateway: Gateway) -> None:
+        partitions = self._owned(exchange)
+        if not partitions:
+            return
+        orders = await unfinished_orders(self._database, exchange, partitions, _ORDERS_PER_ROUND_MAX)
+        now = monotonic()
+        due = [unfinished for unfinished in orders if self._is_due(unfinished.order, now)]
+        self._looked_up = {unfinished.order.order_id: self._looked_up.get(unfinished.order.order_id, 0.0) for unfinished in orders}
+        async with asyncio.TaskGroup() as group:
+            for unfinished in due:
+                self._looked_up[unfinished.order.order_id] = now
+                group.create_task(self._look_up(unfinished, gateway))
+
+    def _is_due(self, order: Order, now: float) -> bool:
+        factor = 1 if order.status is OrderStatus.IN_DOUBT else _RESTING_LOOK_UP_FACTOR
+        return now - self._looked_up.get(order.order_id, 0.0) >= factor * self._interval
+
+    async def _look_up(self, unfinished: UnfinishedOrder, gateway: Gateway) -> None:
+        looked_up_at = self._clock()
+        outcome = await gateway.look_up(reference_of(unfinished.order))
+        report = report_of(unfinished, outcome, looked_up_at, self._rules)
+        if report is not None:
+            key = report.order_id.encode()
+            await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)
+
+    async def _purge(self) -> None:
+        if monotonic() < self._purge_due:
+            return
+        self._purge_due = monotonic() + _PURGE_SECONDS
+        # A margin, so that no claim goes while a record that is just not stale yet is under way.
+        purged = await purge_claims(self._database, self._clock() - self._rules.key_lifetime - timedelta(hours=1))
+        if purged:
+            log.info("claims_purged", claims=purged)

@@ -1,0 +1,44 @@
+"""The settlement agent: when a report of a look-up is applied. What it does to an order stands in pipeline/settlement."""
+
+from typing import Final
+
+from agents.batch import Batch, Clock, StepRunner
+from agents.execution import load_orders, require_value
+from infra.postgres.step import StepTransaction
+from pipeline.changes import OutputRecord
+from pipeline.crash_points import CrashPoint, Reached
+from pipeline.rules import Rules
+from pipeline.settlement import apply_report
+from schemas.routing import Report
+from schemas.topics import Topics
+
+ACTOR: Final = "settlement"
+
+
+class SettlementStep:
+    """The step of `trade.reports`."""
+
+    def __init__(self, runner: StepRunner, topics: Topics, rules: Rules, clock: Clock, reached: Reached) -> None:
+        self._runner = runner
+        self._topics = topics
+        self._rules = rules
+        self._clock = clock
+        self._reached = reached
+
+    async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        reports = [Report.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
+        order_ids = sorted({report.order_id for report in reports})
+        user_ids = sorted({report.user_id for report in reports})
+
+        async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, ACTOR)
+            for report in reports:
+                apply_report(report, changes, self._rules)
+            await step.store(changes, changes.now - self._rules.key_lifetime)
+            outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
+            self._reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)
+            return outputs
+
+        outputs = await self._runner.run(batch, attempt)
+        self._reached(CrashPoint.AFTER_SETTLEMENT_COMMIT, batch.partition.topic)
+        return outputs

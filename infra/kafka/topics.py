@@ -1,0 +1,91 @@
+"""The administration step: creates the topics with the settings their promises need, and refuses to start on wrong ones.
+
+Faust may not declare topics: it would create an output topic without compaction, or the requests topic with the producer's clock.
+"""
+
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from infra.kafka.connection import client_options
+from infra.settings import Settings
+from pipeline.invariants import Retryable
+from schemas.topics import Topics, TopicSpec
+
+_TIMEOUT_MS: Final = 15_000
+# What must be as created, or a promise is broken: a requests topic with the producer's time, an audit topic that deletes.
+_BINDING: Final = ("cleanup.policy", "message.timestamp.type")
+
+
+class TopicsUnfit(Exception):
+    """A topic exists with settings that break a promise. A person must decide; nothing is changed."""
+
+
+async def ensure_topics(settings: Settings, bootstrap_servers: str) -> None:
+    """Creates what is missing and checks what exists. Raises TopicsUnfit for wrong settings, Retryable without a broker."""
+    admin = AIOKafkaAdminClient(**client_options(settings, bootstrap_servers), request_timeout_ms=_TIMEOUT_MS)
+    try:
+        await admin.start()
+        specs = Topics(settings.topic_prefix).specs(settings.exchanges)
+        await _create(admin, specs, settings)
+        await _check(admin, specs, settings)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:
+    existing = set(await admin.list_topics())
+    new = [
+        NewTopic(
+            spec.name,
+            num_partitions=settings.kafka_partitions,
+            replication_factor=settings.kafka_replication_factor,
+            topic_configs={
+                "cleanup.policy": spec.cleanup_policy,
+                "min.insync.replicas": str(settings.kafka_min_insync_replicas),
+                **spec.config,
+            },
+        )
+        for spec in specs
+        if spec.name not in existing
+    ]
+    if not new:
+        return
+    response = await admin.create_topics(new, timeout_ms=_TIMEOUT_MS)
+    for name, code, *message in response.topic_errors:
+        error = for_code(code)
+        # Another worker that starts at the same time may have been faster.
+        if code and error is not TopicAlreadyExistsError:
+            raise TopicsUnfit(
+                f"topic {name} could not be created: {error.__name__} {message[0] if message else ''}. No request is read until it exists: "
+                "check the permissions, ORCHESTRATOR_KAFKA_REPLICATION_FACTOR and the number of brokers."
+            )
+
+
+async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in specs]
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for resource in response.resources:
+            name, entries = resource[3], resource[4]
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    problems = [problem for spec in specs for problem in _problems(spec, found.get(spec.name, {}), settings)]
+    if problems:
+        raise TopicsUnfit(
+            "topics have settings that break a promise, so nothing is read and no order is sent: "
+            + "; ".join(problems)
+            + ". Change them with kafka-configs (or name another ORCHESTRATOR_TOPIC_PREFIX) and start again."
+        )
+
+
+def _problems(spec: TopicSpec, found: dict[str, Any], settings: Settings) -> list[str]:
+    wanted = {"cleanup.policy": spec.cleanup_policy, **spec.config}
+    problems = [f"{spec.name}: {name} is {found.get(name)}, must be {wanted[name]}" for name in _BINDING if name in wanted and found.get(name) != wanted[name]]
+    replicas = int(found.get("min.insync.replicas") or 1)
+    if replicas < settings.kafka_min_insync_replicas:
+        problems.append(f"{spec.name}: min.insync.replicas is {replicas}, must be at least {settings.kafka_min_insync_replicas}")
+    return problems

@@ -1,0 +1,236 @@
+"""Faust, extended where its own exactly-once is none: micro-batches as events, a fence before anything is read, no commits of its own.
+
+Faust 0.15.3 is pinned: the methods overridden here are private, and tests/integration/test_faust_contract.py checks each.
+
+Invariants:
+1. One Faust event is one chunk: records of one partition, in order, with the offset at which the next chunk begins.
+2. On assignment the owner fences and recovers before `super()` seeks to the committed offsets: nothing is read under an older claim.
+3. On revocation the owner drops what has not begun, Faust waits for what has, and only then the owner lets go.
+4. Faust commits nothing: offsets are committed with the outputs, by `infra.kafka.transactions`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import TP
+from mode.utils.futures import notify
+
+CommittedOffset = Callable[[TopicPartition], Awaitable[int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one partition. `start_offset` is where the chunk before ended (None for the first after an assignment)."""
+
+    partition: TopicPartition
+    records: tuple[ConsumerRecord, ...]
+    start_offset: int | None
+    next_offset: int
+
+
+class PartitionOwner(Protocol):
+    """What the worker does when input partitions come and go."""
+
+    async def on_assigned(self, partitions: Iterable[TopicPartition], committed: CommittedOffset) -> None:
+        """Fences and recovers the partitions. What it raises ends the worker."""
+
+    def on_revoking(self) -> None:
+        """Drops everything that has not begun."""
+
+    async def on_revoked(self) -> None:
+        """Lets go of all partitions; nothing is under way any more."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread with our consumer in it, and with positions that are read where they cannot change meanwhile."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        conf = self.app.conf
+        self._next_offsets: dict[TopicPartition, int] = {}
+        self._assignor = RoundRobinPartitionAssignor
+        return AIOKafkaConsumer(
+            **transport.client_options,
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=transport.chunk_records_max,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            fetch_max_wait_ms=500,
+            retry_backoff_ms=50,
+            metadata_max_age_ms=30_000,
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 — Faust's signature
+        max_records: int | None = None,
+    ) -> dict[TP, list[Chunk]]:
+        fetched = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        chunks: dict[TP, list[Chunk]] = {}
+        for partition, records in fetched.items():
+            # aiokafka has moved the position before it returned, without giving way since: it is where the next chunk begins, behind any
+            # transaction markers. Committing it, and not the last offset plus one, is what lets lag tools see zero.
+            next_offset = self._position(consumer, partition)
+            chunks[partition] = [Chunk(partition, tuple(records), self._next_offsets.get(partition), next_offset)]
+            self._next_offsets[partition] = next_offset
+        return chunks
+
+    @staticmethod
+    def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+        return int(consumer._subscription.subscription.assignment.state_value(partition).position)
+
+    async def _idle_position(self, partition: TopicPartition, handed_out: int, beyond: int) -> int | None:
+        """The position when it is past `beyond` and nothing was handed out since `handed_out`; runs in the consumer's own loop."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        state = subscription.assignment.state_value(partition) if subscription and subscription.assignment else None
+        if state is None or not state.has_valid_position or self._next_offsets.get(partition, handed_out) != handed_out:
+            return None
+        position = int(state.position)
+        return position if position > beyond else None
+
+    async def idle_position(self, partition: TopicPartition, handed_out: int, beyond: int) -> int | None:
+        result: int | None = await self.call_thread(self._idle_position, partition, handed_out, beyond)
+        return result
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        # What was handed out before a seek is dropped by its owner; counting begins anew.
+        self._next_offsets.clear()
+        offsets: Mapping[TP, int] = await super().seek_to_committed()
+        return offsets
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        """The group's committed offset as the broker has it now."""
+        offset: int | None = await self.call_thread(self._ensure_consumer().committed, partition)
+        return offset
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer: hands out chunks, leaves offsets alone, and tells the owner about every rebalance in the right order."""
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Chunk) -> Any:
+        last = record.records[-1]
+        return driver.ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            [],
+            None,
+            record,
+            None,
+            -1,
+            -1,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def ack(self, message: Any) -> bool:
+        """Marks a chunk as done, so that a rebalance waits for what is under way and for nothing else."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
+        return True
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commits nothing: offsets are committed together with the outputs."""
+        return False
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 — Faust's signature
+        # Counts as a poll also where every partition is held back: the loop is alive.
+        self.app.polled_at = monotonic()
+        return await super()._wait_next_records(timeout)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Keeps no record of gaps: they matter only to commits that are not made here."""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Leaves progress to our own watchdog, which knows what an idle partition is."""
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        owner: PartitionOwner = self.transport.owner
+        owner.on_revoking()
+        await super().on_partitions_revoked(revoked)
+        await owner.on_revoked()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        owner: PartitionOwner = self.transport.owner
+        await owner.on_assigned([TopicPartition(tp.topic, tp.partition) for tp in assigned], self._thread.committed)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_stop(self) -> None:
+        owner: PartitionOwner = self.transport.owner
+        owner.on_revoking()
+        await super().on_stop()
+        await owner.on_revoked()
+
+
+class Transport(driver.Transport):
+    """Faust's transport, with the owner of its partitions."""
+
+    Consumer = Consumer
+    owner: PartitionOwner
+    client_options: dict[str, Any]
+    chunk_records_max: int
+
+
+class OrchestratorApp(faust.App):
+    """A Faust app whose transport is ours. Made in the composition root, never at module level."""
+
+    def __init__(
+        self, *args: Any, owner: PartitionOwner, client_options: dict[str, Any], chunk_records_max: int, **kwargs: Any
+    ) -> None:
+        self._owner = owner
+        self._client_options = client_options
+        self._chunk_records_max = chunk_records_max
+        self.polled_at = monotonic()
+        super().__init__(*args, **kwargs)
+
+    def _new_transport(self) -> Transport:
+        transport = Transport(self.conf.broker_consumer, self)
+        transport.owner = self._owner
+        transport.client_options = self._client_options
+        transport.chunk_records_max = self._chunk_records_max
+        return transport
+
+    def hold_partition(self, partition: TopicPartition) -> None:
+        """Fetches no more of a partition until `resume_partition`; what was fetched still arrives."""
+        self.consumer.on_buffer_full(partition)
+
+    def resume_partition(self, partition: TopicPartition) -> None:
+        self.consumer.on_buffer_drop(partition)
+
+    async def idle_position(self, partition: TopicPartition, handed_out: int, beyond: int) -> int | None:
+        """Where an idle partition stands, when that is past `beyond` and no record was handed out since `handed_out`; else None.
+
+        Only markers of transactions and aborted records can lie between.
+        """
+        position: int | None = await self.consumer._thread.idle_position(partition, handed_out, beyond)
+        return position
+
+    def last_stable_offset(self, partition: TopicPartition) -> int | None:
+        """The end of what a read_committed consumer can see of a partition, as of the last fetch; None when it is not known."""
+        consumer = self.consumer._thread._consumer
+        subscription = consumer._subscription.subscription if consumer is not None else None
+        if subscription is None or subscription.assignment is None or partition not in subscription.assignment.tps:
+            return None
+        lso: int | None = subscription.assignment.state_value(partition).lso
+        return lso

@@ -1,0 +1,56 @@
+"""Logs: one JSON object per line on standard error, UTC times with microseconds; or lines for people on a terminal.
+
+Invariant: what may hold a secret is not logged at all; as a second line of defence, values under these names are replaced.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import orjson
+import structlog
+
+_SECRET_NAMES: Final = frozenset({"authorization", "x-totp", "secret", "password", "api_key", "token", "signature", "master_key"})
+
+
+def _hide_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in event:
+        if name.lower() in _SECRET_NAMES:
+            event[name] = "…"
+    return event
+
+
+def configure_logging(level: str) -> None:
+    """Sets up structlog, and the standard library's loggers (Faust's and aiokafka's from `warning` on) to write through it."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _hide_secrets,
+    ]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer(serializer=lambda value, **_: orjson.dumps(value, default=str).decode())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in ("faust", "mode", "aiokafka", "ccxt", "asyncio", "sqlalchemy", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # aiokafka tells every rebalance twice at this level and above.
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)

@@ -1,0 +1,130 @@
+"""Users, their exchange keys and what they start with. Secrets pass through here only as ciphertext."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from infra.postgres.rows import TRANSFERS, columns_of
+from infra.postgres.step import Connection, Database
+from pipeline.audit import AuditRow, AuditTrail, ChainHead, Value
+from pipeline.changes import transfer_entry
+from pipeline.ledger import AccountKey, Transfer, TransferKind, opening
+from schemas.audit import GENESIS_HASH, EventType
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user to add, with one exchange key and opening balances (asset → amount) that already lie at the exchange."""
+
+    user_id: str
+    exchange: str
+    api_key_id: str
+    encryption_key_id: str
+    ciphertext: bytes
+    balances: dict[str, Decimal]
+
+
+async def add_users(database: Database, users: Sequence[NewUser], now: datetime, actor: str) -> list[AuditRow]:
+    """Adds those users that are not there yet, in one database transaction; returns their audit events, to be published.
+
+    Opening balances are transfers from `@opening`: nothing else creates money.
+    """
+    async with database.connection() as connection, connection.transaction():
+        known = await connection.fetch("SELECT user_id FROM users WHERE user_id = ANY($1::text[])", [user.user_id for user in users])
+        existing = {row["user_id"] for row in known}
+        added = sorted((user for user in users if user.user_id not in existing), key=lambda user: user.user_id)
+        if not added:
+            return []
+        trail = AuditTrail(await _lock_chains(connection, [user.user_id for user in added]), now)
+        transfers: list[Transfer] = []
+        for user in added:
+            own = [_opening(user, asset, amount) for asset, amount in sorted(user.balances.items())]
+            transfers += own
+            fields: dict[str, Value] = {"actor": actor, "ts_event": now, "user_id": user.user_id, "exchange": user.exchange}
+            fields["transfers"] = [transfer_entry(transfer) for transfer in own]
+            trail.append(user.user_id, None, EventType.USER_ADDED, fields)
+        await _insert_users(connection, added, now)
+        await _insert_opening(connection, transfers, now)
+        await _insert_events(connection, trail, now)
+        return trail.rows
+
+
+def _opening(user: NewUser, asset: str, amount: Decimal) -> Transfer:
+    account = AccountKey(user.user_id, user.exchange, "live", asset)
+    return Transfer(
+        f"opening:{account}", TransferKind.OPENING, None, opening(user.exchange, "live", asset), account, amount
+    )
+
+
+async def _insert_users(connection: Connection, users: Sequence[NewUser], now: datetime) -> None:
+    await connection.execute(
+        "INSERT INTO users (user_id, status, created_at) SELECT user_id, 'active', $2 FROM unnest($1::text[]) AS user_id",
+        [user.user_id for user in users],
+        now,
+    )
+    rows = [(user.user_id, user.api_key_id, user.exchange, user.encryption_key_id, user.ciphertext) for user in users]
+    await connection.execute(
+        """
+        INSERT INTO api_keys (user_id, api_key_id, exchange, encryption_key_id, ciphertext, status, created_at)
+        SELECT given.*, 'active', $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]) AS given
+        """,
+        *columns_of(rows, 5),
+        now,
+    )
+
+
+async def _insert_opening(connection: Connection, transfers: Sequence[Transfer], now: datetime) -> None:
+    sql = f"INSERT INTO transfers ({TRANSFERS.names}, recorded_at) SELECT {TRANSFERS.names}, "  # noqa: S608 — literals
+    await connection.execute(f"{sql} ${len(TRANSFERS.columns) + 1} FROM {TRANSFERS.unnest}", *TRANSFERS.arrays(transfers), now)
+    rows = [(transfer.credit.owner, transfer.credit.exchange, transfer.credit.asset, transfer.amount) for transfer in transfers]
+    await connection.execute(
+        """
+        INSERT INTO balances (user_id, exchange, book, asset, posted, pending)
+        SELECT user_id, exchange, 'live', asset, amount, 0
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[]) AS given (user_id, exchange, asset, amount)
+        """,
+        *columns_of(rows, 4),
+    )
+
+
+async def _lock_chains(connection: Connection, accounts: list[str]) -> dict[str, ChainHead]:
+    # A rejected request of somebody who was no user yet may have begun the chain already; it goes on from there.
+    await connection.execute(
+        "INSERT INTO audit_chains SELECT account, 0, $2 FROM unnest($1::text[]) AS account ORDER BY account ON CONFLICT DO NOTHING",
+        accounts,
+        GENESIS_HASH,
+    )
+    rows = await connection.fetch(
+        "SELECT account, seq, hash FROM audit_chains WHERE account = ANY($1::text[]) ORDER BY account FOR UPDATE", accounts
+    )
+    return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
+
+
+async def _insert_events(connection: Connection, trail: AuditTrail, now: datetime) -> None:
+    heads = [(account, head.seq, head.hash) for account, head in trail.heads.items()]
+    await connection.execute(
+        """
+        UPDATE audit_chains SET seq = given.seq, hash = given.hash
+        FROM unnest($1::text[], $2::bigint[], $3::text[]) AS given (account, seq, hash) WHERE audit_chains.account = given.account
+        """,
+        *columns_of(heads, 3),
+    )
+    rows = [(row.account, row.seq, row.event_id, row.hash, row.body.decode()) for row in trail.rows]
+    await connection.execute(
+        """
+        INSERT INTO audit_events (account, seq, event_id, hash, body, recorded_at)
+        SELECT given.*, $6 FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) AS given
+        """,
+        *columns_of(rows, 5),
+        now,
+    )
+
+
+async def stored_key(database: Database, user_id: str, api_key_id: str) -> bytes | None:
+    """The ciphertext of an active key, None when the user has no such key or it may not be used."""
+    async with database.connection() as connection:
+        ciphertext: bytes | None = await connection.fetchval(
+            "SELECT ciphertext FROM api_keys WHERE user_id = $1 AND api_key_id = $2 AND status = 'active'", user_id, api_key_id
+        )
+    return ciphertext

@@ -1,0 +1,224 @@
+"""How values become rows: one `unnest` of arrays per table and batch, one round trip, whatever the batch's size.
+
+Each table lists its columns once: name, SQL type and how to take the value from its object.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from asyncpg import Record
+
+from pipeline.audit import AuditRow
+from pipeline.changes import Claim, PendingCancel
+from pipeline.ledger import Transfer
+from pipeline.order import Order
+from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side, TimeInForce
+from schemas.reasons import ReasonCode
+from schemas.results import Result
+from schemas.wire import SourceOffset
+
+T = TypeVar("T")
+Take = Callable[[T], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns(Generic[T]):
+    """A table's columns for objects of one type."""
+
+    table: str
+    columns: tuple[tuple[str, str, Take[T]], ...]
+
+    @property
+    def names(self) -> str:
+        return ", ".join(name for name, _, _ in self.columns)
+
+    @property
+    def unnest(self) -> str:
+        """`unnest($1::text[], …) AS given (…)`, the batch as a table."""
+        types = ", ".join(f"${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(self.columns, start=1))
+        return f"unnest({types}) AS given ({self.names})"
+
+    def insert(self) -> str:
+        # The names come from the literals below, never from a request.
+        return f"INSERT INTO {self.table} ({self.names}) SELECT {self.names} FROM {self.unnest}"  # noqa: S608 — see above
+
+    def arrays(self, objects: Iterable[T]) -> list[list[object]]:
+        taken = list(objects)
+        return [[take(value) for value in taken] for _, _, take in self.columns]
+
+    def only(self, *names: str) -> "Columns[T]":
+        """The same table with fewer columns, in the order given."""
+        by_name = {column[0]: column for column in self.columns}
+        return Columns(self.table, tuple(by_name[name] for name in names))
+
+
+_AMOUNT = "numeric"
+_TIME = "timestamptz"
+
+ORDERS: Columns[Order] = Columns(
+    "orders",
+    (
+        ("order_id", "text", lambda order: order.order_id),
+        ("client_order_id", "text", lambda order: order.client_order_id),
+        ("exchange_order_id", "text", lambda order: order.exchange_order_id),
+        ("user_id", "text", lambda order: order.user_id),
+        ("idempotency_key", "text", lambda order: order.idempotency_key),
+        ("request_id", "text", lambda order: order.request_id),
+        ("source_topic", "text", lambda order: order.source.topic),
+        ("source_partition", "integer", lambda order: order.source.partition),
+        ("source_offset", "bigint", lambda order: order.source.offset),
+        ("mode", "text", lambda order: order.mode.value),
+        ("exchange", "text", lambda order: order.exchange),
+        ("api_key_id", "text", lambda order: order.api_key_id),
+        ("symbol", "text", lambda order: order.symbol),
+        ("side", "text", lambda order: order.side.value),
+        ("order_type", "text", lambda order: order.order_type.value),
+        ("time_in_force", "text", lambda order: order.time_in_force.value if order.time_in_force else None),
+        ("quantity", _AMOUNT, lambda order: order.quantity),
+        ("quote_quantity", _AMOUNT, lambda order: order.quote_quantity),
+        ("price", _AMOUNT, lambda order: order.price),
+        ("status", "text", lambda order: order.status.value),
+        ("reason_code", "text", lambda order: order.reason_code.value if order.reason_code else None),
+        ("reason", "text", lambda order: order.reason),
+        ("cum_quantity", _AMOUNT, lambda order: order.cum_quantity),
+        ("cum_quote", _AMOUNT, lambda order: order.cum_quote),
+        ("fee", _AMOUNT, lambda order: order.fee),
+        ("fee_asset", "text", lambda order: order.fee_asset),
+        ("hold_asset", "text", lambda order: order.hold_asset),
+        ("hold_amount", _AMOUNT, lambda order: order.hold_amount),
+        ("attempt", "integer", lambda order: order.attempt),
+        ("fencing_epoch", "bigint", lambda order: order.fencing_epoch),
+        ("work_partition", "integer", lambda order: order.work_partition),
+        ("submitting_at", _TIME, lambda order: order.submitting_at),
+        ("expires_at", _TIME, lambda order: order.expires_at),
+        ("requested_at", _TIME, lambda order: order.requested_at),
+        ("decided_at", _TIME, lambda order: order.decided_at),
+        ("updated_at", _TIME, lambda order: order.updated_at),
+        ("executed_at", _TIME, lambda order: order.executed_at),
+        ("traceparent", "text", lambda order: order.traceparent),
+    ),
+)
+
+# What changes in an order's life; the rest is written once.
+ORDERS_CHANGING: Columns[Order] = ORDERS.only(
+    "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
+    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at",
+)  # fmt: skip
+
+CLAIMS: Columns[Claim] = Columns(
+    "claims",
+    (
+        ("user_id", "text", lambda claim: claim.user_id),
+        ("idempotency_key", "text", lambda claim: claim.idempotency_key),
+        ("source_topic", "text", lambda claim: claim.source.topic),
+        ("source_partition", "integer", lambda claim: claim.source.partition),
+        ("source_offset", "bigint", lambda claim: claim.source.offset),
+        ("request_id", "text", lambda claim: claim.request_id),
+        ("request_type", "text", lambda claim: claim.request_type.value if claim.request_type else None),
+        ("fingerprint", "text", lambda claim: claim.fingerprint),
+        ("order_id", "text", lambda claim: claim.order_id),
+        ("requested_at", _TIME, lambda claim: claim.requested_at),
+        ("result", "text", lambda claim: claim.result.model_dump_json() if claim.result else None),
+    ),
+)
+
+CLAIM_RESULTS: Columns[Claim] = CLAIMS.only("user_id", "idempotency_key", "result")
+
+CANCELS: Columns[PendingCancel] = Columns(
+    "cancels",
+    (
+        ("source_topic", "text", lambda cancel: cancel.source.topic),
+        ("source_partition", "integer", lambda cancel: cancel.source.partition),
+        ("source_offset", "bigint", lambda cancel: cancel.source.offset),
+        ("order_id", "text", lambda cancel: cancel.order_id),
+        ("user_id", "text", lambda cancel: cancel.user_id),
+        ("idempotency_key", "text", lambda cancel: cancel.idempotency_key),
+        ("request_id", "text", lambda cancel: cancel.request_id),
+        ("requested_at", _TIME, lambda cancel: cancel.requested_at),
+        ("decided_at", _TIME, lambda cancel: cancel.decided_at),
+        ("attempt", "integer", lambda cancel: cancel.attempt),
+        ("traceparent", "text", lambda cancel: cancel.traceparent),
+    ),
+)
+
+CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only("source_topic", "source_partition", "source_offset", "requested_at", "attempt")
+
+TRANSFERS: Columns[Transfer] = Columns(
+    "transfers",
+    (
+        ("transfer_id", "text", lambda transfer: transfer.transfer_id),
+        ("kind", "text", lambda transfer: transfer.kind.value),
+        ("order_id", "text", lambda transfer: transfer.order_id),
+        ("exchange", "text", lambda transfer: transfer.debit.exchange),
+        ("book", "text", lambda transfer: transfer.debit.book),
+        ("asset", "text", lambda transfer: transfer.debit.asset),
+        ("debit_owner", "text", lambda transfer: transfer.debit.owner),
+        ("credit_owner", "text", lambda transfer: transfer.credit.owner),
+        ("amount", _AMOUNT, lambda transfer: transfer.amount),
+    ),
+)
+
+AUDIT_EVENTS: Columns[AuditRow] = Columns(
+    "audit_events",
+    (
+        ("account", "text", lambda row: row.account),
+        ("seq", "bigint", lambda row: row.seq),
+        ("event_id", "text", lambda row: row.event_id),
+        ("order_id", "text", lambda row: row.order_id),
+        ("hash", "text", lambda row: row.hash),
+        ("body", "text", lambda row: row.body.decode()),
+    ),
+)
+
+
+def order_of(row: Record) -> Order:
+    """One row of `orders`."""
+    fields: dict[str, Any] = {name: row[name] for name, _, _ in ORDERS.columns if not name.startswith("source_")}
+    fields["source"] = source_of(row)
+    fields["mode"] = Mode(row["mode"])
+    fields["side"] = Side(row["side"])
+    fields["order_type"] = OrderType(row["order_type"])
+    fields["time_in_force"] = TimeInForce(row["time_in_force"]) if row["time_in_force"] else None
+    fields["status"] = OrderStatus(row["status"])
+    fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
+    return Order(**fields)
+
+
+def claim_of(row: Record) -> Claim:
+    """One row of `claims`."""
+    return Claim(
+        user_id=row["user_id"],
+        idempotency_key=row["idempotency_key"],
+        source=source_of(row),
+        request_id=row["request_id"],
+        request_type=RequestType(row["request_type"]) if row["request_type"] else None,
+        fingerprint=row["fingerprint"],
+        order_id=row["order_id"],
+        requested_at=row["requested_at"],
+        result=Result.model_validate_json(row["result"]) if row["result"] else None,
+    )
+
+
+def cancel_of(row: Record) -> PendingCancel:
+    """One row of `cancels`."""
+    return PendingCancel(
+        source=source_of(row),
+        order_id=row["order_id"],
+        user_id=row["user_id"],
+        idempotency_key=row["idempotency_key"],
+        request_id=row["request_id"],
+        requested_at=row["requested_at"],
+        decided_at=row["decided_at"],
+        attempt=row["attempt"],
+        traceparent=row["traceparent"],
+    )
+
+
+def source_of(row: Record) -> SourceOffset:
+    return SourceOffset(row["source_topic"], row["source_partition"], row["source_offset"])
+
+
+def columns_of(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    """Rows turned into arrays; `width` arrays also when there is no row."""
+    return [[row[index] for row in rows] for index in range(width)]

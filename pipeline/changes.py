@@ -1,0 +1,275 @@
+"""Everything one batch decides: stored in one database transaction, published in one Kafka transaction.
+
+A step's decision functions write here and nowhere else. Invariants:
+1. An order changes only through `advance`, which checks the transition and writes audit event and state snapshot.
+2. A final result is given once per source: `answer` refuses a second one in the same batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from pipeline.audit import AuditTrail, Value
+from pipeline.invariants import InvariantViolation
+from pipeline.ledger import Ledger, Transfer
+from pipeline.money import round_down
+from pipeline.order import Order, require_transition
+from schemas.audit import EventType
+from schemas.orders import Mode, OrderStatus, RequestType
+from schemas.results import Result, ResultStatus
+from schemas.routing import RoutedOrder
+from schemas.state import OrderState
+from schemas.topics import Topics
+from schemas.wire import SCHEMA_VERSION, Source, SourceOffset
+
+REAL_MONEY_WARNING: Final = "real money: this order is sent to the exchange and can lose its whole value"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """One record to publish. Partitioned by its key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs."""
+
+    user_id: str
+    idempotency_key: str
+    source: SourceOffset
+    request_id: str
+    request_type: RequestType | None
+    fingerprint: str
+    order_id: str | None
+    requested_at: datetime
+    result: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCancel:
+    """A cancel request that waits for its order to end. `order_id` is the order meant."""
+
+    source: SourceOffset
+    order_id: str
+    user_id: str
+    idempotency_key: str
+    request_id: str
+    requested_at: datetime
+    decided_at: datetime
+    attempt: int
+    traceparent: str | None
+
+
+@dataclass(slots=True)
+class Changes:
+    """`now` is the time of the decision, UTC, the same for the whole batch. `actor` is who decides, for the audit trail."""
+
+    topics: Topics
+    now: datetime
+    actor: str
+    trail: AuditTrail
+    ledger: Ledger
+    orders: dict[str, Order] = field(default_factory=dict)
+    # Orders made and changed by this batch; the newest form of both is in `orders`.
+    made: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    claimed: set[tuple[str, str]] = field(default_factory=set)
+    # Final answers, by the key whose claim they end.
+    finished: dict[tuple[str, str], Result] = field(default_factory=dict)
+    cancels: dict[str, list[PendingCancel]] = field(default_factory=dict)
+    cancels_made: list[PendingCancel] = field(default_factory=list)
+    cancels_ended: list[PendingCancel] = field(default_factory=list)
+    cancels_repeated: list[PendingCancel] = field(default_factory=list)
+    outputs: list[OutputRecord] = field(default_factory=list)
+    _answered: set[SourceOffset] = field(default_factory=set)
+
+    def publish(self, topic: str, key: str, value: bytes, traceparent: str | None, headers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        if traceparent is not None:
+            headers = (*headers, ("traceparent", traceparent.encode()))
+        self.outputs.append(OutputRecord(topic, key.encode(), value, headers))
+
+    def bury(self, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
+        """Publishes a dead letter."""
+        self.outputs.append(OutputRecord(self.topics.requests_dlq, key, value, headers))
+
+    def answer(self, result: Result, traceparent: str | None) -> None:
+        """Publishes a result. Raises InvariantViolation for a second final one of the same source."""
+        source = SourceOffset(result.source.topic, result.source.partition, result.source.offset)
+        if result.final:
+            if source in self._answered:
+                raise InvariantViolation(f"record {source} would be answered twice; nothing was written. Report this as a defect.")
+            self._answered.add(source)
+        headers = (
+            # CloudEvents 1.0, Kafka protocol binding, binary content mode.
+            ("ce_specversion", b"1.0"),
+            ("ce_id", f"{source}:{'final' if result.final else result.status.value}".encode()),
+            ("ce_source", b"crypto-orchestrator"),
+            ("ce_type", b"trade.result.v1"),
+            ("content-type", b"application/json"),
+        )
+        self.publish(self.topics.results, result.request_id, result.model_dump_json().encode(), traceparent, headers)
+
+    def finish(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
+        """Gives the final answer to the record that claimed `key`, and keeps it for replays."""
+        if key in self.finished:
+            raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
+        self.finished[key] = result
+        if key in self.claims:
+            self.claims[key] = replace(self.claims[key], result=result)
+        self.answer(result, traceparent)
+
+    def audit(
+        self, account: str, order_id: str | None, event_type: EventType, fields: Mapping[str, Value], traceparent: str | None
+    ) -> None:
+        stated: dict[str, Value] = {"actor": self.actor, "ts_event": self.now, "traceparent": traceparent, **fields}
+        row = self.trail.append(account, order_id, event_type, stated)
+        self.publish(self.topics.audit, row.event_id, row.value, traceparent)
+
+    def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
+        """Queues work for an execution agent, in order per user."""
+        self.publish(self.topics.orders(exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
+
+    def advance(
+        self,
+        before: Order,
+        after: Order,
+        event_type: EventType,
+        transfers_from: int,
+        extra: Mapping[str, Value] | None = None,
+    ) -> None:
+        """Replaces an order by its next form: checks the transition, writes the audit event and the state snapshot.
+
+        `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
+        """
+        require_transition(before.order_id, before.status, after.status)
+        if after.cum_quantity < before.cum_quantity:
+            raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
+        self.orders[after.order_id] = after
+        self.changed.add(after.order_id)
+        fields = order_fields(after)
+        fields["status_before"] = before.status.value
+        fields["transfers"] = [transfer_entry(transfer) for transfer in self.ledger.transfers[transfers_from:]]
+        self.audit(after.user_id, after.order_id, event_type, {**fields, **(extra or {})}, after.traceparent)
+        self.publish(self.topics.state, after.order_id, state_of(after).model_dump_json().encode(), after.traceparent)
+
+
+def transfer_entry(transfer: Transfer) -> dict[str, str]:
+    return {
+        "transfer_id": transfer.transfer_id,
+        "kind": transfer.kind.value,
+        "debit_account": str(transfer.debit),
+        "credit_account": str(transfer.credit),
+        "asset": transfer.debit.asset,
+        "amount": format(transfer.amount.normalize(), "f"),
+    }
+
+
+def order_fields(order: Order) -> dict[str, Value]:
+    """What every audit event about an order says of it."""
+    real_money = order.mode is Mode.LIVE
+    return {
+        "user_id": order.user_id,
+        "request_id": order.request_id,
+        "client_order_id": order.client_order_id,
+        "exchange_order_id": order.exchange_order_id,
+        "symbol": order.symbol,
+        "side": order.side.value,
+        "order_type": order.order_type.value,
+        "quantity": order.quantity if order.quantity is not None else order.quote_quantity,
+        "price": order.price,
+        "status_after": order.status.value,
+        "reason_code": order.reason_code.value if order.reason_code else None,
+        "reason": order.reason,
+        "exchange": order.exchange,
+        "fee": order.fee,
+        "fee_asset": order.fee_asset,
+        "filled_quantity": order.cum_quantity,
+        "filled_quote": order.cum_quote,
+        "real_money": real_money,
+    }
+
+
+def state_of(order: Order) -> OrderState:
+    """The snapshot that dashboards read."""
+    return OrderState.model_construct(
+        schema_version=SCHEMA_VERSION,
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        exchange_order_id=order.exchange_order_id,
+        user_id=order.user_id,
+        request_id=order.request_id,
+        idempotency_key=order.idempotency_key,
+        mode=order.mode,
+        exchange=order.exchange,
+        symbol=order.symbol,
+        side=order.side,
+        order_type=order.order_type,
+        time_in_force=order.time_in_force,
+        quantity=order.quantity,
+        quote_quantity=order.quote_quantity,
+        price=order.price,
+        order_status=order.status,
+        reason_code=order.reason_code,
+        cum_quantity=order.cum_quantity,
+        cum_quote=order.cum_quote,
+        requested_at=order.requested_at,
+        updated_at=order.updated_at,
+    )
+
+
+_RESULT_STATUS: Final[dict[OrderStatus, tuple[ResultStatus, bool]]] = {
+    OrderStatus.ACCEPTED: (ResultStatus.ACCEPTED, False),
+    OrderStatus.SUBMITTING: (ResultStatus.ACCEPTED, False),
+    OrderStatus.IN_DOUBT: (ResultStatus.IN_DOUBT, False),
+    OrderStatus.NEW: (ResultStatus.OPEN, False),
+    OrderStatus.PARTIALLY_FILLED: (ResultStatus.OPEN, False),
+    OrderStatus.FILLED: (ResultStatus.EXECUTED, True),
+    OrderStatus.CANCELED: (ResultStatus.CANCELED, True),
+    OrderStatus.EXPIRED: (ResultStatus.CANCELED, True),
+    OrderStatus.REJECTED: (ResultStatus.REJECTED, True),
+}
+
+
+def result_of_order(order: Order) -> Result:
+    """The answer that an order's status stands for: final when the order is over.
+
+    An order that the venue ended after filling a part of it (IOC, or a market order that found no more offers) counts as executed.
+    """
+    status, final = _RESULT_STATUS[order.status]
+    if order.status is OrderStatus.EXPIRED and order.cum_quantity > 0:
+        status = ResultStatus.EXECUTED
+    average_price = round_down(order.cum_quote / order.cum_quantity) if order.cum_quantity > 0 else None
+    return Result.model_construct(
+        schema_version=SCHEMA_VERSION,
+        request_id=order.request_id,
+        idempotency_key=order.idempotency_key,
+        user_id=order.user_id,
+        type=RequestType.TRADE,
+        status=status,
+        reason_code=order.reason_code,
+        reason=order.reason,
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        exchange_order_id=order.exchange_order_id,
+        order_status=order.status,
+        filled_quantity=order.cum_quantity,
+        average_price=average_price,
+        fee=order.fee if order.fee_asset else None,
+        fee_asset=order.fee_asset,
+        remaining_quantity=order.leaves_quantity,
+        final=final,
+        replayed=False,
+        duplicate_of=None,
+        requested_at=order.requested_at,
+        decided_at=order.decided_at,
+        executed_at=order.executed_at,
+        source=Source.model_construct(topic=order.source.topic, partition=order.source.partition, offset=order.source.offset),
+    )
+

@@ -1,0 +1,151 @@
+"""Execution: which orders are sent, and what becomes of each outcome.
+
+A step of the execution agent has three parts:
+1. `plan` decides, before any call, what is sent; the intents are stored (`submitting`) before the first byte leaves.
+2. The calls, made by the agent.
+3. `conclude` turns their outcomes into changes.
+
+Invariants:
+1. An order is sent only from `accepted`, for the attempt that its record names, and before its deadline.
+2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+3. A cancel is only ever sent for a resting order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pipeline.changes import Changes
+from pipeline.invariants import InvariantViolation
+from pipeline.order import RESTING, Order
+from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, requeue
+from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission, SubmissionOutcome
+from schemas.audit import EventType
+from schemas.orders import OrderStatus
+from schemas.reasons import ReasonCode
+from schemas.routing import Action, RoutedOrder
+
+INTERRUPTED: Final = "the worker stopped while the order was being sent; it is looked up at the exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Proven: this process did not hand the order to the network (its turn came too late in the receive window)."""
+
+    detail: str
+
+
+Outcome = SubmissionOutcome | NotSent
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one batch sends, in the order in which the records came."""
+
+    submissions: list[Submission] = field(default_factory=list)
+    cancels: list[OrderReference] = field(default_factory=list)
+
+
+def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int) -> Plan:
+    """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction."""
+    decided = Plan()
+    for routed in work:
+        order = changes.orders.get(routed.order_id)
+        if order is None:
+            raise InvariantViolation(f"order {routed.order_id} is queued but not in the database; nothing was sent. Report this as a defect.")
+        if routed.action is Action.CANCEL:
+            if order.status in RESTING:
+                decided.cancels.append(reference_of(order))
+            # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
+        elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
+            _plan_submission(order, changes, fencing_epoch, work_partition, decided)
+        elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt:
+            if order.fencing_epoch == fencing_epoch:
+                # Stored by this very step, whose commit was answered late: nothing was sent yet.
+                decided.submissions.append(submission_of(order))
+            else:
+                mark_in_doubt(order, INTERRUPTED, changes)
+        # Anything else was decided by an earlier record: canceled before it was sent, or sent by a newer attempt.
+    return decided
+
+
+def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_partition: int, decided: Plan) -> None:
+    if changes.now >= order.expires_at:
+        reason = "the deadline passed before the order was sent; nothing reached the exchange and the funds are released"
+        after = replace(
+            order,
+            status=OrderStatus.REJECTED,
+            reason_code=ReasonCode.REQUEST_EXPIRED,
+            reason=reason,
+            updated_at=changes.now,
+            executed_at=changes.now,
+        )
+        end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
+        return
+    submitting = replace(
+        order,
+        status=OrderStatus.SUBMITTING,
+        attempt=order.attempt + 1,
+        fencing_epoch=fencing_epoch,
+        work_partition=work_partition,
+        submitting_at=changes.now,
+        updated_at=changes.now,
+    )
+    changes.advance(order, submitting, EventType.ORDER_SUBMITTED, len(changes.ledger.transfers))
+    decided.submissions.append(submission_of(submitting))
+
+
+def conclude(
+    submitted: Mapping[str, Outcome], canceled: Mapping[str, Confirmed | Refused | InDoubt], changes: Changes
+) -> None:
+    """Applies the outcomes of the calls, by order id."""
+    for order_id, outcome in submitted.items():
+        order = changes.orders[order_id]
+        if order.status is not OrderStatus.SUBMITTING:
+            raise InvariantViolation(f"order {order_id} is {order.status} after it was sent by this worker; nothing was written.")
+        match outcome:
+            case Confirmed(venue_order):
+                apply_venue_order(order, venue_order, changes)
+            case Refused():
+                apply_refusal(order, outcome, changes)
+            case InDoubt(detail):
+                mark_in_doubt(order, detail, changes)
+            case NotSent(detail):
+                requeue(order, detail, changes)
+    for order_id, outcome in canceled.items():
+        if isinstance(outcome, Confirmed):
+            apply_venue_order(changes.orders[order_id], outcome.order, changes)
+        # Refused or in doubt: the next look-up shows how the order stands, which ends or repeats the cancel.
+
+
+def submission_of(order: Order) -> Submission:
+    if order.submitting_at is None:
+        raise InvariantViolation(f"order {order.order_id} has no intent to send; nothing was sent.")
+    return Submission(
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        exchange=order.exchange,
+        user_id=order.user_id,
+        api_key_id=order.api_key_id,
+        symbol=order.symbol,
+        side=order.side,
+        order_type=order.order_type,
+        quantity=order.quantity,
+        quote_quantity=order.quote_quantity,
+        price=order.price,
+        time_in_force=order.time_in_force,
+        submitting_at=order.submitting_at,
+    )
+
+
+def reference_of(order: Order) -> OrderReference:
+    return OrderReference(
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        exchange_order_id=order.exchange_order_id,
+        exchange=order.exchange,
+        user_id=order.user_id,
+        api_key_id=order.api_key_id,
+        symbol=order.symbol,
+        submitting_at=order.submitting_at,
+    )

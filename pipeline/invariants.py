@@ -1,0 +1,13 @@
+"""Exceptions named for the reaction they call for."""
+
+
+class InvariantViolation(Exception):
+    """Something that cannot happen has happened. The worker stops without writing; a person must look."""
+
+
+class Fenced(Exception):
+    """Another worker owns this input partition now. This process ends; what it had under way is the new owner's to finish."""
+
+
+class Retryable(Exception):
+    """A dependency is out of reach for now. The same step is run again, within a bound."""

@@ -1,0 +1,111 @@
+"""An order's life: its fields, and the one table of legal transitions.
+
+Invariants:
+1. A status changes only along `TRANSITIONS`; anything else is a defect (InvariantViolation) and stops the batch.
+2. A terminal status is never left.
+3. `in_doubt` is reached from `submitting` only and left only with proof (a look-up's `Found` or `Absent`).
+4. `cum_quantity` never falls.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from pipeline.invariants import InvariantViolation
+from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
+from schemas.reasons import ReasonCode
+from schemas.wire import SourceOffset
+
+_S = OrderStatus
+
+TERMINAL: Final = frozenset({_S.FILLED, _S.CANCELED, _S.EXPIRED, _S.REJECTED})
+RESTING: Final = frozenset({_S.NEW, _S.PARTIALLY_FILLED})
+_VENUE_STATES: Final = frozenset({_S.NEW, _S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED, _S.REJECTED})
+
+TRANSITIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
+    _S.RECEIVED: frozenset({_S.ACCEPTED, _S.REJECTED}),
+    # canceled: by its user before it was sent; rejected: its deadline passed before it was sent
+    _S.ACCEPTED: frozenset({_S.SUBMITTING, _S.CANCELED, _S.REJECTED}),
+    # accepted again: proven not sent
+    _S.SUBMITTING: _VENUE_STATES | {_S.IN_DOUBT, _S.ACCEPTED},
+    # accepted again: proven absent at the venue and still inside its deadline
+    _S.IN_DOUBT: _VENUE_STATES | {_S.ACCEPTED},
+    _S.NEW: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED}),
+    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED}),
+    _S.FILLED: frozenset(),
+    _S.CANCELED: frozenset(),
+    _S.EXPIRED: frozenset(),
+    _S.REJECTED: frozenset(),
+}
+
+
+def require_transition(order_id: str, before: OrderStatus, after: OrderStatus) -> None:
+    """Raises InvariantViolation when an order may not go from `before` to `after`."""
+    if after not in TRANSITIONS[before]:
+        raise InvariantViolation(
+            f"order {order_id} cannot go from {before} to {after}. Nothing was written for its batch and its funds stay held. "
+            "This is a defect: run `orchestrator verify` and report it with this line."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order as the database keeps it.
+
+    `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
+    began. `hold_amount` is what is still held, in units of `hold_asset`. `attempt` counts intents, from 0 before the first.
+    `source` is the record that asked for it. Times are UTC.
+    """
+
+    order_id: str
+    client_order_id: str
+    exchange_order_id: str | None
+    user_id: str
+    idempotency_key: str
+    request_id: str
+    source: SourceOffset
+    mode: Mode
+    exchange: str
+    api_key_id: str
+    symbol: str
+    side: Side
+    order_type: OrderType
+    time_in_force: TimeInForce | None
+    quantity: Decimal | None
+    quote_quantity: Decimal | None
+    price: Decimal | None
+    status: OrderStatus
+    reason_code: ReasonCode | None
+    reason: str | None
+    cum_quantity: Decimal
+    cum_quote: Decimal
+    fee: Decimal
+    fee_asset: str | None
+    hold_asset: str
+    hold_amount: Decimal
+    attempt: int
+    fencing_epoch: int
+    work_partition: int
+    submitting_at: datetime | None
+    expires_at: datetime
+    requested_at: datetime
+    decided_at: datetime
+    updated_at: datetime
+    executed_at: datetime | None
+    traceparent: str | None
+
+    @property
+    def base(self) -> str:
+        return self.symbol.partition("/")[0]
+
+    @property
+    def quote(self) -> str:
+        return self.symbol.partition("/")[2]
+
+    @property
+    def leaves_quantity(self) -> Decimal | None:
+        """What is still open, in base units; None for an order by quote amount, zero when the order is over."""
+        if self.status in TERMINAL:
+            return Decimal(0)
+        return None if self.quantity is None else self.quantity - self.cum_quantity

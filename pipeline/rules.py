@@ -1,0 +1,22 @@
+"""The numbers that decisions depend on, as one value (defaults: infra/settings.py)."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Amount limits in US dollars; `slippage_allowance` is a fraction of the price (0.05 = 5 %)."""
+
+    exchanges: frozenset[str]
+    trade_usd_min: Decimal
+    trade_usd_max: Decimal
+    slippage_allowance: Decimal
+    usd_assets: frozenset[str]
+    price_age_max: timedelta
+    submission_deadline: timedelta
+    key_lifetime: timedelta
+    receive_window: timedelta
+    venue_timeout: timedelta
+    cancel_attempts_max: int

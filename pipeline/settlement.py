@@ -1,0 +1,280 @@
+"""Settlement: what the exchange's word does to an order, its funds and its answers.
+
+Used by the execution agent (the answer to a call) and by the settlement agent (what a look-up proved), so that both end the same way.
+
+Invariants:
+1. Only differences are posted: figures are totals since the order began, so the same word twice changes nothing.
+2. A hold is released exactly when its order ends; it never expires by itself once the order is `submitting`.
+3. `in_doubt` ends by `Found`, or by `Absent` as of a moment after the acceptance horizon of the newest attempt.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from pipeline.changes import Changes, PendingCancel, order_fields, result_of_order
+from pipeline.invariants import InvariantViolation
+from pipeline.ledger import AccountKey, book_of, clearing, fees
+from pipeline.order import RESTING, TERMINAL, Order
+from pipeline.rules import Rules
+from pipeline.venue import Fee, Refused, VenueOrder, acceptance_horizon
+from schemas.audit import EventType
+from schemas.orders import OrderStatus, RequestType, Side
+from schemas.reasons import ReasonCode
+from schemas.results import Result, ResultStatus
+from schemas.routing import Action, Report, RoutedOrder
+from schemas.wire import SCHEMA_VERSION, Source
+
+_EVENT_OF_STATUS: Final[dict[OrderStatus, EventType]] = {
+    OrderStatus.NEW: EventType.ORDER_ACKNOWLEDGED,
+    OrderStatus.PARTIALLY_FILLED: EventType.ORDER_PARTIALLY_FILLED,
+    OrderStatus.FILLED: EventType.ORDER_FILLED,
+    OrderStatus.CANCELED: EventType.ORDER_CANCELED,
+    OrderStatus.EXPIRED: EventType.ORDER_EXPIRED,
+    OrderStatus.REJECTED: EventType.ORDER_REFUSED,
+}
+
+
+def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
+    """Takes over what the venue's books show. Nothing happens when they show nothing new or less than is known already."""
+    status = venue_order.order_status
+    if order.status in TERMINAL or venue_order.cum_quantity < order.cum_quantity:
+        return
+    if status is OrderStatus.NEW and order.status is OrderStatus.PARTIALLY_FILLED:
+        return
+    if status is order.status and venue_order.cum_quantity == order.cum_quantity:
+        return
+    transfers_from = len(changes.ledger.transfers)
+    paid = _post_fill(order, venue_order, changes)
+    fee_asset, fee = _fee_of(venue_order)
+    ended = status in TERMINAL
+    after = replace(
+        order,
+        status=status,
+        exchange_order_id=venue_order.exchange_order_id or order.exchange_order_id,
+        cum_quantity=venue_order.cum_quantity,
+        cum_quote=venue_order.cum_quote,
+        fee=fee,
+        fee_asset=fee_asset,
+        hold_amount=order.hold_amount - paid,
+        reason_code=ReasonCode.EXCHANGE_REFUSED if status is OrderStatus.REJECTED else None,
+        reason="the exchange lists the order as rejected" if status is OrderStatus.REJECTED else None,
+        updated_at=changes.now,
+        executed_at=changes.now if ended else None,
+    )
+    if ended:
+        after = _release(after, changes)
+    event_type = EventType.ORDER_RESOLVED if order.status is OrderStatus.IN_DOUBT else _EVENT_OF_STATUS[status]
+    changes.advance(order, after, event_type, transfers_from)
+    _answer(after, changes)
+
+
+def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
+    """Ends an order that the venue provably did not accept."""
+    after = replace(
+        order,
+        status=OrderStatus.REJECTED,
+        reason_code=refused.reason_code,
+        reason=refused.detail,
+        updated_at=changes.now,
+        executed_at=changes.now,
+    )
+    end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
+
+
+def end_order_unsent(before: Order, after: Order, event_type: EventType, changes: Changes) -> None:
+    """Ends an order of which nothing stands at the exchange: releases its hold and answers it."""
+    transfers_from = len(changes.ledger.transfers)
+    after = _release(after, changes)
+    changes.advance(before, after, event_type, transfers_from)
+    _answer(after, changes)
+
+
+def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
+    """No proof either way: the funds stay held and the order is looked up until the exchange proves what became of it."""
+    after = replace(order, status=OrderStatus.IN_DOUBT, reason=detail, updated_at=changes.now)
+    changes.advance(order, after, EventType.ORDER_IN_DOUBT, len(changes.ledger.transfers))
+    _answer(after, changes)
+
+
+def requeue(order: Order, detail: str, changes: Changes) -> None:
+    """Queues an order again of which the last attempt provably reached nothing: not sent, or absent after the horizon."""
+    after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now)
+    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": detail})
+    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
+    changes.route(routed, order.exchange, order.traceparent)
+
+
+def apply_report(report: Report, changes: Changes, rules: Rules) -> None:
+    """Applies what a look-up proved. A report of an older attempt, or one that proves nothing new, changes nothing."""
+    order = changes.orders.get(report.order_id)
+    if order is None:
+        raise InvariantViolation(f"a report names order {report.order_id}, which is not in the database; nothing was written.")
+    if order.status in TERMINAL or report.attempt != order.attempt:
+        return
+    if report.found:
+        if order.status not in RESTING | {OrderStatus.IN_DOUBT}:
+            # The call is still under way under its own worker, which will record the outcome itself.
+            return
+        apply_venue_order(order, _venue_order_of(report, order), changes)
+        _repeat_pending_cancels(changes.orders[order.order_id], changes, rules)
+        return
+    if order.status is OrderStatus.IN_DOUBT and absence_is_proven(order, report.looked_up_at, rules):
+        if changes.now < order.expires_at and not changes.cancels.get(order.order_id):
+            requeue(order, "the exchange knows no such order after the acceptance horizon", changes)
+        else:
+            apply_absence(order, changes)
+
+
+def apply_absence(order: Order, changes: Changes) -> None:
+    """Ends an order that is proven absent and must not be sent any more: its deadline is over, or its user canceled it."""
+    if changes.cancels.get(order.order_id):
+        after = replace(order, status=OrderStatus.CANCELED, reason=None, updated_at=changes.now, executed_at=changes.now)
+        end_order_unsent(order, after, EventType.ORDER_RESOLVED, changes)
+        return
+    reason = "the exchange knows no such order after the acceptance horizon, and the deadline for sending it is over; no funds were moved"
+    after = replace(
+        order,
+        status=OrderStatus.REJECTED,
+        reason_code=ReasonCode.REQUEST_EXPIRED,
+        reason=reason,
+        updated_at=changes.now,
+        executed_at=changes.now,
+    )
+    end_order_unsent(order, after, EventType.ORDER_RESOLVED, changes)
+
+
+def absence_is_proven(order: Order, looked_up_at: datetime, rules: Rules) -> bool:
+    """Whether a look-up that began at `looked_up_at` and found nothing proves that nothing can come any more."""
+    if order.submitting_at is None:
+        return False
+    return looked_up_at > acceptance_horizon(order.submitting_at, rules.receive_window, rules.venue_timeout)
+
+
+def refuse_cancel(cancel: PendingCancel, order: Order, code: ReasonCode, reason: str, changes: Changes) -> None:
+    """The final answer to a cancel that did not end its order."""
+    _end_cancel(cancel, order, changes, ResultStatus.REJECTED, code, reason)
+
+
+def _venue_order_of(report: Report, order: Order) -> VenueOrder:
+    if report.order_status is None or report.cum_quantity is None or report.cum_quote is None or report.exchange_order_id is None:
+        raise InvariantViolation(f"a report says that order {order.order_id} was found but not how it stands; nothing was written.")
+    return VenueOrder(
+        client_order_id=order.client_order_id,
+        exchange_order_id=report.exchange_order_id,
+        order_status=report.order_status,
+        cum_quantity=report.cum_quantity,
+        cum_quote=report.cum_quote,
+        fees=tuple(Fee(fee.asset, fee.amount) for fee in report.fees),
+        updated_at=report.looked_up_at,
+    )
+
+
+def _fee_of(venue_order: VenueOrder) -> tuple[str | None, Decimal]:
+    """The fee as results and state show it: the one asset it was taken in. Where a venue took several, the ledger has each."""
+    if not venue_order.fees:
+        return None, Decimal(0)
+    return venue_order.fees[0].asset, venue_order.fees[0].amount
+
+
+def _post_fill(order: Order, venue_order: VenueOrder, changes: Changes) -> Decimal:
+    """Posts what was filled since the last word; returns how much of the hold it used, in units of the hold's asset."""
+    quantity = venue_order.cum_quantity - order.cum_quantity
+    quote_amount = venue_order.cum_quote - order.cum_quote
+    if quantity <= 0:
+        return Decimal(0)
+    book = book_of(order.mode)
+    # The cumulative quantity grows with every fill, so the ids differ from fill to fill and repeat for a repeated word.
+    prefix = f"{order.order_id}:{venue_order.cum_quantity.normalize():f}"
+    base = AccountKey(order.user_id, order.exchange, book, order.base)
+    quote = AccountKey(order.user_id, order.exchange, book, order.quote)
+    if order.side is Side.BUY:
+        pays, pays_amount, receives, receives_amount = quote, quote_amount, base, quantity
+    else:
+        pays, pays_amount, receives, receives_amount = base, quantity, quote, quote_amount
+    from_hold = min(pays_amount, order.hold_amount)
+    paid_to = clearing(order.exchange, book, pays.asset)
+    if from_hold > 0:
+        changes.ledger.post_held(f"{prefix}:pay", order.order_id, pays, paid_to, from_hold)
+    if pays_amount > from_hold:
+        changes.ledger.charge(f"{prefix}:pay_more", order.order_id, pays, paid_to, pays_amount - from_hold)
+    if receives_amount > 0:
+        source = clearing(order.exchange, book, receives.asset)
+        changes.ledger.post(f"{prefix}:receive", order.order_id, source, receives, receives_amount)
+    known = {order.fee_asset: order.fee}
+    for fee in venue_order.fees:
+        amount = fee.amount - known.get(fee.asset, Decimal(0))
+        if amount > 0:
+            account = AccountKey(order.user_id, order.exchange, book, fee.asset)
+            changes.ledger.charge(f"{prefix}:fee:{fee.asset}", order.order_id, account, fees(order.exchange, book, fee.asset), amount)
+    return from_hold
+
+
+def _release(order: Order, changes: Changes) -> Order:
+    if order.hold_amount <= 0:
+        return order
+    account = AccountKey(order.user_id, order.exchange, book_of(order.mode), order.hold_asset)
+    changes.ledger.release(f"{order.order_id}:release", order.order_id, account, order.hold_amount)
+    return replace(order, hold_amount=Decimal(0))
+
+
+def _answer(order: Order, changes: Changes) -> None:
+    result = result_of_order(order)
+    if not result.final:
+        changes.answer(result, order.traceparent)
+        return
+    changes.finish((order.user_id, order.idempotency_key), result, order.traceparent)
+    for cancel in changes.cancels.pop(order.order_id, []):
+        if order.status is OrderStatus.CANCELED:
+            _end_cancel(cancel, order, changes, ResultStatus.EXECUTED, None, None)
+        else:
+            reason = f"the order was {order.status} before the cancel reached it"
+            _end_cancel(cancel, order, changes, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE, reason)
+
+
+def _end_cancel(
+    cancel: PendingCancel, order: Order, changes: Changes, status: ResultStatus, code: ReasonCode | None, reason: str | None
+) -> None:
+    changes.cancels_ended.append(cancel)
+    event_type = EventType.CANCEL_EXECUTED if status is ResultStatus.EXECUTED else EventType.CANCEL_REFUSED
+    fields = {**order_fields(order), "request_id": cancel.request_id, "reason_code": code.value if code else None, "reason": reason}
+    changes.audit(order.user_id, order.order_id, event_type, fields, cancel.traceparent)
+    result = Result.model_construct(
+        **{
+            **dict(result_of_order(order)),
+            "schema_version": SCHEMA_VERSION,
+            "request_id": cancel.request_id,
+            "idempotency_key": cancel.idempotency_key,
+            "type": RequestType.CANCEL,
+            "status": status,
+            "reason_code": code,
+            "reason": reason,
+            "final": True,
+            "requested_at": cancel.requested_at,
+            "decided_at": cancel.decided_at,
+            "executed_at": changes.now,
+            "source": Source(topic=cancel.source.topic, partition=cancel.source.partition, offset=cancel.source.offset),
+        }
+    )
+    changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
+
+
+def _repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None:
+    """A cancel whose outcome is unknown is sent again while its order still rests: a second cancel cannot do harm."""
+    if order.status not in RESTING:
+        return
+    for position, cancel in enumerate(list(changes.cancels.get(order.order_id, []))):
+        if cancel.attempt >= rules.cancel_attempts_max:
+            changes.cancels[order.order_id].remove(cancel)
+            reason = f"the exchange did not confirm the cancel in {cancel.attempt} attempts; the order is still {order.status} and its funds held"
+            refuse_cancel(cancel, order, ReasonCode.EXCHANGE_UNAVAILABLE, reason, changes)
+            continue
+        repeated = replace(cancel, attempt=cancel.attempt + 1)
+        changes.cancels[order.order_id][changes.cancels[order.order_id].index(cancel)] = repeated
+        changes.cancels_repeated.append(repeated)
+        if position == 0:
+            routed = RoutedOrder(
+                schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=repeated.attempt
+            )
+            changes.route(routed, order.exchange, cancel.traceparent)

@@ -1,0 +1,88 @@
+"""Audit events: the records of `trade.audit`, one per state change.
+
+Invariants:
+1. `seq` counts 1, 2, 3 … per `account`; `prev_hash` is the hash of `seq - 1` (64 zeros before the first).
+2. `hash` is SHA-256 over the canonical form of all other fields (JSON, sorted keys, no blanks, UTF-8): anyone can check it from the topic.
+3. `event_id` is the record's key, `order_id:seq` or `account:seq`: unique, so compaction removes only exact re-emissions.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from schemas.decimals import DecimalString
+from schemas.orders import OrderStatus, OrderType, Side
+from schemas.reasons import ReasonCode
+from schemas.wire import Timestamp, WireModel
+
+GENESIS_HASH: Final = "0" * 64
+
+
+class EventType(StrEnum):
+    REQUEST_REJECTED = "REQUEST_REJECTED"
+    REQUEST_REPLAYED = "REQUEST_REPLAYED"
+    ORDER_ACCEPTED = "ORDER_ACCEPTED"
+    ORDER_SUBMITTED = "ORDER_SUBMITTED"
+    ORDER_ACKNOWLEDGED = "ORDER_ACKNOWLEDGED"
+    ORDER_PARTIALLY_FILLED = "ORDER_PARTIALLY_FILLED"
+    ORDER_FILLED = "ORDER_FILLED"
+    ORDER_CANCELED = "ORDER_CANCELED"
+    ORDER_EXPIRED = "ORDER_EXPIRED"
+    ORDER_REFUSED = "ORDER_REFUSED"
+    ORDER_IN_DOUBT = "ORDER_IN_DOUBT"
+    ORDER_RESOLVED = "ORDER_RESOLVED"
+    ORDER_REQUEUED = "ORDER_REQUEUED"
+    CANCEL_ACCEPTED = "CANCEL_ACCEPTED"
+    CANCEL_EXECUTED = "CANCEL_EXECUTED"
+    CANCEL_REFUSED = "CANCEL_REFUSED"
+    USER_ADDED = "USER_ADDED"
+
+
+class TransferEntry(WireModel):
+    """A ledger transfer that the same database transaction wrote."""
+
+    transfer_id: str
+    kind: str
+    debit_account: str
+    credit_account: str
+    asset: str
+    amount: DecimalString
+
+
+class AuditEvent(WireModel):
+    """One state change with everything that the same database transaction did for it."""
+
+    schema_version: int
+    event_id: str
+    order_id: str | None
+    account: str
+    seq: int
+    event_type: EventType
+    ts_event: Timestamp
+    ts_recorded: Timestamp
+    actor: str
+    user_id: str | None
+    request_id: str | None
+    client_order_id: str | None
+    exchange_order_id: str | None
+    symbol: str | None
+    side: Side | None
+    order_type: OrderType | None
+    quantity: DecimalString | None
+    price: DecimalString | None
+    status_before: OrderStatus | None
+    status_after: OrderStatus | None
+    reason_code: ReasonCode | None
+    reason: str | None
+    exchange: str | None
+    fee: DecimalString | None
+    fee_asset: str | None
+    filled_quantity: DecimalString | None
+    filled_quote: DecimalString | None
+    checks: tuple[str, ...]
+    transfers: tuple[TransferEntry, ...]
+    real_money: bool
+    warning: str | None
+    software_version: str
+    traceparent: str | None
+    prev_hash: str
+    hash: str

@@ -1,0 +1,211 @@
+"""Requests: what a producer in any language puts on `trade.requests`.
+
+Invariants:
+1. Money is a decimal string; a JSON number in a money field is refused as INVALID_DECIMAL.
+2. A field that the contract does not name is refused by name: a misspelt `stop_price` must not become a market order.
+3. Exactly one of `quantity` and `quote_quantity`; prices exactly as the order type needs them.
+
+Start with `decode_request`.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.decimals import DecimalString
+from schemas.orders import Mode, OrderType, Side, TimeInForce
+from schemas.reasons import ReasonCode
+from schemas.topics import REQUEST_BYTES_MAX
+from schemas.wire import SCHEMA_VERSION, WireModel
+
+KEY_LENGTH_MAX: Final = 255
+USER_ID_LENGTH_MAX: Final = 128
+_PRINTABLE: Final = r"^[\x21-\x7e]+$"
+
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE)]
+# Any text is a key, but NUL cannot be stored in PostgreSQL's text type.
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[^\x00]+$")]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
+
+# Which price fields an order type must carry; it must not carry the others.
+_PRICES_NEEDED: Final[dict[OrderType, frozenset[str]]] = {
+    OrderType.MARKET: frozenset(),
+    OrderType.LIMIT: frozenset({"price"}),
+    OrderType.LIMIT_MAKER: frozenset({"price"}),
+    OrderType.STOP_LOSS: frozenset({"stop_price"}),
+    OrderType.TAKE_PROFIT: frozenset({"stop_price"}),
+    OrderType.STOP_LOSS_LIMIT: frozenset({"price", "stop_price"}),
+    OrderType.TAKE_PROFIT_LIMIT: frozenset({"price", "stop_price"}),
+    OrderType.TRAILING_STOP: frozenset({"trailing_delta"}),
+}
+
+
+class RequestBase(WireModel):
+    """The fields of every request."""
+
+    schema_version: Literal[1]
+    request_id: Identifier | None = None
+    idempotency_key: IdempotencyKey
+    user_id: UserId
+    mode: Mode
+    expires_at: AwareDatetime | None = None
+
+
+class TradeRequest(RequestBase):
+    """An order to be sent to an exchange. `quantity` in base units, `quote_quantity` in quote units, prices in quote per base."""
+
+    type: Literal["trade"]
+    exchange: Name
+    api_key_id: Identifier
+    symbol: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    side: Side
+    order_type: OrderType
+    quantity: DecimalString | None = None
+    quote_quantity: DecimalString | None = None
+    price: DecimalString | None = None
+    stop_price: DecimalString | None = None
+    trailing_delta: DecimalString | None = None
+    time_in_force: TimeInForce | None = None
+
+    @model_validator(mode="after")
+    def _amounts_and_prices_fit_the_order_type(self) -> "TradeRequest":
+        if (self.quantity is None) == (self.quote_quantity is None):
+            raise PydanticCustomError("amounts", "give exactly one of quantity and quote_quantity")
+        if self.quote_quantity is not None and self.order_type is not OrderType.MARKET:
+            raise PydanticCustomError("amounts", "quote_quantity is for market orders; other types need quantity")
+        needed = _PRICES_NEEDED[self.order_type]
+        given = {name for name in ("price", "stop_price", "trailing_delta") if getattr(self, name) is not None}
+        if missing := ", ".join(sorted(needed - given)):
+            raise PydanticCustomError("prices", "{order_type} needs {names}", {"order_type": self.order_type, "names": missing})
+        if surplus := ", ".join(sorted(given - needed)):
+            raise PydanticCustomError("prices", "{order_type} takes no {names}", {"order_type": self.order_type, "names": surplus})
+        if self.time_in_force is not None and self.order_type is OrderType.MARKET:
+            raise PydanticCustomError("time_in_force", "a market order takes no time_in_force")
+        return self
+
+
+class CancelRequest(RequestBase):
+    """Cancels the order that the same user's `target_idempotency_key` made."""
+
+    type: Literal["cancel"]
+    target_idempotency_key: IdempotencyKey
+    exchange: Name | None = None
+    api_key_id: Identifier | None = None
+    symbol: Annotated[str, StringConstraints(max_length=64)] | None = None
+
+
+class TransferRequest(RequestBase):
+    """The fields that a withdrawal and an announced deposit share. `amount` in units of `asset`."""
+
+    exchange: Name
+    api_key_id: Identifier
+    asset: Name
+    amount: DecimalString
+    network: Name | None = None
+    address: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)] | None = None
+    address_tag: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)] | None = None
+
+
+class WithdrawalRequest(TransferRequest):
+    type: Literal["withdrawal"]
+    address: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
+
+
+class DepositRequest(TransferRequest):
+    type: Literal["deposit"]
+
+
+Request = TradeRequest | CancelRequest | WithdrawalRequest | DepositRequest
+REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is no request: why, and as much of its identity as could be read (both or neither).
+
+    `dead_letter` says whether the record goes to the dead-letter topic: what is not even a JSON object, or names nobody to answer.
+    """
+
+    reason_code: ReasonCode
+    reason: str
+    user_id: str | None
+    idempotency_key: str | None
+    request_id: str | None
+    dead_letter: bool
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON (RFC 8259)")
+
+
+def _identity(document: object) -> tuple[str | None, str | None, str | None]:
+    if not isinstance(document, dict):
+        return None, None, None
+    try:
+        named = _Identity.model_validate({name: document.get(name) for name in ("user_id", "idempotency_key")})
+    except ValidationError:
+        return None, None, None
+    try:
+        request_id = _OptionalRequestId.model_validate({"request_id": document.get("request_id")}).request_id
+    except ValidationError:
+        request_id = None
+    return named.user_id, named.idempotency_key, request_id
+
+
+class _Identity(WireModel):
+    user_id: UserId
+    idempotency_key: IdempotencyKey
+
+
+class _OptionalRequestId(WireModel):
+    request_id: Identifier | None
+
+
+def decode_request(value: bytes | None) -> Request | Unreadable:
+    """Reads a record value as a request, or says why it is none. Never raises for what a producer may have sent."""
+    if value is None:
+        return Unreadable(ReasonCode.SCHEMA_INVALID, "the record has no value (a tombstone)", None, None, None, dead_letter=True)
+    if len(value) <= REQUEST_BYTES_MAX:
+        try:
+            return REQUEST.validate_json(value)
+        except ValidationError as error:
+            validation = error
+    try:
+        # RFC 8259 asks for UTF-8; nan, inf and unbounded nesting are not read.
+        document: object = json.loads(value.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        return Unreadable(ReasonCode.SCHEMA_INVALID, "the value is not UTF-8", None, None, None, dead_letter=True)
+    except (ValueError, RecursionError):
+        return Unreadable(ReasonCode.SCHEMA_INVALID, "the value is not JSON", None, None, None, dead_letter=True)
+    user_id, idempotency_key, request_id = _identity(document)
+    if len(value) > REQUEST_BYTES_MAX:
+        reason = f"the value has {len(value)} bytes; {REQUEST_BYTES_MAX} are the most"
+        return Unreadable(ReasonCode.SCHEMA_INVALID, reason, user_id, idempotency_key, request_id, dead_letter=True)
+    code, reason = _explain(document, validation)
+    return Unreadable(code, reason, user_id, idempotency_key, request_id, dead_letter=user_id is None)
+
+
+_REASONS_LISTED_MAX: Final = 5
+
+
+def _explain(document: object, error: ValidationError) -> tuple[ReasonCode, str]:
+    """The code and text of a validation error; names fields, never repeats values (they may be secrets put in the wrong place)."""
+    if not isinstance(document, dict):
+        return ReasonCode.SCHEMA_INVALID, "the value is not a JSON object"
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA_VERSION:
+        return ReasonCode.SCHEMA_VERSION_UNSUPPORTED, f"schema_version must be {SCHEMA_VERSION}"
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    texts = []
+    for problem in problems[:_REASONS_LISTED_MAX]:
+        # The first part of a location is the discriminator's tag.
+        where = ".".join(str(part)[:64] for part in problem["loc"][1:]) or "request"
+        # pydantic repeats an unknown tag in its message: a value is never repeated.
+        message = "must be trade, cancel, withdrawal or deposit" if problem["type"].startswith("union_tag") else problem["msg"][:120]
+        texts.append(f"{where}: {message}")
+    only_decimals = all(problem["type"] == "invalid_decimal" for problem in problems)
+    return (ReasonCode.INVALID_DECIMAL if only_decimals else ReasonCode.SCHEMA_INVALID), "; ".join(texts)

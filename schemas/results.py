@@ -1,0 +1,54 @@
+"""Results: the answers on `trade.results`.
+
+Invariants:
+1. Every record on `trade.requests` has exactly one result with `final: true`, found by `source`.
+2. Per `(user_id, idempotency_key)` exactly one final result has `replayed: false`: the answer to the record that claimed the key.
+"""
+
+from enum import StrEnum
+
+from schemas.decimals import DecimalString
+from schemas.orders import OrderStatus, RequestType
+from schemas.reasons import ReasonCode
+from schemas.wire import Source, Timestamp, WireModel
+
+
+class ResultStatus(StrEnum):
+    ACCEPTED = "accepted"
+    EXECUTED = "executed"
+    OPEN = "open"
+    CANCELED = "canceled"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    IN_DOUBT = "in_doubt"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Result(WireModel):
+    """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`."""
+
+    schema_version: int
+    request_id: str
+    idempotency_key: str | None
+    user_id: str | None
+    type: RequestType | None
+    status: ResultStatus
+    reason_code: ReasonCode | None
+    reason: str | None
+    order_id: str | None
+    client_order_id: str | None
+    exchange_order_id: str | None
+    order_status: OrderStatus | None
+    filled_quantity: DecimalString | None
+    average_price: DecimalString | None
+    fee: DecimalString | None
+    fee_asset: str | None
+    remaining_quantity: DecimalString | None
+    final: bool
+    replayed: bool
+    duplicate_of: str | None
+    requested_at: Timestamp
+    decided_at: Timestamp
+    executed_at: Timestamp | None
+    source: Source

@@ -1,0 +1,51 @@
+"""Records between our own agents: `trade.orders.<exchange>` (work to do) and `trade.reports` (what a look-up proved).
+
+They name an order; its fields are read from the database, so that a copy on a topic can never disagree with it.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from schemas.decimals import DecimalString
+from schemas.orders import OrderStatus
+from schemas.wire import Timestamp, WireModel
+
+
+class Action(StrEnum):
+    SUBMIT = "submit"
+    CANCEL = "cancel"
+
+
+class RoutedOrder(WireModel):
+    """One piece of work for an execution agent. `attempt` counts intents of the order from 1; an older one is ignored."""
+
+    schema_version: Literal[1]
+    action: Action
+    order_id: str
+    user_id: str
+    attempt: int
+
+
+class ReportedFee(WireModel):
+    asset: str
+    amount: DecimalString
+
+
+class Report(WireModel):
+    """What a look-up at the exchange proved about one order, as of `looked_up_at` (when the look-up began).
+
+    With `found` the other fields are the venue's own figures, totals since the order began; without it neither the orders nor the trades
+    of the venue know the order.
+    """
+
+    schema_version: Literal[1]
+    order_id: str
+    user_id: str
+    attempt: int
+    found: bool
+    looked_up_at: Timestamp
+    exchange_order_id: str | None = None
+    order_status: OrderStatus | None = None
+    cum_quantity: DecimalString | None = None
+    cum_quote: DecimalString | None = None
+    fees: tuple[ReportedFee, ...] = ()

@@ -1,0 +1,79 @@
+"""Topic names and what each one promises to those who read it.
+
+Invariant: audit and state are compacted, and the audit key `order_id:seq` is unique per event, so that compaction removes only exact
+re-emissions. `trade.requests` carries the broker's append time, which no producer can set back.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+# Records above this size are not decoded: a request needs less than 2 KiB.
+REQUEST_BYTES_MAX: Final = 64 * 1024
+# Kafka's default limit for one record batch (broker configuration message.max.bytes), set on the topic so that it is known.
+REQUESTS_MESSAGE_BYTES_MAX: Final = 1_048_588
+# A dead letter holds the original bytes and what was wrong with them.
+DEAD_LETTER_BYTES_MAX: Final = 1_048_576
+DLQ_MESSAGE_BYTES_MAX: Final = REQUESTS_MESSAGE_BYTES_MAX + 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as the administration step creates it."""
+
+    name: str
+    cleanup_policy: Literal["delete", "compact"]
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of one installation; `prefix` keeps installations on one cluster apart."""
+
+    prefix: str = ""
+
+    @property
+    def requests(self) -> str:
+        return f"{self.prefix}trade.requests"
+
+    @property
+    def reports(self) -> str:
+        return f"{self.prefix}trade.reports"
+
+    @property
+    def commands(self) -> str:
+        return f"{self.prefix}trade.commands"
+
+    @property
+    def results(self) -> str:
+        return f"{self.prefix}trade.results"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}trade.audit"
+
+    @property
+    def state(self) -> str:
+        return f"{self.prefix}trade.state"
+
+    @property
+    def requests_dlq(self) -> str:
+        return f"{self.prefix}trade.requests.dlq"
+
+    def orders(self, exchange: str) -> str:
+        """The queue of one exchange, so that a slow one delays only its own orders."""
+        return f"{self.prefix}trade.orders.{exchange}"
+
+    def specs(self, exchanges: tuple[str, ...]) -> tuple[TopicSpec, ...]:
+        """Every topic of an installation, with the settings that its promise needs."""
+        plain = (self.reports, self.commands, self.results, *(self.orders(exchange) for exchange in exchanges))
+        return (
+            TopicSpec(
+                self.requests,
+                "delete",
+                {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(REQUESTS_MESSAGE_BYTES_MAX)},
+            ),
+            *(TopicSpec(name, "delete") for name in plain),
+            TopicSpec(self.audit, "compact"),
+            TopicSpec(self.state, "compact"),
+            TopicSpec(self.requests_dlq, "delete", {"max.message.bytes": str(DLQ_MESSAGE_BYTES_MAX)}),
+        )

@@ -1,0 +1,48 @@
+"""What every record on the wire has in common: where it came from, how times and models are written.
+
+Invariant: times are UTC with microseconds and end in `Z` (RFC 3339), so that they sort as text.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
+
+SCHEMA_VERSION: Final = 1
+
+
+def format_time(value: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: `2026-11-24T06:46:59.000001Z`. Raises ValueError for a time without a zone."""
+    if value.tzinfo is None:
+        raise ValueError("a time without a zone cannot be written: pass UTC")
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Timestamp = Annotated[AwareDatetime, PlainSerializer(format_time, return_type=str, when_used="json")]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourceOffset:
+    """The input record that an output answers: its topic, partition and offset."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class WireModel(BaseModel):
+    """A record value: frozen, and closed to fields that the contract does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Source(WireModel):
+    """`SourceOffset` as it is written into a result."""
+
+    topic: str
+    partition: int
+    offset: int
