@@ -99,6 +99,8 @@ class Journal:
         while self._pending or not self._stopping:
             await self._appended.wait()
             self._appended.clear()
+            if not self._pending:
+                continue
             lines, self._pending = self._pending, []
             batch, self._batch = self._batch, asyncio.Event()
             self._writing = batch

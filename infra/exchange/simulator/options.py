@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -64,3 +64,13 @@ def parse(arguments: Sequence[str] | None = None) -> SimulatorOptions:
     if found.walk_ms < 0 or found.fill_steps < 1 or found.venue_timeout_ms < 0 or found.tape_speed <= 0 or found.notional_min < 0:
         parser.error("times and --notional-min must not be negative, --fill-steps and --tape-speed must be above zero")
     return SimulatorOptions(**vars(found))
+
+
+def to_arguments(options: SimulatorOptions) -> list[str]:
+    """The command line that `parse` reads back as the same options, without `--parent-pipe`."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "parent_pipe" and value is not None:
+            found += [f"--{field.name.replace('_', '-')}", str(value)]
+    return found
