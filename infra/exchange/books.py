@@ -94,6 +94,8 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
     paid = amount(order.get("cost"), "executed value") if executed else Decimal(0)
     if executed < 0 or paid < 0:
         raise UnreadableBooks("its executed quantity or value is negative")
+    if status is OrderStatus.FILLED and not executed:
+        raise UnreadableBooks("it is filled and nothing of it was executed")
     if status is OrderStatus.NEW and executed:
         status = OrderStatus.PARTIALLY_FILLED
     told_at = moment(order.get("lastUpdateTimestamp")) or moment(order.get("lastTradeTimestamp")) or moment(order.get("timestamp"))

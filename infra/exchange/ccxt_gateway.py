@@ -25,7 +25,7 @@ import ccxt
 from infra.exchange.books import UnreadableBooks, amount, milliseconds, read_markets, read_order, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, VenueUnavailable
-from infra.exchange.transport import Call, NotHandedOver, WireMismatch, current_call, wire_fields
+from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
 from infra.exchange.venues import proven_refusal, venue
 from pipeline.venue import (
     Absent,
@@ -119,10 +119,10 @@ class CcxtGateway:
         credentials, exchange = account
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
-        signed_ms = milliseconds(submission.submitting_at)
-        signed_venue_ms = signed_ms + self._connection.clock_difference_ms
-        expected = wire_fields(self._venue.order, submission, signed_venue_ms, self._connection.receive_window_ms)
-        call = Call(order=True, signed_ms=signed_ms, expected=expected)
+        intent_ms, window_ms = milliseconds(submission.submitting_at), self._connection.receive_window_ms
+        signed_ms = intent_ms + self._connection.clock_difference_ms
+        expected = wire_fields(self._venue.order, submission, signed_ms, window_ms)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected)
         async with self._calling(call):
             try:
                 answer = await self._create(exchange, submission)
@@ -329,10 +329,8 @@ class CcxtGateway:
 
 def _reason_before_sending(error: Exception) -> ReasonCode:
     """Why an order was stopped on this side of the network."""
-    if isinstance(error, WireMismatch):
-        return ReasonCode.PRECISION_INVALID
     if isinstance(error, NotHandedOver):
-        return ReasonCode.REQUEST_EXPIRED
+        return error.reason_code
     if isinstance(error, ccxt.BadSymbol):
         return ReasonCode.SYMBOL_UNKNOWN
     if isinstance(error, ccxt.AuthenticationError):

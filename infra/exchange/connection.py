@@ -24,7 +24,7 @@ import structlog
 
 from infra.exchange.books import milliseconds
 from infra.exchange.gateway import Credentials, VenueUnavailable
-from infra.exchange.transport import ReportingConnector, venue_class
+from infra.exchange.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.venues import Venue
 
 _log: Final = structlog.get_logger(__name__)
@@ -60,6 +60,7 @@ class VenueConnection:
         self._loading: asyncio.Task[None] | None = None
         self._load_again_at = 0.0
         self._clock_known = False
+        self._closed = False
         self.receive_window_ms = receive_window // timedelta(milliseconds=1)
         self.clock_difference_ms = 0
         # ccxt's instance without keys, for public questions; None until the first load.
@@ -94,6 +95,8 @@ class VenueConnection:
         return account
 
     async def close(self) -> None:
+        """For good: what is asked afterwards raises VenueUnavailable."""
+        self._closed = True
         if self._loading is not None:
             self._loading.cancel()
             self._loading = None
@@ -104,6 +107,8 @@ class VenueConnection:
 
     async def _load(self, *, markets: bool) -> None:
         """Loads once for all who wait; a load under way is joined, whatever it loads."""
+        if self._closed:
+            raise VenueUnavailable(f"the connection to {self._row.exchange_id} is closed")
         if self._loading is None or self._loading.done():
             if time.monotonic() < self._load_again_at:
                 raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock a moment ago")
@@ -149,7 +154,7 @@ class VenueConnection:
             "options": {**self._row.options, "recvWindow": self.receive_window_ms, "maxRetriesOnFailure": 0},
         })
         exchange.http = self._http
-        exchange.receive_window_ms = self.receive_window_ms
+        exchange.pause = Pause()
         exchange.wall_clock_ms = lambda: milliseconds(self._clock())
         if self._base_url is not None:
             exchange.urls = {**exchange.urls, "api": _redirected(exchange.urls["api"], self._base_url.rstrip("/"))}

@@ -93,7 +93,8 @@ class ScriptedVenue:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        # Its own access log would show signed URLs, and a test looks for those in the log.
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
@@ -176,6 +177,15 @@ async def truncate(request: web.Request) -> web.StreamResponse:
     await response.write(b'{"symbol": "BTCUSDT", "orderId": 77, "clientOrder')
     assert request.transport is not None
     request.transport.close()
+    return response
+
+
+async def stall(request: web.Request) -> web.StreamResponse:
+    """Half of an answer, then nothing, the connection open."""
+    response = web.StreamResponse(headers={"Content-Length": "500", "Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"symbol": "BTCUSDT", "orderId": 77, "clientOrder')
+    await asyncio.Event().wait()
     return response
 
 

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from aiohttp import web
 
 from infra.exchange.ccxt_gateway import CcxtGateway
-from infra.exchange.gateway import Credentials
-from pipeline.venue import Confirmed, Fee, InDoubt, Refused
+from infra.exchange.gateway import Credentials, VenueUnavailable
+from pipeline.venue import Confirmed, Fee, InDoubt, LookUpFailed, Refused
 from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (
@@ -23,7 +24,9 @@ from tests.integration.scripted_venue import (
     gateway_to,
     hang,
     order_row,
+    reference,
     running_venue,
+    stall,
     submission,
     trade_row,
     truncate,
@@ -35,6 +38,9 @@ PLAYED = [
     ("hang", hang, IN_DOUBT),
     ("drop_after_reading", drop, IN_DOUBT),
     ("truncated", truncate, IN_DOUBT),
+    ("stalled_half_way", stall, IN_DOUBT),
+    ("acknowledged_without_a_status", answers(200, {"symbol": "BTCUSDT", "orderId": 77, "clientOrderId": "co"}), IN_DOUBT),
+    ("filled_without_an_executed_quantity", answers(200, {"orderId": 77, "clientOrderId": "co", "status": "FILLED"}), IN_DOUBT),
     ("http_500", error(500, -1000, "An unknown error occurred while processing the request."), IN_DOUBT),
     ("http_502_html", answers(502, "<html>Bad gateway</html>", "text/html"), IN_DOUBT),
     ("http_503", error(503, -1008, "Server is currently overloaded."), IN_DOUBT),
@@ -275,6 +281,80 @@ async def test_submit_after_a_refused_timestamp_measures_the_clock_again() -> No
         assert isinstance(await gateway.submit(order), Confirmed)
         signed = datetime.fromtimestamp(int(venue.orders_arrived()[-1].body["timestamp"]) / 1_000, UTC)
         assert abs(signed - order.submitting_at - venue.clock_ahead) < timedelta(milliseconds=200)
+
+
+async def test_submit_venue_asks_for_a_pause_the_next_order_waits_for_its_end() -> None:
+    """After a 429 nothing is sent for the time that the venue asked for; an order whose receive window outlasts it is sent then."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["POST", ORDER] = answers(429, {"code": -1003, "msg": "Too many requests."}, **{"Retry-After": "1"})
+        assert isinstance(await gateway.submit(submission()), Refused)
+        del venue.answers["POST", ORDER]
+        refused_at = datetime.now(UTC)
+        assert isinstance(await gateway.submit(submission()), Confirmed)
+        assert datetime.now(UTC) - refused_at > timedelta(seconds=0.9)
+
+
+async def test_submit_pause_longer_than_the_receive_window_refuses_unsent() -> None:
+    """A pause that outlasts the order's receive window refuses it without a request; look-ups and prices pause as well."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["POST", ORDER] = answers(418, {"code": -1003, "msg": "Banned."}, **{"Retry-After": "600"})
+        assert isinstance(await gateway.submit(submission()), Refused)
+        venue.arrivals.clear()
+        outcome = await gateway.submit(submission())
+        assert isinstance(outcome, Refused), outcome
+        assert outcome.reason_code is ReasonCode.EXCHANGE_UNAVAILABLE
+        assert isinstance(await gateway.look_up(reference()), LookUpFailed)
+        with pytest.raises(VenueUnavailable):
+            await gateway.quotes(["BTC/USDT"])
+        assert venue.arrivals == []
+
+
+async def test_submit_after_close_is_refused() -> None:
+    """A closed gateway sends nothing and opens nothing."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        await gateway.close()
+        outcome = await gateway.submit(submission())
+        assert isinstance(outcome, Refused), outcome
+        assert venue.arrivals == []
+
+
+async def test_submit_credential_source_fails_raises_before_anything_is_sent() -> None:
+    """The database behind the keys is not the venue: its error is the caller's to handle, and nothing was sent."""
+    async with running_venue() as venue:
+        async def credentials(_user_id: str, _api_key_id: str) -> Credentials:
+            raise ConnectionError("no database")
+
+        gateway = CcxtGateway("binance", credentials, base_url=venue.url, rate_limit=False)
+        with pytest.raises(ConnectionError):
+            await gateway.submit(submission())
+        await gateway.close()
+        assert venue.arrivals == []
+
+
+async def test_submit_secret_in_the_venues_own_text_is_hidden() -> None:
+    """Even a venue that echoes the key and the signed request does not get them into an outcome."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        async def echo(request: web.Request) -> web.StreamResponse:
+            sent = venue.arrivals[-1]
+            text = f"key {sent.headers['X-MBX-APIKEY']} secret {SECRET} url https://x/y?a=1&signature={sent.body['signature']}"
+            return await error(400, -1000, text)(request)
+
+        venue.answers["POST", ORDER] = echo
+        outcome = await gateway.submit(submission())
+        assert isinstance(outcome, InDoubt), outcome
+        for secret in (API_KEY, SECRET, venue.arrivals[-1].body["signature"]):
+            assert secret not in outcome.detail
+
+
+async def test_submit_logs_nothing_secret_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    """ccxt and aiohttp log at debug level; no key, secret or signature is in it."""
+    with caplog.at_level("DEBUG"):
+        async with running_venue() as venue, gateway_to(venue) as gateway:
+            await gateway.submit(submission())
+            venue.answers["GET", ORDER] = drop
+            await gateway.look_up(reference())
+            secrets = [API_KEY, SECRET, venue.arrivals[0].body["signature"], venue.arrivals[-1].query["signature"]]
+    assert not [secret for secret in secrets if secret in caplog.text]
 
 
 async def test_submit_accounts_never_share_a_key() -> None:
