@@ -1,0 +1,231 @@
+"""The embedded Apache Kafka: one node that is broker and controller, on two free ports of 127.0.0.1.
+
+1. Ports are chosen at each start and are nobody's business but ours: clients ask for `address`. The quorum has one voter that is
+   named by its id in the configuration, so that a new port is not a new quorum.
+2. Storage is formatted once, aside, and renamed: it is complete or absent.
+3. An acknowledged record survives the death of every process. It is in the page cache first, as on any Kafka: a single node whose
+   machine loses power can lose the last moments. Use a real cluster (`external`) for real money.
+"""
+
+import asyncio
+import shutil
+import socket
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from infra.embedded.data_dir import DataDirectory, disk_full, says_disk_full
+from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError
+from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
+from infra.embedded.jars import BROKER_JARS, class_path, jars_directory, java_executable
+from infra.embedded.probes import broker_answers
+
+_FORMAT_SECONDS_MAX = 60.0
+_START_SECONDS_MAX = 90.0
+_STOP_SECONDS_MAX = 20.0
+_POLL_SECONDS = 0.05
+# A port that was free a moment ago can be taken when the broker asks for it.
+_PORT_ATTEMPTS_MAX = 4
+
+_JAVA_OPTIONS = (
+    # On two cores the collector with no threads of its own starts fastest and leaves the most to the workers.
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dlog4j2.disableJmx=true",
+    # What Kafka's libraries do is known to them; the runtime's warnings about it would fill the log's end.
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+)
+
+_LOGGING_CONFIGURATION = """\
+status = error
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = CONSOLE
+appender.console.type = Console
+appender.console.name = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z'}{UTC} %p %m (%c{1})%n
+"""
+
+_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # One node can keep one copy.
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # The defaults of 50 make the first consumer and the first transaction wait for 50 partitions each.
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.num.partitions": "8",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A mistyped topic is an error, not a new topic with the wrong settings.
+    "auto.create.topics.enable": "false",
+    # Of 512 MB of heap the default takes 128 MB for the cleaner alone.
+    "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "4",
+}
+
+
+class EmbeddedBroker:
+    """A running broker. Made by `start`."""
+
+    def __init__(self, server: GuardedServer, bootstrap_servers: str) -> None:
+        self.server = server
+        self.address = bootstrap_servers
+
+    @classmethod
+    async def start(cls, directory: DataDirectory, cache_dir: Path, *, progress: Callable[[str], None]) -> Self:
+        """Fetch the broker and format its storage if need be, start it, and wait until it serves metadata.
+
+        Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, MendHostError, or ReadLogError
+        when Java or the broker ends by itself.
+        """
+        jars = await jars_directory(BROKER_JARS, cache_dir, progress=progress)
+        home = directory.kafka
+        try:
+            home.mkdir(mode=0o700, exist_ok=True)
+            (home / "log4j2.properties").write_text(_LOGGING_CONFIGURATION)
+            if not (home / "data").is_dir():
+                progress("Formatting the broker's storage…")
+                await _format_storage(jars, directory)
+            for _ in range(_PORT_ATTEMPTS_MAX):
+                broker_port, controller_port = _free_ports(2)
+                _write_properties(home / "server.properties", home / "data", broker_port, controller_port)
+                server = await _launch(jars, directory)
+                try:
+                    if await _until_ready(server, broker_port, directory.path):
+                        return cls(server, f"127.0.0.1:{broker_port}")
+                except BaseException:
+                    await server.stop()
+                    raise
+        except OSError as error:
+            if says_disk_full(str(error)):
+                raise disk_full(directory.path) from error
+            raise MendHostError(
+                f"{home} cannot be prepared for the broker: {error}. Nothing was started and no order was accepted. "
+                "Make the data directory writable, or choose another: ORCHESTRATOR_DATA_DIR"
+            ) from error
+        raise RetryLaterError(
+            f"{_PORT_ATTEMPTS_MAX} times a free port of 127.0.0.1 was taken by another program before the broker could use it. No order "
+            "was accepted and nothing stored was changed. Start again; if it persists, look for a program that opens very many connections."
+        )
+
+    def let_go(self) -> None:
+        """Begin the stop without waiting for it."""
+        self.server.let_go()
+
+    async def stop(self) -> None:
+        """Stop it in an orderly way."""
+        await self.server.stop()
+
+    async def until_ended(self) -> ReadLogError:
+        """Wait until it has ended by itself; what to tell the operator."""
+        code = await self.server.wait()
+        return ReadLogError(
+            f"The broker ended by itself (code {code}), so everything stops here. Every record that it acknowledged is on the disk, and "
+            f"requests without an answer are read again at the next start: start again. The end of its log:\n{self.server.log_tail()}"
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nobody listens on at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _write_properties(file: Path, data: Path, broker_port: int, controller_port: int) -> None:
+    properties = {
+        **_PROPERTIES,
+        "log.dirs": str(data),
+        "listeners": f"PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker_port}",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+    }
+    # In a .properties file a backslash begins an escape.
+    file.write_text("".join(f"{name}={value}\n".replace("\\", "\\\\") for name, value in properties.items()), encoding="utf-8")
+
+
+def _java(jars: Path, home: Path, heap_megabytes: int, *arguments: str) -> tuple[str, ...]:
+    logging = f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}"
+    return (java_executable(), f"-Xmx{heap_megabytes}m", *_JAVA_OPTIONS, logging, "-cp", class_path(jars), *arguments)
+
+
+async def _format_storage(jars: Path, directory: DataDirectory) -> None:
+    home = directory.kafka
+    unfinished, log = home / "data.unfinished", home / "broker.log"
+    if unfinished.exists():
+        await asyncio.to_thread(shutil.rmtree, unfinished)
+    _write_properties(home / "format.properties", unfinished, *_free_ports(2))
+    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    arguments = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(home / "format.properties"))
+    command = Command(_java(jars, home, 256, "-XX:TieredStopAtLevel=1", *arguments), log, grace_seconds=2, keep_fds=(directory.lock_fd,))
+    try:
+        code = await run_to_end(command, _FORMAT_SECONDS_MAX)
+    except TimeoutError:
+        raise RetryLaterError(
+            f"Formatting the broker's storage took longer than {_FORMAT_SECONDS_MAX:.0f} s, so it was given up; there was no data "
+            f"in it yet. Start again when the machine is less busy; the log is {log}."
+        ) from None
+    if code != 0:
+        output = log_tail(log)
+        if says_disk_full(output):
+            raise disk_full(directory.path)
+        raise ReadLogError(
+            f"The broker's storage could not be formatted (code {code}); there was no data in it yet. The end of {log}:\n{output}"
+        )
+    unfinished.rename(home / "data")
+
+
+async def _launch(jars: Path, directory: DataDirectory) -> GuardedServer:
+    home = directory.kafka
+    command = Command(
+        _java(jars, home, 512, "kafka.Kafka", str(home / "server.properties")),
+        home / "broker.log",
+        grace_seconds=_STOP_SECONDS_MAX,
+        keep_fds=(directory.lock_fd,),
+    )
+    return await GuardedServer.start(command)
+
+
+async def _until_ready(server: GuardedServer, port: int, path: Path) -> bool:
+    """True when the broker serves its metadata; False when it ended because a port was taken."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _START_SECONDS_MAX
+    while server.exit_code is None:
+        if await broker_answers("127.0.0.1", port):
+            return True
+        if loop.time() >= deadline:
+            raise RetryLaterError(
+                f"The broker did not answer within {_START_SECONDS_MAX:.0f} s and was stopped; what is stored in it is safe. "
+                f"Start again when the machine is less busy. The end of its log:\n{server.log_tail()}"
+            )
+        # There is no event to wait for before the broker answers: it is asked again.
+        await asyncio.sleep(_POLL_SECONDS)
+    output = server.log_tail(60)
+    if "Address already in use" in output:
+        return False
+    if says_disk_full(output):
+        raise disk_full(path)
+    raise ReadLogError(
+        f"The broker ended while it started (code {server.exit_code}). No order was accepted; what it had acknowledged before is on the "
+        f"disk. The end of its log says why:\n{server.log_tail()}"
+    )
