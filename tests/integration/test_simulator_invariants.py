@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from infra.exchange.simulator.exchange import Exchange, Rules
 from infra.exchange.simulator.funding import WithdrawalRequest
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.invariants import log_violations, violations
 from infra.exchange.simulator.ledger import InvariantViolation
 from infra.exchange.simulator.options import SimulatorOptions
@@ -79,7 +80,7 @@ def _act(exchange: Exchange, action: tuple[str, str, str, int, int, bool], now_u
         exchange.funding.announce(account.api_key, account.label, symbol.base, quantity, address="a", network="n", now_us=now_us)
     elif kind == "withdraw":
         address = "FAIL" if partial else "good"
-        request = WithdrawalRequest(symbol.quote, Decimal(size), address, "", "n", "", now_us // 1000, 5_000, now_us)
+        request = WithdrawalRequest(symbol.quote, Decimal(size), address, "", "n", "", Horizon(now_us // 1000, 5_000, now_us))
         exchange.funding.withdraw(account.api_key, account.label, request, now_us)
     elif kind == "cancel":
         if account.open_orders:
@@ -88,7 +89,7 @@ def _act(exchange: Exchange, action: tuple[str, str, str, int, int, bool], now_u
         order_type, tif = TYPES[kind]
         request_ = OrderRequest(
             name, side, order_type, tif, None if kind == "quote" else quantity, Decimal(size) / 100 if kind == "quote" else None,
-            None if order_type == "MARKET" else price, f"c{size % 5}", now_us // 1000, 5_000, now_us,
+            None if order_type == "MARKET" else price, f"c{size % 5}", Horizon(now_us // 1000, 5_000, now_us),
         )  # fmt: skip
         exchange.place(account, request_, now_us, partial)
 
@@ -139,6 +140,36 @@ def test_log_alone_proves_the_books(tmp_path_factory: pytest.TempPathFactory, se
     assert log_violations(path, RULES.venue_timeout_ms) == []
 
 
+def _limit_buy(horizon: Horizon) -> OrderRequest:
+    return OrderRequest("BTCUSDT", "BUY", "LIMIT", "GTC", Decimal(1), None, Decimal(40_000), "c", horizon)
+
+
+@pytest.mark.parametrize(
+    ("late_us", "window_ms", "code"),
+    [(10_000_000, 60_000, None), (10_000_001, 60_000, -1007), (5_000_999, 5_000, None), (5_001_000, 5_000, -1021)],
+)
+def test_horizon_ends_acceptance_exactly_where_the_client_computes_it(late_us: int, window_ms: int, code: int | None) -> None:
+    """Invariant 1 of the package for orders and withdrawals: the last moment is accepted, the one after it is not."""
+    records: list[Record] = []
+    exchange = _open(records)
+    account = exchange.accounts["key0"]
+    horizon = Horizon(2_000, window_ms, 2 * STEP_US)
+    withdrawal = WithdrawalRequest("USDT", Decimal(1), "a", "", "ETH", "", horizon)
+    calls: list[Callable[[int], object]] = [
+        lambda now_us: exchange.place(account, _limit_buy(horizon), now_us),
+        lambda now_us: exchange.funding.withdraw(account.api_key, account.label, withdrawal, now_us),
+    ]
+    for call in calls:
+        count = len(records)
+        if code is None:
+            call(2 * STEP_US + late_us)
+            assert len(records) > count
+        else:
+            with pytest.raises(Refusal, match=str(code)):
+                call(2 * STEP_US + late_us)
+            assert len(records) == count
+
+
 def _change(kind: type[Record], **values: object) -> Callable[[list[Record]], list[Record]]:
     def apply(records: list[Record]) -> list[Record]:
         return [replace(record, **values) if isinstance(record, kind) else record for record in records]  # type: ignore[arg-type]  # one row per kind
@@ -163,9 +194,7 @@ def test_log_checker_finds_what_is_wrong(tmp_path: Path, tamper: Callable[[list[
     """The checker can fail: each kind of wrong log is named."""
     records: list[Record] = []
     exchange = _open(records)
-    request = OrderRequest(
-        "BTCUSDT", "BUY", "LIMIT", "GTC", Decimal(1), None, Decimal(40_000), "c", 2_000, 5_000, 2 * STEP_US
-    )
+    request = _limit_buy(Horizon(2_000, 5_000, 2 * STEP_US))
     exchange.place(exchange.accounts["key0"], request, 2 * STEP_US)
     path = tmp_path / "exchange-log.jsonl"
     path.write_bytes(b"".join(map(encode, records)))

@@ -1,5 +1,6 @@
 """Orders at the simulated exchange: what fills, at which price, what stays, and what the account has afterwards."""
 
+import asyncio
 import csv
 import itertools
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from infra.exchange.simulator.prices import TapeMode, Walk
 from infra.exchange.simulator.process import SimulatorProcess, start
 from infra.exchange.simulator.records import OrderAccepted, read_log
 from infra.exchange.simulator.symbols import make_symbols
-from tests.integration.simulator_client import SimulatorClient, client_of, new_id, until
+from tests.integration.simulator_client import SimulatorClient, client_of, new_id, now_ms, until
 
 D = Decimal
 
@@ -182,6 +183,27 @@ async def test_trades_can_be_paged_by_id_and_by_time(client: SimulatorClient) ->
     assert [row["id"] for row in onward] == ids[1:3]
     timed = (await client.signed("GET", "/api/v3/myTrades", symbol="BTCUSDT", startTime=every[0]["time"])).body
     assert [row["id"] for row in timed] == ids
+
+
+async def test_orders_can_be_paged_by_id_and_by_time(client: SimulatorClient) -> None:
+    """allOrders knows one symbol's orders of any status; orderId and startTime go forward, endTime is the last millisecond shown."""
+    made = [(await client.order()).body["orderId"] for _ in range(2)]
+    async with asyncio.timeout(5):
+        begin = now_ms()
+        while now_ms() <= begin + 1:
+            await asyncio.sleep(0.001)
+    made += [(await client.limit("30000")).body["orderId"] for _ in range(2)]
+    await client.order(symbol="ETHUSDT", quantity="0.01")
+
+    async def ids(**parameters: int) -> list[int]:
+        return [row["orderId"] for row in (await client.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT", **parameters)).body]
+
+    assert await ids() == made
+    assert await ids(limit=3) == made[1:]
+    assert await ids(orderId=made[1], limit=2) == made[1:3]
+    assert await ids(startTime=begin + 1) == made[2:]
+    assert await ids(endTime=begin) == made[:2]
+    assert await ids(startTime=begin + 60_000) == []
 
 
 async def test_withdrawal_and_deposit_move_money_once_and_show_in_the_history(client: SimulatorClient) -> None:

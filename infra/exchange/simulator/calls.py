@@ -7,6 +7,7 @@ from typing import Final
 
 from infra.exchange.simulator import refusals
 from infra.exchange.simulator.exchange import Account, Exchange
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.symbols import Symbol
 
 _DECIMAL_LEGAL: Final = r"^([0-9]{1,20})(\.[0-9]{1,20})?$"
@@ -22,9 +23,7 @@ class Call:
     exchange: Exchange
     parameters: dict[str, str]
     account: Account | None
-    timestamp_ms: int
-    receive_window_ms: int
-    arrived_us: int
+    horizon: Horizon
     now_us: int
     partial: bool = False
     partial_applied: bool = False

@@ -40,7 +40,7 @@ def withdraw(call: Call) -> object:
         raise refusals.Refusal(-4003, "Amount must be greater than zero.")
     request = WithdrawalRequest(
         asset, amount, _text(call, "address"), _text(call, "addressTag"), network, _text(call, "withdrawOrderId"),
-        call.timestamp_ms, call.receive_window_ms, call.arrived_us,
+        call.horizon,
     )  # fmt: skip
     withdrawal = call.exchange.funding.withdraw(call.owner.api_key, call.owner.label, request, call.now_us)
     return {"id": withdrawal.accepted.withdrawal_id}

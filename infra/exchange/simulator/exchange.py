@@ -41,7 +41,7 @@ PARTIAL_FILL_STEPS: Final = 3
 
 @dataclass(slots=True)
 class Account:
-    """One API key's account. `orders` by order id, oldest first; `by_client_id` has the newest order of each id."""
+    """One API key's account. `by_symbol` and `fills` by symbol, oldest first; `by_client_id` has the newest order of each id."""
 
     api_key: str
     label: str
@@ -50,6 +50,7 @@ class Account:
     orders: dict[int, Order] = field(default_factory=dict)
     open_orders: dict[int, Order] = field(default_factory=dict)
     by_client_id: dict[tuple[str, str], Order] = field(default_factory=dict)
+    by_symbol: dict[str, list[Order]] = field(default_factory=dict)
     fills: dict[str, list[Filled]] = field(default_factory=dict)
 
 
@@ -187,13 +188,14 @@ class Exchange:
         if partial and request.time_in_force != "FOK":
             offers, fill_steps = self._cut(symbol, request, offers, fill_steps)
         self._check_funds(account, symbol, request, offers)
-        self.check_horizon(request.timestamp_ms, request.receive_window_ms, request.arrived_us, now_us)
+        horizon = request.horizon
+        horizon.check(now_us, self.rules.venue_timeout_ms)
         seq, time_us = self._stamp(now_us)
         self.emit(
             OrderAccepted(
                 seq, time_us, account.api_key, account.label, request.client_order_id, self._order_id + 1, request.symbol, request.side,
-                request.type, request.time_in_force, request.quantity, request.quote_quantity, request.price, request.timestamp_ms,
-                request.receive_window_ms, request.arrived_us, fill_steps, tape_row, trade_id, tape_price,
+                request.type, request.time_in_force, request.quantity, request.quote_quantity, request.price, horizon.timestamp_ms,
+                horizon.receive_window_ms, horizon.arrived_us, fill_steps, tape_row, trade_id, tape_price,
             )
         )  # fmt: skip
         order = self.orders[self._order_id]
@@ -206,13 +208,6 @@ class Exchange:
         if tape_row is not None:
             self.sweep(request.symbol, now_us)
         return order
-
-    def check_horizon(self, timestamp_ms: int, receive_window_ms: int, arrived_us: int, now_us: int) -> None:
-        """Raises Refusal outside the receive window or after the venue's own time-out (invariant 1 of the package)."""
-        if now_us - arrived_us > self.rules.venue_timeout_ms * 1000:
-            raise refusals.backend_timeout()
-        if now_us // 1000 - timestamp_ms > receive_window_ms:
-            raise refusals.outside_window()
 
     def _reference(self, name: str) -> tuple[Decimal, int | None, str | None, Decimal | None]:
         """The price an order of this symbol meets, and the tape row it consumes if it is accepted."""
@@ -266,6 +261,7 @@ class Exchange:
         self._order_id = record.order_id
         self.orders[record.order_id] = account.orders[record.order_id] = account.open_orders[record.order_id] = order
         account.by_client_id[record.symbol, record.client_order_id] = order
+        account.by_symbol.setdefault(record.symbol, []).append(order)
         if record.type in LIMIT_TYPES:
             order.locked = self._lock_needed(order)
             account.holding.lock(self._paid_asset(order), order.locked)

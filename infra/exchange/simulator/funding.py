@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from infra.exchange.simulator import refusals
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.ledger import Holding, Ledger
 from infra.exchange.simulator.records import DepositCredited, DepositSeen, Record, WithdrawalAccepted, WithdrawalEnded
 
@@ -42,9 +43,7 @@ class WithdrawalRequest:
     address_tag: str
     network: str
     withdraw_order_id: str
-    timestamp_ms: int
-    receive_window_ms: int
-    arrived_us: int
+    horizon: Horizon
 
 
 def _identifier(*parts: object) -> str:
@@ -59,7 +58,7 @@ class Funding:
         self, ledger: Ledger, venue_timeout_ms: int, stamp: Callable[[int], tuple[int, int]], emit: Callable[[Record], None]
     ) -> None:
         self._ledger = ledger
-        self._venue_timeout_us = venue_timeout_ms * 1000
+        self._venue_timeout_ms = venue_timeout_ms
         self._stamp = stamp
         self._emit = emit
         self.holdings: dict[str, Holding] = {}
@@ -72,16 +71,14 @@ class Funding:
         """Accepts a withdrawal, or raises Refusal and changes nothing. The horizon is checked as for an order."""
         if self.holdings[api_key].free[request.asset] < request.amount:
             raise refusals.Refusal(-4026, "User has insufficient balance")
-        if now_us - request.arrived_us > self._venue_timeout_us:
-            raise refusals.backend_timeout()
-        if now_us // 1000 - request.timestamp_ms > request.receive_window_ms:
-            raise refusals.outside_window()
+        horizon = request.horizon
+        horizon.check(now_us, self._venue_timeout_ms)
         seq, time_us = self._stamp(now_us)
         withdrawal_id = _identifier("withdrawal", seq, api_key)
         self._emit(
             WithdrawalAccepted(
                 seq, time_us, api_key, label, withdrawal_id, request.withdraw_order_id, request.asset, request.amount, request.address,
-                request.address_tag, request.network, request.timestamp_ms, request.receive_window_ms, request.arrived_us,
+                request.address_tag, request.network, horizon.timestamp_ms, horizon.receive_window_ms, horizon.arrived_us,
             )
         )  # fmt: skip
         return self.withdrawals[withdrawal_id]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.ledger import ZERO
 from infra.exchange.simulator.records import Filled, OrderAccepted
 
@@ -45,9 +46,7 @@ class OrderRequest:
     quote_quantity: Decimal | None
     price: Decimal | None
     client_order_id: str
-    timestamp_ms: int
-    receive_window_ms: int
-    arrived_us: int
+    horizon: Horizon
 
 
 def _eight(amount: Decimal | None) -> str:

@@ -1,7 +1,7 @@
 """Current prices: a recorded tape for one symbol, seeded random walks for the others, and prices pinned by hand.
 
 A walk is a function of the seed and the number of its steps alone. It stays within a tenth of its start price, so that a long run does
-not drift away from what limit orders were written for.
+not drift away from what limit orders were written for. Its moves are not logged: after a restart it begins at the start price again.
 """
 
 import csv

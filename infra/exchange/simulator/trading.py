@@ -5,8 +5,10 @@ Start at `new_order`.
 """
 
 import re
+from bisect import bisect_left
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeVar
 
 from infra.exchange.simulator import refusals
 from infra.exchange.simulator.calls import Call
@@ -18,6 +20,7 @@ from infra.exchange.simulator.symbols import ORDER_TYPES, Symbol
 _CLIENT_ID_LEGAL: Final = "^[a-zA-Z0-9-_]{1,36}$"
 _CLIENT_ID: Final = re.compile(r"[a-zA-Z0-9\-_]{1,36}")
 _SHAPES: Final = {"ACK": acknowledgement, "RESULT": result, "FULL": full}
+Row = TypeVar("Row", Order, Filled)
 _TIMES_IN_FORCE: Final = frozenset({"GTC", "IOC", "FOK"})
 
 
@@ -105,9 +108,8 @@ def new_order(call: Call) -> object:
     else:
         quantity, quote_quantity = _market_terms(call, symbol)
     request = OrderRequest(
-        symbol.name, side, order_type, time_in_force, quantity, quote_quantity, price, client_order_id,
-        call.timestamp_ms, call.receive_window_ms, call.arrived_us,
-    )  # fmt: skip
+        symbol.name, side, order_type, time_in_force, quantity, quote_quantity, price, client_order_id, call.horizon
+    )
     order = call.exchange.place(call.owner, request, call.now_us, call.partial)
     call.partial_applied = call.partial and order.accepted.fill_steps > 1
     return shape(order)
@@ -162,45 +164,38 @@ def open_orders(call: Call) -> object:
 
 def all_orders(call: Call) -> object:
     """GET /api/v3/allOrders: from `orderId` on, or within the times, else the newest ones; oldest first."""
-    name = call.symbol().name
-    from_id = call.integer("orderId")
-    begin_ms, end_ms = call.integer("startTime"), call.integer("endTime")
-    limit = call.limit()
-    found = [
-        order
-        for order in call.owner.orders.values()
-        if order.accepted.symbol == name
-        and (from_id is None or order.accepted.order_id >= from_id)
-        and (begin_ms is None or order.accepted.time_us // 1000 >= begin_ms)
-        and (end_ms is None or order.accepted.time_us // 1000 <= end_ms)
-    ]
-    page = found[-limit:] if from_id is None and begin_ms is None else found[:limit]
+    orders = call.owner.by_symbol.get(call.symbol().name, [])
+    page = _page(call, orders, "orderId", lambda order: order.accepted.order_id, lambda order: order.accepted.time_us)
     return [status_row(order) for order in page]
 
 
 def my_trades(call: Call) -> object:
     """GET /api/v3/myTrades: of one order, from a trade id on, or within the times, else the newest ones; oldest first."""
     name = call.symbol().name
-    order_id, from_id = call.integer("orderId"), call.integer("fromId")
-    begin_ms, end_ms = call.integer("startTime"), call.integer("endTime")
-    limit = call.limit()
-    source: list[Filled]
+    order_id = call.integer("orderId")
+    fills: list[Filled]
     if order_id is None:
-        source = call.owner.fills.get(name, [])
+        fills = call.owner.fills.get(name, [])
     else:
         order = call.owner.orders.get(order_id)
-        source = order.fills if order is not None and order.accepted.symbol == name else []
-    if from_id is None and begin_ms is None and end_ms is None:
-        return [trade_row(fill) for fill in source[-limit:]]
-    found = [
-        fill
-        for fill in source
-        if (from_id is None or fill.trade_id >= from_id)
-        and (begin_ms is None or fill.time_us // 1000 >= begin_ms)
-        and (end_ms is None or fill.time_us // 1000 <= end_ms)
-    ]
-    page = found[-limit:] if from_id is None and begin_ms is None else found[:limit]
+        fills = order.fills if order is not None and order.accepted.symbol == name else []
+    page = _page(call, fills, "fromId", lambda fill: fill.trade_id, lambda fill: fill.time_us)
     return [trade_row(fill) for fill in page]
+
+
+def _page(
+    call: Call, rows: list[Row], id_name: str, row_id: Callable[[Row], int], time_us: Callable[[Row], int]
+) -> list[Row]:
+    """One page of rows whose ids and times both rise: forward from an id or a start time, else the newest up to an end time."""
+    from_id, begin_ms, end_ms = call.integer(id_name), call.integer("startTime"), call.integer("endTime")
+    limit = call.limit()
+    first = 0 if from_id is None else bisect_left(rows, from_id, key=row_id)
+    if begin_ms is not None:
+        first = max(first, bisect_left(rows, begin_ms * 1000, key=time_us))
+    end = len(rows) if end_ms is None else bisect_left(rows, (end_ms + 1) * 1000, key=time_us)
+    if from_id is None and begin_ms is None:
+        first = max(first, end - limit)
+    return rows[first : min(end, first + limit)]
 
 
 def account(call: Call) -> object:

@@ -25,6 +25,7 @@ from infra.exchange.simulator.admin import PREFIX, Admin
 from infra.exchange.simulator.calls import Call
 from infra.exchange.simulator.exchange import Exchange
 from infra.exchange.simulator.faults import ACCEPTING, ActiveRule, FaultKind, Faults
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.journal import Journal
 from infra.exchange.simulator.signing import KeyStore, Signed, parse_parameters, verify
 
@@ -165,14 +166,15 @@ class Wire:
             raise refusals.illegal_characters("body", "ASCII, percent-encoded") from error
         parameters = parse_parameters(query, text)
         if not route.is_signed:
-            return Call(self._exchange, parameters, None, 0, 0, arrived_us, arrived_us)
+            return Call(self._exchange, parameters, None, Horizon(0, 0, arrived_us), arrived_us)
         api_key = request.headers.get("X-MBX-APIKEY")
         window_ms_max = self._receive_window_ms_max
         signed: Signed = verify(self._keys, api_key, query, text, parameters, now_us=arrived_us, receive_window_ms_max=window_ms_max)
         account = self._exchange.accounts.get(signed.api_key)
         if account is None:
             raise refusals.unknown_key()
-        return Call(self._exchange, parameters, account, signed.timestamp_ms, signed.receive_window_ms, arrived_us, arrived_us)
+        horizon = Horizon(signed.timestamp_ms, signed.receive_window_ms, arrived_us)
+        return Call(self._exchange, parameters, account, horizon, arrived_us)
 
     @staticmethod
     def _carry_out(route: Route, call: Call) -> bytes:
