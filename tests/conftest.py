@@ -1,0 +1,68 @@
+"""Fixtures that every kind of test may ask for. The servers start when the first test asks for one of them, once per run.
+
+Tests keep apart by `unique_prefix` (topics and consumer groups) and by a database of their own (`database_url`).
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from infra.embedded.services import Endpoints
+from tests.servers import fresh_database, shared_servers, template_database
+
+
+@pytest.fixture(scope="session")
+def servers_directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """What the workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    # Each xdist worker has a directory of its own inside the run's.
+    return (base.parent if hasattr(request.config, "workerinput") else base) / "servers"
+
+
+@pytest.fixture(scope="session")
+def servers(servers_directory: Path) -> Iterator[Endpoints]:
+    """The run's broker and database."""
+    with shared_servers(servers_directory) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="session")
+def kafka(servers: Endpoints) -> str:
+    """Bootstrap servers of the run's broker, shared with all other tests: use `unique_prefix`."""
+    return servers.kafka_bootstrap_servers
+
+
+@pytest.fixture
+def unique_prefix() -> str:
+    """A prefix for the topics and groups of one test, such as `t3f9a1.`."""
+    return f"t{uuid4().hex[:6]}."
+
+
+@pytest.fixture(scope="session")
+def migrate_database() -> Callable[[str], Awaitable[None]] | None:
+    """The hook for a template: returns the coroutine function that brings an empty database, given by its URL, to the newest schema."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def database_template(
+    servers: Endpoints, servers_directory: Path, migrate_database: Callable[[str], Awaitable[None]] | None
+) -> str | None:
+    """The database that `database_url` copies, made once per run; None when there is nothing to migrate."""
+    return None if migrate_database is None else template_database(servers_directory, servers.database_url, migrate_database)
+
+
+@pytest.fixture
+def database_url(servers: Endpoints, database_template: str | None) -> Iterator[str]:
+    """A database for one test alone, migrated when there is a template, dropped afterwards."""
+    with fresh_database(servers.database_url, database_template) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(servers: Endpoints) -> Iterator[str]:
+    """A database without any table, for tests of the migrations themselves."""
+    with fresh_database(servers.database_url, None) as url:
+        yield url
