@@ -4,21 +4,25 @@ Invariants:
 1. Nothing is guessed: an order without an id, with a status or an amount that cannot be read, or whose trades do not add up to its executed
    quantity raises UnreadableBooks.
 2. Amounts are read from strings and integers only; a float raises UnreadableBooks.
-3. `search` never picks one of several orders that carry the same client order id.
+3. `search` never picks one of several orders that carry the same client order id, and never says "absent" beside a canceled order that
+   may be the one: some venues put another client order id on an order when it is canceled.
 
 Start with `read_order`, then `search`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from infra.exchange.venues import Venue
+from infra.exchange.venues import Venue, canceled_id
 from pipeline.venue import Fee, Market, OrderReference, VenueOrder
 from schemas.orders import OrderStatus
 
+# What this system's own client order ids look like (pipeline.identifiers), with the mark of its own cancel.
+_OUR_CLIENT_ORDER_ID: Final = re.compile(r"co[0-9a-f]{28}(-c)?")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGES_MAX: Final = 10
 _STRANGERS_MAX: Final = 20
@@ -152,12 +156,13 @@ async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms
     """Looks for a client order id in the order list and behind the trade list; None where neither knows it.
 
     `window_ms` is the time in which the venue can have accepted the order, by its clock; without one the newest page of each list is read.
-    A client order id is unique among open orders only, so several matches are possible, and then no answer is: UnreadableBooks. So is a
-    list longer than one page, and a trade whose order the venue does not show.
+    Raises UnreadableBooks where the lists prove nothing: several orders match (a client order id is unique among open orders only), a list
+    is longer than one page, a trade's order is not shown, or an order stands there that somebody canceled elsewhere and that may have lost
+    our client order id by it.
     """
     since, until = window_ms or (None, None)
     params = {} if until is None else {"endTime": until}
-    orders = await exchange.fetch_orders(reference.symbol, since, row.history_page, params)
+    orders: list[dict[str, Any]] = await exchange.fetch_orders(reference.symbol, since, row.history_page, params)
     trades = await exchange.fetch_my_trades(reference.symbol, since, row.history_page, params)
     if window_ms is not None and max(len(orders), len(trades)) >= row.history_page:
         raise UnreadableBooks(f"the venue's list has {row.history_page} entries or more, so it may not show every order")
@@ -167,8 +172,22 @@ async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms
         raise UnreadableBooks(f"{len(strangers)} orders have trades and are not listed")
     for exchange_order_id in strangers:
         orders.append(await exchange.fetch_order(exchange_order_id, reference.symbol))
-    ours = [order for order in orders if order.get("clientOrderId") == reference.client_order_id]
+    ours = [order for order in orders if order.get("clientOrderId") in {reference.client_order_id, canceled_id(reference.client_order_id)}]
     if len(ours) > 1:
-        ids = ", ".join(str(order.get("id")) for order in ours)
-        raise UnreadableBooks(f"orders {ids} all carry client order id {reference.client_order_id}; an operator must say which counts")
-    return ours[0] if ours else None
+        raise UnreadableBooks(f"orders {_ids(ours)} carry client order id {reference.client_order_id}; an operator must say which counts")
+    if ours:
+        return ours[0]
+    if row.cancel_id_parameter is not None:
+        renamed = [order for order in orders if _may_be_renamed(order)]
+        if renamed:
+            raise UnreadableBooks(f"orders {_ids(renamed)} were canceled elsewhere and may be the one; an operator must say")
+    return None
+
+
+def _ids(orders: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(str(order.get("id")) for order in orders)
+
+
+def _may_be_renamed(order: Mapping[str, Any]) -> bool:
+    """Canceled, and under a client order id that this system did not give."""
+    return order.get("status") == "canceled" and not _OUR_CLIENT_ORDER_ID.fullmatch(str(order.get("clientOrderId")))

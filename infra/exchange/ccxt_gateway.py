@@ -26,7 +26,7 @@ from infra.exchange.books import UnreadableBooks, amount, milliseconds, read_mar
 from infra.exchange.connection import VenueConnection
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, VenueUnavailable
 from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
-from infra.exchange.venues import proven_refusal, venue
+from infra.exchange.venues import canceled_id, proven_refusal, venue
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -137,9 +137,14 @@ class CcxtGateway:
         credentials, exchange = account
         call = Call(order=True)
         gone = False
+        params = self._named(reference, self._venue.cancel_parameter)
+        if self._venue.cancel_id_parameter is not None:
+            params[self._venue.cancel_id_parameter] = canceled_id(reference.client_order_id)
         async with self._calling(call):
             try:
-                await exchange.cancel_order(None, reference.symbol, self._named(reference, self._venue.cancel_parameter))
+                answer = await exchange.cancel_order(reference.exchange_order_id, reference.symbol, params)
+                # The order may have another client order id from now on, so it is looked up by the venue's id.
+                reference = replace(reference, exchange_order_id=reference.exchange_order_id or answer.get("id"))
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
@@ -249,17 +254,15 @@ class CcxtGateway:
                 return InDoubt(f"{self.exchange} took order {order.exchange_order_id}; {self._describe(call, error, credentials)}")
 
     def _named(self, reference: OrderReference, parameter: str) -> dict[str, object]:
-        """Both ids where both are known: the venue then checks that they name one order."""
-        named: dict[str, object] = {parameter: reference.client_order_id}
-        if reference.exchange_order_id is not None:
-            named[self._venue.order_id_parameter] = reference.exchange_order_id
-        return named
+        """By the venue's own id where it is known, and by that alone: the client order id of a canceled order may have been replaced, and a
+        venue that is given both refuses the pair then."""
+        return {} if reference.exchange_order_id is not None else {parameter: reference.client_order_id}
 
     async def _find(self, exchange: Any, reference: OrderReference, call: Call) -> dict[str, Any] | None:
-        """Asks for the order by its ids; only when the venue says that there is none are its lists searched."""
+        """Asks for the order by its id; only when the venue says that there is none are its lists searched."""
         named = self._named(reference, self._venue.look_up_parameter)
         try:
-            order: dict[str, Any] = await exchange.fetch_order(None, reference.symbol, named)
+            order: dict[str, Any] = await exchange.fetch_order(reference.exchange_order_id, reference.symbol, named)
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
@@ -275,12 +278,14 @@ class CcxtGateway:
         return begin + self._connection.clock_difference_ms, end + self._connection.clock_difference_ms
 
     def _ours(self, answer: dict[str, Any], reference: OrderReference) -> VenueOrder:
-        """The order that was asked for. Another client order id on it counts only where the venue's id is the known one, or the order is
-        canceled: a venue may show a cancel's own id then. Raises UnreadableBooks."""
+        """The order that was asked for, under the client order id that we gave it. Where the venue's id is not known, another client order
+        id counts only on a canceled order. Raises UnreadableBooks."""
         order = read_order(answer, self._clock())
-        if order.client_order_id == reference.client_order_id:
-            return order
-        if order.exchange_order_id != reference.exchange_order_id and order.order_status is not OrderStatus.CANCELED:
+        if reference.exchange_order_id not in {None, order.exchange_order_id}:
+            raise UnreadableBooks(f"it is about order {order.exchange_order_id}, not {reference.exchange_order_id}")
+        ours = {reference.client_order_id, canceled_id(reference.client_order_id)}
+        is_known = reference.exchange_order_id is not None or order.order_status is OrderStatus.CANCELED
+        if order.client_order_id not in ours and not is_known:
             raise UnreadableBooks(f"order {order.exchange_order_id} carries another client order id")
         return replace(order, client_order_id=reference.client_order_id)
 

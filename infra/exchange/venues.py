@@ -12,7 +12,7 @@ Start with `BINANCE` and `proven_refusal`.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -67,18 +67,18 @@ class OrderOnTheWire:
 class Venue:
     """One venue's row.
 
-    `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls; `order_id_parameter` is the
-    raw one that adds the venue's own order id to a look-up or cancel, so that the venue checks both. `error_code` and `error_message` are
-    keys of an error's JSON body.
-    `history_page` is the largest page of the order and trade lists. `receive_window_max` is the venue's limit.
+    `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls. `cancel_id_parameter` names
+    the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `error_code` and
+    `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
+    `receive_window_max` is the venue's limit.
     """
 
     exchange_id: str
     client_order_id_pattern: re.Pattern[str]
     create_parameter: str
     look_up_parameter: str
-    order_id_parameter: str
     cancel_parameter: str
+    cancel_id_parameter: str | None
     order: OrderOnTheWire
     error_code: str
     error_message: str
@@ -95,11 +95,12 @@ _BAD_REQUEST: Final = frozenset({400})
 _CLIENT_ERROR: Final = frozenset({400, 401, 403})
 _TURNED_AWAY: Final = frozenset({403, 418, 429})
 
-# Binance spot API, "Error codes". -1000 (unknown), -1001 (disconnected), -1006 (unexpected response, execution status unknown), -1007
-# (time-out, execution status unknown), -1004 and -1008 (overloaded) prove nothing and are therefore missing.
+# Binance spot API, "Error codes"; of -1013: "The request didn't reach the Matching Engine". -1000 (unknown), -1001 (disconnected), -1006
+# (unexpected response, execution status unknown), -1007 (time-out, execution status unknown), -1004 and -1008 (overloaded) prove nothing
+# and are therefore missing.
 _BINANCE_MALFORMED: Final = frozenset({
     "-1013", "-1014", "-1020", "-1100", "-1101", "-1102", "-1103", "-1104", "-1105", "-1106", "-1108", "-1111", "-1114", "-1115", "-1116",
-    "-1117", "-1118", "-1119", "-1128", "-1130", "-1131", "-1134", "-1135", "-1139", "-1145", "-1151",
+    "-1117", "-1118", "-1119", "-1128", "-1130", "-1131", "-1134", "-1135", "-1139", "-1145", "-1151", "-1182",
 })
 # "Messages for -1010 ERROR_MSG_RECEIVED, -2010 NEW_ORDER_REJECTED, and -2011 CANCEL_REJECTED". The code is shared with "Duplicate order
 # sent.", which says that *another copy* stands in the books; so the text decides, and a text that is not listed is in doubt.
@@ -112,6 +113,7 @@ _BINANCE_REJECTED_TEXTS: Final = (
     "Order would immediately match and take.",
     "Rest API trading is not enabled.",
     "Market orders are not supported for this symbol.",
+    "Quote order qty market orders are not support",
     "Iceberg orders are not supported for this symbol.",
     "Price * QTY is zero or less.",
     "Price X QTY is zero or less.",
@@ -140,8 +142,9 @@ BINANCE: Final = Venue(
     client_order_id_pattern=re.compile(r"[.A-Z:/a-z0-9_-]{1,36}"),
     create_parameter="clientOrderId",
     look_up_parameter="clientOrderId",
-    order_id_parameter="orderId",
     cancel_parameter="clientOrderId",
+    # "`newClientOrderId` will replace `clientOrderId` of the canceled order, freeing it up for new orders" (Cancel order).
+    cancel_id_parameter="newClientOrderId",
     order=OrderOnTheWire(
         path="order",
         client_order_id="newClientOrderId",
@@ -169,7 +172,13 @@ BINANCE: Final = Venue(
     },
 )
 
-_VENUES: Final = {row.exchange_id: row for row in (BINANCE,)}
+# Binance.US publishes the same rules for its spot API: return codes, timing security, order endpoints, error codes
+# (github.com/binance-us/binance-us-api-docs). ccxt switches orders by quote quantity off there, the API takes them.
+BINANCE_US: Final = replace(BINANCE, exchange_id="binanceus", options={**BINANCE.options, "quoteOrderQty": True})
+
+# A row needs two bounds that are not proven here for other venues: what refuses a late request (Kraken's requests are signed with a nonce,
+# not a time), and how long a request that was taken in may still be executed. Without them no look-up could prove an order absent.
+_VENUES: Final = {row.exchange_id: row for row in (BINANCE, BINANCE_US)}
 
 
 def venue(exchange_id: str) -> Venue:
@@ -181,6 +190,11 @@ def venue(exchange_id: str) -> Venue:
             f"Nothing was sent. Venues with a proof: {', '.join(sorted(_VENUES))}",
         )
     return row
+
+
+def canceled_id(client_order_id: str) -> str:
+    """The client order id under which our own cancel leaves an order, at venues that replace it."""
+    return f"{client_order_id}-c"
 
 
 def proven_refusal(row: Venue, evidence: Evidence) -> ReasonCode | None:

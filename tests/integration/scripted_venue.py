@@ -127,7 +127,7 @@ class ScriptedVenue:
             case ("POST", "/api/v3/order"):
                 return {**order_row(body["newClientOrderId"]), "transactTime": 1_700_000_000_000, "fills": []}
             case ("GET", "/api/v3/order"):
-                return order_row(request.query["origClientOrderId"])
+                return order_row(request.query.get("origClientOrderId", "known-by-its-order-id"))
             case _:
                 return []
 
@@ -200,13 +200,13 @@ async def running_venue(**fields: object) -> AsyncIterator[ScriptedVenue]:
 
 
 @asynccontextmanager
-async def gateway_to(venue: ScriptedVenue, **settings: object) -> AsyncIterator[CcxtGateway]:
+async def gateway_to(venue: ScriptedVenue, exchange_id: str = "binance", **settings: object) -> AsyncIterator[CcxtGateway]:
     """A gateway that knows the venue's markets and clock already, so that only account calls arrive from here on."""
     async def credentials(_user_id: str, api_key_id: str) -> Credentials | None:
         return Credentials(API_KEY, SECRET) if api_key_id == "key-1" else None
 
     defaults: dict[str, object] = {"base_url": venue.url, "timeout_ms": 1_000, "rate_limit": False}
-    gateway = CcxtGateway("binance", credentials, **{**defaults, **settings})  # type: ignore[arg-type]  # settings are the constructor's
+    gateway = CcxtGateway(exchange_id, credentials, **{**defaults, **settings})  # type: ignore[arg-type]  # settings are the constructor's
     try:
         await gateway.markets()
         venue.arrivals.clear()

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from pipeline.identifiers import client_order_id_of
 from pipeline.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, Refused
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -42,12 +43,20 @@ async def test_look_up_open_order_is_found_by_client_order_id() -> None:
         assert "orderId" not in venue.arrivals[0].query
 
 
-async def test_look_up_with_exchange_order_id_asks_for_both() -> None:
-    """The venue is given both ids, so that it checks that they name one order."""
+async def test_look_up_with_exchange_order_id_asks_for_that_alone() -> None:
+    """A canceled order may have lost our client order id, and a venue that is given both ids refuses the pair then."""
     async with running_venue() as venue, gateway_to(venue) as gateway:
-        assert isinstance(await gateway.look_up(reference(client_order_id="co-9", exchange_order_id="77")), Found)
-        assert venue.arrivals[0].query["origClientOrderId"] == "co-9"
+        outcome = await gateway.look_up(reference(client_order_id="co-9", exchange_order_id="77"))
+        assert isinstance(outcome, Found), outcome
+        assert outcome.order.client_order_id == "co-9"
         assert venue.arrivals[0].query["orderId"] == "77"
+        assert "origClientOrderId" not in venue.arrivals[0].query
+
+
+async def test_look_up_with_exchange_order_id_answered_with_another_order_fails() -> None:
+    """The venue's id is what decides when it is known."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        assert isinstance(await gateway.look_up(reference(exchange_order_id="78")), LookUpFailed)
 
 
 async def test_look_up_executed_order_has_fees_per_asset_from_its_trades() -> None:
@@ -190,6 +199,32 @@ async def test_look_up_two_orders_with_the_id_fails() -> None:
         assert "5, 6" in outcome.detail
 
 
+async def test_look_up_order_canceled_by_us_is_found_under_the_cancels_id() -> None:
+    """The id that our own cancel leaves on an order leads to it, even where the venue's id was never stored."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", ORDER] = NOT_FOUND
+        venue.answers["GET", ALL_ORDERS] = answers(200, [order_row("co-1-c", status="CANCELED")])
+        outcome = await gateway.look_up(reference())
+        assert isinstance(outcome, Found), outcome
+        assert outcome.order.client_order_id == "co-1"
+
+
+@pytest.mark.parametrize(("client_order_id", "status", "expected"), [
+    ("aB3dE5fG7hJ9kL1mN3pQ5r", "CANCELED", LookUpFailed),
+    ("aB3dE5fG7hJ9kL1mN3pQ5r", "FILLED", Absent),
+    ("aB3dE5fG7hJ9kL1mN3pQ5r", "EXPIRED", Absent),
+    (client_order_id_of("another"), "CANCELED", Absent),
+    (client_order_id_of("another") + "-c", "CANCELED", Absent),
+], ids=["canceled_elsewhere", "filled", "expired", "ours_under_its_own_id", "ours_canceled_by_us"])
+async def test_look_up_canceled_order_under_a_foreign_id_is_no_absence(client_order_id: str, status: str, expected: type) -> None:
+    """Binance replaces the client order id of an order that is canceled: one canceled elsewhere may be ours, so absence is not proven."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", ORDER] = NOT_FOUND
+        venue.answers["GET", ALL_ORDERS] = answers(200, [order_row(client_order_id, status=status, executed="1", paid="1")])
+        outcome = await gateway.look_up(reference(client_order_id=client_order_id_of("ours")))
+        assert type(outcome) is expected, outcome
+
+
 async def test_look_up_with_intent_time_searches_its_acceptance_window() -> None:
     """The lists are asked for the time in which the venue can have accepted the order, in the venue's clock."""
     async with running_venue(clock_ahead=timedelta(hours=2)) as venue, gateway_to(venue) as gateway:
@@ -220,20 +255,26 @@ async def test_look_up_unknown_key_fails() -> None:
         assert venue.arrivals == []
 
 
-async def test_cancel_open_order_is_confirmed_as_the_books_show_it() -> None:
-    """One DELETE with the client order id, then the books: the order as it is now, with the fees of what was executed."""
+@pytest.mark.parametrize("known", ["77", None])
+async def test_cancel_open_order_is_confirmed_as_the_books_show_it(known: str | None) -> None:
+    """One DELETE, then the books by the venue's id: the order as it is now, with the fees of what was executed. The cancel leaves an id on
+    the order that can be recognised."""
     async with running_venue() as venue, gateway_to(venue) as gateway:
         venue.answers["DELETE", ORDER] = answers(200, {**order_row("cancel-id", status="CANCELED"), "origClientOrderId": "co-1"})
-        venue.answers["GET", ORDER] = answers(200, order_row("co-1", status="CANCELED", executed="0.001", paid="50"))
+        venue.answers["GET", ORDER] = answers(200, order_row("co-1-c", status="CANCELED", executed="0.001", paid="50"))
         venue.answers["GET", MY_TRADES] = answers(200, [trade_row()])
-        outcome = await gateway.cancel(reference(exchange_order_id="77"))
+        outcome = await gateway.cancel(reference(exchange_order_id=known))
         assert isinstance(outcome, Confirmed), outcome
         assert outcome.order.order_status is OrderStatus.CANCELED
+        assert outcome.order.client_order_id == "co-1"
         assert outcome.order.cum_quantity == Decimal("0.001")
         assert outcome.order.fees == (Fee("BTC", Decimal("0.000001")),)
         sent = venue.orders_arrived("DELETE")
         assert len(sent) == 1
-        assert (sent[0].query["origClientOrderId"], sent[0].query["orderId"]) == ("co-1", "77")
+        assert (sent[0].query.get("origClientOrderId"), sent[0].query.get("orderId")) == (None if known else "co-1", known)
+        assert sent[0].query["newClientOrderId"] == "co-1-c"
+        asked = next(arrival for arrival in venue.arrivals if arrival.method == "GET" and arrival.path == ORDER)
+        assert asked.query["orderId"] == "77"
 
 
 async def test_cancel_canceled_order_that_shows_the_cancels_id_is_confirmed_under_ours() -> None:

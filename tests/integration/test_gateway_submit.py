@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import ccxt
 import pytest
 from aiohttp import web
 
@@ -344,6 +345,24 @@ async def test_submit_secret_in_the_venues_own_text_is_hidden() -> None:
         assert isinstance(outcome, InDoubt), outcome
         for secret in (API_KEY, SECRET, venue.arrivals[-1].body["signature"]):
             assert secret not in outcome.detail
+
+
+BROKEN = [drop, hang, truncate, error(503, -1008, "Busy."), answers(502, "<html>", "text/html"), answers(200, "{")]
+
+
+@pytest.mark.parametrize("played", BROKEN)
+async def test_transport_errors_hold_no_query(played: Answer) -> None:
+    """Binance signs in the query: not one exception of the chain shows it, whoever comes to log it."""
+    async with running_venue() as venue, gateway_to(venue, timeout_ms=300) as gateway:
+        venue.answers["GET", ORDER] = played
+        account = gateway._connection.account(Credentials(API_KEY, SECRET))
+        with pytest.raises(ccxt.BaseError) as raised:
+            await account.fetch_order("77", "BTC/USDT")
+        told: BaseException | None = raised.value
+        while told is not None:
+            assert "signature" not in f"{told!r} {told}"
+            assert API_KEY not in f"{told!r} {told}"
+            told = told.__cause__ or told.__context__
 
 
 async def test_submit_logs_nothing_secret_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:

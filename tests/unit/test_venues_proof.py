@@ -24,8 +24,9 @@ def test_venue_without_a_row_is_refused_with_a_clear_message(exchange_id: str) -
 
 
 def test_venue_with_a_row_is_found() -> None:
-    """Binance is offered."""
+    """Binance and Binance.US are offered."""
     assert venue("binance") is BINANCE
+    assert venue("binanceus").exchange_id == "binanceus"
 
 
 @pytest.mark.parametrize(("status", "code"), list(itertools.product([500, 502, 503, 504, 520, 200, 302, 404, 408, 409, None], ALL_CODES)))
