@@ -11,6 +11,7 @@ from aiohttp import web
 
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.transport import Call, NotHandedOver, current_call
 from pipeline.venue import Confirmed, Fee, InDoubt, LookUpFailed, Refused
 from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
@@ -374,6 +375,20 @@ async def test_submit_logs_nothing_secret_at_debug_level(caplog: pytest.LogCaptu
             await gateway.look_up(reference())
             secrets = [API_KEY, SECRET, venue.arrivals[0].body["signature"], venue.arrivals[-1].query["signature"]]
     assert not [secret for secret in secrets if secret in caplog.text]
+
+
+async def test_submit_second_request_inside_one_order_call_is_stopped() -> None:
+    """Whatever a later ccxt does inside create_order: after one request nothing more of the call reaches the network."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        account = gateway._connection.account(Credentials(API_KEY, SECRET))
+        token = current_call.set(Call(order=True))
+        try:
+            await account.fetch_order("77", "BTC/USDT")
+            with pytest.raises(NotHandedOver):
+                await account.fetch_order("77", "BTC/USDT")
+        finally:
+            current_call.reset(token)
+        assert len(venue.arrivals) == 1
 
 
 async def test_submit_accounts_never_share_a_key() -> None:
