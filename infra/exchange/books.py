@@ -138,6 +138,20 @@ def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
     return found
 
 
+def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:
+    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). Raises UnreadableBooks."""
+    if not isinstance(answer, list):
+        raise UnreadableBooks("its prices are no list")
+    prices: dict[str, Decimal] = {}
+    for row in answer:
+        symbol = wanted.get(str(row.get("symbol"))) if isinstance(row, dict) else None
+        if symbol is not None:
+            price = amount(row.get("price"), "price")
+            if price > 0:
+                prices[symbol] = price
+    return prices
+
+
 async def trades_of(exchange: Any, row: Venue, symbol: str, exchange_order_id: str) -> list[dict[str, Any]]:
     """Every trade of one order. Raises ccxt's errors, and UnreadableBooks for more pages than are read."""
     trades: list[dict[str, Any]] = []

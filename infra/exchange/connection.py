@@ -116,7 +116,7 @@ class VenueConnection:
         try:
             # One caller that is canceled must not end the load of the others.
             await asyncio.shield(self._loading)
-        except (ccxt.BaseError, aiohttp.ClientError) as error:
+        except Exception as error:  # noqa: BLE001  whatever ccxt makes of a venue's nonsense, the venue cannot be used now
             self._load_again_at = time.monotonic() + _PAUSE_SECONDS
             # Without the chain: ccxt's text is not ours to show.
             raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
@@ -135,7 +135,12 @@ class VenueConnection:
             _log.warning("clock_differs", exchange=self._row.exchange_id, difference_ms=self.clock_difference_ms)
         self.public.options["timeDifference"] = -self.clock_difference_ms
         if markets or not self.public.markets:
-            await self.public.load_markets(True)
+            # Into a copy: where the venue's answer is nonsense, what was known before stays in use.
+            fresh = copy.copy(self.public)
+            await fresh.load_markets(True)
+            if not fresh.markets:
+                raise ccxt.BadResponse("the venue told no market")
+            self.public = fresh
             self._accounts.clear()
 
     def _open(self) -> Any:

@@ -70,7 +70,7 @@ class Venue:
     `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls. `cancel_id_parameter` names
     the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `error_code` and
     `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
-    `receive_window_max` is the venue's limit.
+    `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
     """
 
     exchange_id: str
@@ -88,6 +88,7 @@ class Venue:
     clock_refused_codes: frozenset[str]
     receive_window_max: timedelta
     history_page: int
+    prices_call: str
     options: Mapping[str, object]
 
 
@@ -162,6 +163,7 @@ BINANCE: Final = Venue(
     clock_refused_codes=frozenset({"-1021"}),
     receive_window_max=timedelta(seconds=60),
     history_page=1_000,
+    prices_call="publicGetTickerPrice",
     options={
         "defaultType": "spot",
         # Spot only: load_markets then asks for /api/v3/exchangeInfo and for nothing that needs a key.

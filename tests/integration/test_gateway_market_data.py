@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from infra.exchange.gateway import VenueUnavailable
 from infra.exchange.market_data import MarketDataFeed
-from pipeline.venue import Market
-from tests.integration.scripted_venue import answers, error, gateway_to, running_venue
+from pipeline.venue import Confirmed, Market, Quote
+from tests.integration.scripted_venue import answers, error, gateway_to, running_venue, submission
 
 PRICES = "/api/v3/ticker/price"
 
@@ -23,6 +23,19 @@ async def test_markets_are_read_exactly() -> None:
             symbol="BTC/USDT", base="BTC", quote="USDT", active=True, price_tick=Decimal("0.01"), quantity_step=Decimal("0.00001"),
             quantity_min=Decimal("0.00001"), quantity_max=Decimal(9000), notional_min=Decimal(5), taker_fee_rate=Decimal("0.001"),
         )
+
+
+NO_MARKETS: list[object] = [{}, [], "", "<html>", {"symbols": []}, {"symbols": [{}]}, {"symbols": [1]}, {"symbols": "x"}, {"symbols": None}]
+
+
+@pytest.mark.parametrize("answer", NO_MARKETS)
+async def test_markets_unreadable_raise(answer: object) -> None:
+    """Whatever a venue sends in place of its markets, it is unavailable; the markets known before stay in use."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", "/api/v3/exchangeInfo"] = answers(200, answer)
+        with pytest.raises(VenueUnavailable):
+            await gateway.markets()
+        assert isinstance(await gateway.submit(submission()), Confirmed)
 
 
 async def test_quotes_are_as_old_as_the_question() -> None:
@@ -107,16 +120,45 @@ async def test_feed_first_answer_of_a_silent_venue_times_out() -> None:
         await feed.stop()
 
 
-async def test_feed_defect_is_logged_and_raised_by_stop() -> None:
+@pytest.mark.parametrize("answer", [
+    [{"symbol": "BTCUSDT", "price": "nonsense"}], [{"symbol": "BTCUSDT"}], [{"symbol": "BTCUSDT", "price": None}], {"price": "1"}, {},
+])
+async def test_quotes_unreadable_raise(answer: object) -> None:
+    """A price that cannot be read is no price, and the venue counts as silent."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", PRICES] = answers(200, answer)
+        with pytest.raises(VenueUnavailable):
+            await gateway.quotes(["BTC/USDT"])
+
+
+@pytest.mark.parametrize("price", ["0", "0.00000000", "-1"])
+async def test_quotes_not_above_zero_are_left_out(price: str) -> None:
+    """A market without a trade shows zero; nothing can be valued with that."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", PRICES] = answers(200, [{"symbol": "BTCUSDT", "price": price}, {"symbol": "ETHUSDT", "price": "2"}])
+        assert set(await gateway.quotes(["BTC/USDT", "ETH/USDT"])) == {"ETH/USDT"}
+
+
+async def test_quotes_number_in_json_stays_exact() -> None:
+    """A venue that sends a JSON number is read without passing through a float."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", PRICES] = answers(200, '[{"symbol": "BTCUSDT", "price": 50000.123456789012345678}]')
+        assert (await gateway.quotes(["BTC/USDT"]))["BTC/USDT"].price == Decimal("50000.123456789012345678")
+
+
+async def test_feed_defect_is_logged_and_raised_by_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect does not die silently: it is logged at once and raised at the end."""
     async with running_venue() as venue, gateway_to(venue) as gateway:
-        venue.answers["GET", PRICES] = answers(200, [{"symbol": "BTCUSDT", "price": "nonsense"}])
+        async def defect(_symbols: object) -> dict[str, Quote]:
+            raise LookupError("a defect")
+
+        monkeypatch.setattr(gateway, "quotes", defect)
         feed = MarketDataFeed(gateway, timedelta(milliseconds=5))
         with capture_logs() as logs:
             feed.start()
             task = feed._task
             assert task is not None
             await asyncio.wait([task], timeout=10)
-            with pytest.raises(Exception, match="price is 'nonsense'"):
+            with pytest.raises(Exception, match="a defect"):
                 await feed.stop()
         assert "market_data_stopped" in [line["event"] for line in logs]
