@@ -13,7 +13,7 @@ import faust
 from aiokafka import AIOKafkaProducer, TopicPartition
 from mode.supervisors import CrashingSupervisor
 
-from agents.batch import Step, StepRunner
+from agents.batch import Step, StepContext, StepRunner
 from agents.execution import ExecutionStep
 from agents.intake import IntakeStep
 from agents.partitions import Limits, Partitions
@@ -159,12 +159,13 @@ def compose(
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
+    context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
-        topics.requests: IntakeStep(runner, topics, rules, market_data, utc_now, reached),
-        topics.reports: SettlementStep(runner, topics, rules, utc_now, reached),
+        topics.requests: IntakeStep(context, market_data, settings.batch_size_max),
+        topics.reports: SettlementStep(context, settings.batch_size_max),
     }
     for exchange, gateway in gateways.items():
-        steps[topics.orders(exchange)] = ExecutionStep(exchange, gateway, runner, topics, rules, utc_now, reached)
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, settings.submission_batch_size_max)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -176,7 +177,7 @@ def compose(
         steps=steps,
         runner=runner,
         new_producer=new_producer,
-        limits=Limits(settings.batch_size_max, settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
+        limits=Limits(settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
         clock=utc_now,
         reached=reached,
         fail=fail,

@@ -32,6 +32,8 @@ from infra.postgres.step import Database, InputPartition, StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint, Reached
 from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.rules import Rules
+from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,10 @@ class Batch:
 
 class Step(Protocol):
     """What an agent does with a batch: everything up to and including the database transaction that ends it."""
+
+    @property
+    def batch_size_max(self) -> int:
+        """The most records that it takes at once."""
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         """Stores the batch and returns what it publishes."""
@@ -103,6 +109,17 @@ class StepRunner:
         await self.run(batch, attempt)
 
 
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What every step needs."""
+
+    runner: StepRunner
+    topics: Topics
+    rules: Rules
+    clock: Clock
+    reached: Reached
+
+
 class PartitionTask:
     """One input partition in this worker. `fail` is called once with what ended it."""
 
@@ -115,7 +132,6 @@ class PartitionTask:
         producer: PartitionProducer,
         step: Step,
         runner: StepRunner,
-        batch_size_max: int,
         hold: Callable[[TopicPartition], None],
         resume: Callable[[TopicPartition], None],
         idle_position: Callable[[TopicPartition, int, int], Awaitable[int | None]],
@@ -130,7 +146,7 @@ class PartitionTask:
         self.progressed_at = monotonic()
         self._step = step
         self._runner = runner
-        self._batch_size_max = batch_size_max
+        self._batch_size_max = step.batch_size_max
         self._hold = hold
         self._resume = resume
         self._idle_position = idle_position
@@ -138,6 +154,8 @@ class PartitionTask:
         self._fail = fail
         self._queue: deque[tuple[faust.EventT, Chunk]] = deque()
         self._queued_records = 0
+        # How many records of the first chunk in the queue are done.
+        self._taken_of_first = 0
         self._held = False
         self._expected_start = next_offset
         self._arrived = asyncio.Event()
@@ -177,6 +195,7 @@ class PartitionTask:
             event, _ = self._queue.popleft()
             event.ack()
         self._queued_records = 0
+        self._taken_of_first = 0
         self._arrived.set()
 
     async def stop(self, within_seconds: float) -> None:
@@ -192,8 +211,8 @@ class PartitionTask:
         try:
             while not self._stopping:
                 taken = self._take()
-                if taken:
-                    await self._process(taken)
+                if taken is not None:
+                    await self._process(*taken)
                 else:
                     await self._idle()
         except asyncio.CancelledError:
@@ -202,30 +221,37 @@ class PartitionTask:
         except Exception as error:  # noqa: BLE001 — handed to `fail`, which ends the process
             self._fail(error)
 
-    def _take(self) -> list[tuple[faust.EventT, Chunk]]:
-        taken: list[tuple[faust.EventT, Chunk]] = []
-        records = 0
-        while self._queue and records < self._batch_size_max:
-            event, chunk = self._queue.popleft()
-            taken.append((event, chunk))
-            records += len(chunk.records)
-        self._queued_records -= records
+    def _take(self) -> tuple[Batch, list[faust.EventT]] | None:
+        """The next batch, and the events that are done with it; None when nothing has arrived. A large chunk is taken in parts."""
+        records: list[ConsumerRecord] = []
+        events: list[faust.EventT] = []
+        next_offset = self.next_offset
+        while self._queue and len(records) < self._batch_size_max:
+            event, chunk = self._queue[0]
+            wanted = self._batch_size_max - len(records)
+            part = chunk.records[self._taken_of_first : self._taken_of_first + wanted]
+            records += part
+            self._taken_of_first += len(part)
+            if self._taken_of_first < len(chunk.records):
+                next_offset = chunk.records[self._taken_of_first].offset
+                break
+            next_offset = chunk.next_offset
+            self._queue.popleft()
+            self._taken_of_first = 0
+            events.append(event)
+        if not records:
+            return None
+        self._queued_records -= len(records)
         if self._held and self._queued_records < 2 * self._batch_size_max:
             self._held = False
             self._resume(self.kafka_partition)
-        return taken
+        return Batch(self.partition, tuple(records), self.next_offset, next_offset), events
 
-    async def _process(self, taken: list[tuple[faust.EventT, Chunk]]) -> None:
-        batch = Batch(
-            self.partition,
-            tuple(record for _, chunk in taken for record in chunk.records),
-            self.next_offset,
-            taken[-1][1].next_offset,
-        )
+    async def _process(self, batch: Batch, done: list[faust.EventT]) -> None:
         self.busy_since = monotonic()
         outputs = await self._step.run(batch)
         await self._publish(outputs, batch.next_offset)
-        for event, _ in taken:
+        for event in done:
             event.ack()
 
     async def _publish(self, outputs: tuple[OutputRecord, ...], next_offset: int) -> None:

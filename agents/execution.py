@@ -14,20 +14,18 @@ from typing import Final, TypeVar
 
 import structlog
 
-from agents.batch import Batch, Clock, StepRunner
+from agents.batch import Batch, StepContext
 from infra.exchange.gateway import Gateway
 from infra.postgres.step import StepTransaction
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
-from pipeline.crash_points import CrashPoint, Reached
+from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, conclude, plan
 from pipeline.invariants import InvariantViolation, Retryable
 from pipeline.ledger import Ledger
-from pipeline.rules import Rules
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
 from schemas.reasons import ReasonCode
 from schemas.routing import RoutedOrder
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +39,12 @@ class _Outcomes:
     canceled: dict[str, Confirmed | Refused | InDoubt] = field(default_factory=dict)
 
 
-async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: list[str], topics: Topics, clock: Clock, actor: str) -> Changes:
+async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: list[str], context: StepContext, actor: str) -> Changes:
     """Locks the users' chains and loads what a step about their orders needs."""
     heads = await step.lock_accounts(user_ids)
-    now = clock()
+    now = context.clock()
     return Changes(
-        topics=topics,
+        topics=context.topics,
         now=now,
         actor=actor,
         trail=AuditTrail(heads, now),
@@ -59,47 +57,42 @@ async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: lis
 class ExecutionStep:
     """The step of `trade.orders.<exchange>`."""
 
-    def __init__(
-        self, exchange: str, gateway: Gateway, runner: StepRunner, topics: Topics, rules: Rules, clock: Clock, reached: Reached
-    ) -> None:
+    def __init__(self, context: StepContext, exchange: str, gateway: Gateway, batch_size_max: int) -> None:
+        self.batch_size_max = batch_size_max
         self._actor = f"execution.{exchange}"
         self._gateway = gateway
-        self._runner = runner
-        self._topics = topics
-        self._rules = rules
-        self._clock = clock
-        self._reached = reached
+        self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         work = [RoutedOrder.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
         order_ids = sorted({routed.order_id for routed in work})
         user_ids = sorted({routed.user_id for routed in work})
-        decided = await self._runner.run(batch, lambda step: self._intend(step, batch, work, order_ids, user_ids))
+        decided = await self._context.runner.run(batch, lambda step: self._intend(step, batch, work, order_ids, user_ids))
         if not isinstance(decided, Plan):
             return decided
-        self._reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
+        self._context.reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
         outcomes = await self._call(decided)
-        self._reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
+        self._context.reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, self._actor)
+            changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
             conclude(outcomes.submitted, outcomes.canceled, changes)
-            await step.store(changes, changes.now - self._rules.key_lifetime)
+            await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
-        outputs = await self._runner.run(batch, attempt)
-        self._reached(CrashPoint.AFTER_OUTCOME_COMMIT, batch.partition.topic)
+        outputs = await self._context.runner.run(batch, attempt)
+        self._context.reached(CrashPoint.AFTER_OUTCOME_COMMIT, batch.partition.topic)
         return outputs
 
     async def _intend(
         self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], order_ids: list[str], user_ids: list[str]
     ) -> Plan | tuple[OutputRecord, ...]:
-        changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, self._actor)
+        changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
         decided = plan(work, changes, batch.partition.fencing_epoch, batch.partition.partition)
-        await step.store(changes, changes.now - self._rules.key_lifetime)
+        await step.store(changes, changes.now - self._context.rules.key_lifetime)
         if decided.submissions or decided.cancels:
             await step.carry(changes.outputs, changes.now)
-            self._reached(CrashPoint.BEFORE_SUBMITTING_COMMIT, batch.partition.topic)
+            self._context.reached(CrashPoint.BEFORE_SUBMITTING_COMMIT, batch.partition.topic)
             return decided
         # Nothing to call: the batch ends here.
         return await step.finish(batch.next_offset, changes.outputs, changes.now)
@@ -135,11 +128,11 @@ class ExecutionStep:
 
     async def _submit(self, submission: Submission) -> Outcome:
         """Sends an order, again only after a proof that it was not accepted, and only in the first half of its receive window."""
-        latest = submission.submitting_at + self._rules.receive_window / 2
+        latest = submission.submitting_at + self._context.rules.receive_window / 2
         refused: Refused | None = None
         for pause in (0.0, *_UNAVAILABLE_PAUSES):
             await asyncio.sleep(pause)
-            if self._clock() > latest:
+            if self._context.clock() > latest:
                 break
             try:
                 outcome = await self._gateway.submit(submission)

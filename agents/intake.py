@@ -9,17 +9,15 @@ from typing import Final
 
 from aiokafka import ConsumerRecord
 
-from agents.batch import Batch, Clock, StepRunner
+from agents.batch import Batch, StepContext
 from infra.postgres.step import StepTransaction
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
-from pipeline.crash_points import CrashPoint, Reached
+from pipeline.crash_points import CrashPoint
 from pipeline.intake import Arrival, IntakeState, arrive, decide
 from pipeline.ledger import Ledger
-from pipeline.rules import Rules
 from pipeline.venue import MarketData
 from schemas.requests import CancelRequest
-from schemas.topics import Topics
 from schemas.wire import SourceOffset
 
 ACTOR: Final = "intake"
@@ -34,28 +32,23 @@ def _arrival_of(record: ConsumerRecord) -> Arrival:
 class IntakeStep:
     """`market_data` gives what is known of each exchange at the moment of the call."""
 
-    def __init__(
-        self, runner: StepRunner, topics: Topics, rules: Rules, market_data: Callable[[], Mapping[str, MarketData]], clock: Clock, reached: Reached
-    ) -> None:
-        self._runner = runner
-        self._topics = topics
-        self._rules = rules
+    def __init__(self, context: StepContext, market_data: Callable[[], Mapping[str, MarketData]], batch_size_max: int) -> None:
+        self.batch_size_max = batch_size_max
+        self._context = context
         self._market_data = market_data
-        self._clock = clock
-        self._reached = reached
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         arrivals = [_arrival_of(record) for record in batch.records]
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await self._decide(step, arrivals)
-            await step.store(changes, changes.now - self._rules.key_lifetime)
+            await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
-            self._reached(CrashPoint.BEFORE_INTAKE_COMMIT, batch.partition.topic)
+            self._context.reached(CrashPoint.BEFORE_INTAKE_COMMIT, batch.partition.topic)
             return outputs
 
-        outputs = await self._runner.run(batch, attempt)
-        self._reached(CrashPoint.AFTER_INTAKE_COMMIT, batch.partition.topic)
+        outputs = await self._context.runner.run(batch, attempt)
+        self._context.reached(CrashPoint.AFTER_INTAKE_COMMIT, batch.partition.topic)
         return outputs
 
     async def _decide(self, step: StepTransaction, arrivals: list[Arrival]) -> Changes:
@@ -68,8 +61,8 @@ class IntakeStep:
         users = sorted({user_id for user_id, _ in keys})
         heads = await step.lock_accounts(users)
         # Read the clock behind the locks: what another step decided for the same user is then never later than this.
-        now = self._clock()
-        claims = await step.claims(keys | targets, now - self._rules.key_lifetime)
+        now = self._context.clock()
+        claims = await step.claims(keys | targets, now - self._context.rules.key_lifetime)
         statuses = await step.user_statuses(users)
         api_keys = await step.api_keys(users)
         balances = await step.balances(users)
@@ -77,7 +70,7 @@ class IntakeStep:
         orders = await step.orders(order_ids) if order_ids else {}
         cancels = await step.pending_cancels(order_ids) if order_ids else {}
         changes = Changes(
-            topics=self._topics,
+            topics=self._context.topics,
             now=now,
             actor=ACTOR,
             trail=AuditTrail(heads, now),
@@ -86,5 +79,5 @@ class IntakeStep:
             claims=claims,
             cancels=cancels,
         )
-        decide(arrivals, IntakeState(statuses, api_keys, self._market_data(), self._rules), changes)
+        decide(arrivals, IntakeState(statuses, api_keys, self._market_data(), self._context.rules), changes)
         return changes

@@ -40,7 +40,6 @@ class OffsetsMoved(Exception):
 class Limits:
     """`patience_seconds` is how long a take-over waits for broker and database, `drain_seconds` how long a revocation waits for a batch."""
 
-    batch_size_max: int
     patience_seconds: float
     drain_seconds: float
 
@@ -140,7 +139,6 @@ class Partitions:
             producer=producer,
             step=self._steps[partition.topic],
             runner=self._runner,
-            batch_size_max=self._limits.batch_size_max,
             hold=self.app.hold_partition,
             resume=self.app.resume_partition,
             idle_position=self.app.idle_position,

@@ -2,15 +2,13 @@
 
 from typing import Final
 
-from agents.batch import Batch, Clock, StepRunner
+from agents.batch import Batch, StepContext
 from agents.execution import load_orders, require_value
 from infra.postgres.step import StepTransaction
 from pipeline.changes import OutputRecord
-from pipeline.crash_points import CrashPoint, Reached
-from pipeline.rules import Rules
+from pipeline.crash_points import CrashPoint
 from pipeline.settlement import apply_report
 from schemas.routing import Report
-from schemas.topics import Topics
 
 ACTOR: Final = "settlement"
 
@@ -18,12 +16,9 @@ ACTOR: Final = "settlement"
 class SettlementStep:
     """The step of `trade.reports`."""
 
-    def __init__(self, runner: StepRunner, topics: Topics, rules: Rules, clock: Clock, reached: Reached) -> None:
-        self._runner = runner
-        self._topics = topics
-        self._rules = rules
-        self._clock = clock
-        self._reached = reached
+    def __init__(self, context: StepContext, batch_size_max: int) -> None:
+        self.batch_size_max = batch_size_max
+        self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         reports = [Report.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
@@ -31,14 +26,14 @@ class SettlementStep:
         user_ids = sorted({report.user_id for report in reports})
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load_orders(step, order_ids, user_ids, self._topics, self._clock, ACTOR)
+            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR)
             for report in reports:
-                apply_report(report, changes, self._rules)
-            await step.store(changes, changes.now - self._rules.key_lifetime)
+                apply_report(report, changes, self._context.rules)
+            await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
-            self._reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)
+            self._context.reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)
             return outputs
 
-        outputs = await self._runner.run(batch, attempt)
-        self._reached(CrashPoint.AFTER_SETTLEMENT_COMMIT, batch.partition.topic)
+        outputs = await self._context.runner.run(batch, attempt)
+        self._context.reached(CrashPoint.AFTER_SETTLEMENT_COMMIT, batch.partition.topic)
         return outputs

@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -25,7 +26,6 @@ import structlog
 import uvloop
 
 from agents.app import Parts, compose
-from agents.partitions import OffsetsMoved
 from agents.watchdog import BrokerLost, Stalled, Watchdog
 from infra.exchange.gateway import UnknownVenue
 from infra.health import Health, HealthServer
@@ -171,6 +171,11 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack, ending
         task = asyncio.create_task(coroutine, name=name)
         task.add_done_callback(lambda done: _report_end(done, ending))
         stack.callback(task.cancel)
+    # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
+    # through all of ccxt's tables several times a second.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     started_at = monotonic()
     health = HealthServer(
         settings.web_host,

@@ -50,7 +50,8 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in ("faust", "mode", "aiokafka", "ccxt", "asyncio", "sqlalchemy", "alembic"):
+    # Faust logs the steps of our transport under its module.
+    for name in ("faust", "mode", "infra.kafka.transport", "aiokafka", "ccxt", "asyncio", "sqlalchemy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # aiokafka tells every rebalance twice at this level and above.
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)

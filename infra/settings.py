@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     master_key_file: Path | None = None
 
     batch_size_max: int = Field(default=500, ge=1, le=5_000)
+    # Orders of one account are sent one after another within the first half of the receive window, so fewer are taken at once.
+    submission_batch_size_max: int = Field(default=128, ge=1, le=1_000)
     transaction_timeout_ms: int = Field(default=20_000, ge=1_000)
     session_timeout_ms: int = Field(default=10_000, ge=6_000)
     rebalance_timeout_ms: int = Field(default=20_000, ge=5_000)

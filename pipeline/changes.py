@@ -17,11 +17,11 @@ from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from schemas.audit import EventType
 from schemas.orders import Mode, OrderStatus, RequestType
-from schemas.results import Result, ResultStatus
+from schemas.results import RESULT, Result, ResultStatus
 from schemas.routing import RoutedOrder
-from schemas.state import OrderState
+from schemas.state import ORDER_STATE, OrderState
 from schemas.topics import Topics
-from schemas.wire import SCHEMA_VERSION, Source, SourceOffset
+from schemas.wire import SCHEMA_VERSION, SourceOffset
 
 REAL_MONEY_WARNING: Final = "real money: this order is sent to the exchange and can lose its whole value"
 
@@ -101,7 +101,7 @@ class Changes:
 
     def answer(self, result: Result, traceparent: str | None) -> None:
         """Publishes a result. Raises InvariantViolation for a second final one of the same source."""
-        source = SourceOffset(result.source.topic, result.source.partition, result.source.offset)
+        source = result.source
         if result.final:
             if source in self._answered:
                 raise InvariantViolation(f"record {source} would be answered twice; nothing was written. Report this as a defect.")
@@ -114,7 +114,7 @@ class Changes:
             ("ce_type", b"trade.result.v1"),
             ("content-type", b"application/json"),
         )
-        self.publish(self.topics.results, result.request_id, result.model_dump_json().encode(), traceparent, headers)
+        self.publish(self.topics.results, result.request_id, RESULT.dump_json(result), traceparent, headers)
 
     def finish(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
         """Gives the final answer to the record that claimed `key`, and keeps it for replays."""
@@ -157,7 +157,7 @@ class Changes:
         fields["status_before"] = before.status.value
         fields["transfers"] = [transfer_entry(transfer) for transfer in self.ledger.transfers[transfers_from:]]
         self.audit(after.user_id, after.order_id, event_type, {**fields, **(extra or {})}, after.traceparent)
-        self.publish(self.topics.state, after.order_id, state_of(after).model_dump_json().encode(), after.traceparent)
+        self.publish(self.topics.state, after.order_id, ORDER_STATE.dump_json(state_of(after)), after.traceparent)
 
 
 def transfer_entry(transfer: Transfer) -> dict[str, str]:
@@ -198,7 +198,7 @@ def order_fields(order: Order) -> dict[str, Value]:
 
 def state_of(order: Order) -> OrderState:
     """The snapshot that dashboards read."""
-    return OrderState.model_construct(
+    return OrderState(
         schema_version=SCHEMA_VERSION,
         order_id=order.order_id,
         client_order_id=order.client_order_id,
@@ -246,7 +246,7 @@ def result_of_order(order: Order) -> Result:
     if order.status is OrderStatus.EXPIRED and order.cum_quantity > 0:
         status = ResultStatus.EXECUTED
     average_price = round_down(order.cum_quote / order.cum_quantity) if order.cum_quantity > 0 else None
-    return Result.model_construct(
+    return Result(
         schema_version=SCHEMA_VERSION,
         request_id=order.request_id,
         idempotency_key=order.idempotency_key,
@@ -270,6 +270,6 @@ def result_of_order(order: Order) -> Result:
         requested_at=order.requested_at,
         decided_at=order.decided_at,
         executed_at=order.executed_at,
-        source=Source.model_construct(topic=order.source.topic, partition=order.source.partition, offset=order.source.offset),
+        source=order.source,
     )
 

@@ -35,8 +35,9 @@ from schemas.reasons import ReasonCode
 from schemas.requests import CancelRequest, Request, TradeRequest, Unreadable, decode_request
 from schemas.results import Result, ResultStatus
 from schemas.routing import Action, RoutedOrder
+from schemas.state import ORDER_STATE
 from schemas.topics import DEAD_LETTER_BYTES_MAX
-from schemas.wire import SCHEMA_VERSION, Source, SourceOffset
+from schemas.wire import SCHEMA_VERSION, SourceOffset
 
 _SECRET_HEADERS = frozenset({"authorization", "x-totp"})
 _TRACEPARENT_LENGTH = 55
@@ -168,7 +169,7 @@ def _base_fields(arrival: Arrival, request_id: str) -> dict[str, Value]:
 
 
 def _rejection(arrival: Arrival, request_id: str, refusal: Refusal, now: datetime, *, replayed: bool, duplicate_of: str | None = None) -> Result:
-    return Result.model_construct(
+    return Result(
         schema_version=SCHEMA_VERSION,
         request_id=request_id,
         idempotency_key=arrival.decoded.idempotency_key,
@@ -192,12 +193,8 @@ def _rejection(arrival: Arrival, request_id: str, refusal: Refusal, now: datetim
         requested_at=arrival.appended_at,
         decided_at=now,
         executed_at=None,
-        source=_source(arrival.source),
+        source=arrival.source,
     )
-
-
-def _source(source: SourceOffset) -> Source:
-    return Source.model_construct(topic=source.topic, partition=source.partition, offset=source.offset)
 
 
 def _reject(arrival: Arrival, claim: Claim, refusal: Refusal, changes: Changes) -> None:
@@ -243,13 +240,19 @@ def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:
         fields = {"reason_code": refusal.code.value, "reason": refusal.reason}
         event_type = EventType.REQUEST_REPLAYED
         rejection = _rejection(arrival, request_id, refusal, changes.now, replayed=True, duplicate_of=claim.request_id)
-        result = rejection.model_copy(update={"status": ResultStatus.DUPLICATE, "order_id": claim.order_id})
+        result = replace(rejection, status=ResultStatus.DUPLICATE, order_id=claim.order_id)
     else:
         first = claim.result
         fields = {"reason_code": first.reason_code.value if first.reason_code else None, "reason": f"copy of request {claim.request_id}"}
         event_type = EventType.REQUEST_REPLAYED
-        own = {"request_id": request_id, "requested_at": arrival.appended_at, "source": _source(arrival.source)}
-        result = first.model_copy(update={**own, "replayed": True, "duplicate_of": claim.request_id})
+        result = replace(
+            first,
+            request_id=request_id,
+            requested_at=arrival.appended_at,
+            source=arrival.source,
+            replayed=True,
+            duplicate_of=claim.request_id,
+        )
     changes.audit(claim.user_id, None, event_type, {**_base_fields(arrival, request_id), **fields}, arrival.traceparent)
     changes.answer(result, arrival.traceparent)
 
@@ -334,7 +337,7 @@ def _accept(order: Order, transfers_from: int, changes: Changes) -> None:
     fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
     fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None
     changes.audit(order.user_id, order.order_id, EventType.ORDER_ACCEPTED, fields, order.traceparent)
-    changes.publish(changes.topics.state, order.order_id, state_of(order).model_dump_json().encode(), order.traceparent)
+    changes.publish(changes.topics.state, order.order_id, ORDER_STATE.dump_json(state_of(order)), order.traceparent)
     changes.answer(result_of_order(order), order.traceparent)
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
     changes.route(routed, order.exchange, order.traceparent)

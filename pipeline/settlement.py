@@ -22,9 +22,8 @@ from pipeline.venue import Fee, Refused, VenueOrder, acceptance_horizon
 from schemas.audit import EventType
 from schemas.orders import OrderStatus, RequestType, Side
 from schemas.reasons import ReasonCode
-from schemas.results import Result, ResultStatus
+from schemas.results import ResultStatus
 from schemas.routing import Action, Report, RoutedOrder
-from schemas.wire import SCHEMA_VERSION, Source
 
 _EVENT_OF_STATUS: Final[dict[OrderStatus, EventType]] = {
     OrderStatus.NEW: EventType.ORDER_ACKNOWLEDGED,
@@ -240,22 +239,19 @@ def _end_cancel(
     event_type = EventType.CANCEL_EXECUTED if status is ResultStatus.EXECUTED else EventType.CANCEL_REFUSED
     fields = {**order_fields(order), "request_id": cancel.request_id, "reason_code": code.value if code else None, "reason": reason}
     changes.audit(order.user_id, order.order_id, event_type, fields, cancel.traceparent)
-    result = Result.model_construct(
-        **{
-            **dict(result_of_order(order)),
-            "schema_version": SCHEMA_VERSION,
-            "request_id": cancel.request_id,
-            "idempotency_key": cancel.idempotency_key,
-            "type": RequestType.CANCEL,
-            "status": status,
-            "reason_code": code,
-            "reason": reason,
-            "final": True,
-            "requested_at": cancel.requested_at,
-            "decided_at": cancel.decided_at,
-            "executed_at": changes.now,
-            "source": Source(topic=cancel.source.topic, partition=cancel.source.partition, offset=cancel.source.offset),
-        }
+    result = replace(
+        result_of_order(order),
+        request_id=cancel.request_id,
+        idempotency_key=cancel.idempotency_key,
+        type=RequestType.CANCEL,
+        status=status,
+        reason_code=code,
+        reason=reason,
+        final=True,
+        requested_at=cancel.requested_at,
+        decided_at=cancel.decided_at,
+        executed_at=changes.now,
+        source=cancel.source,
     )
     changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
 

@@ -5,12 +5,16 @@ Invariants:
 2. Per `(user_id, idempotency_key)` exactly one final result has `replayed: false`: the answer to the record that claimed the key.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
 from schemas.orders import OrderStatus, RequestType
 from schemas.reasons import ReasonCode
-from schemas.wire import Source, Timestamp, WireModel
+from schemas.wire import SourceOffset, Timestamp
 
 
 class ResultStatus(StrEnum):
@@ -25,8 +29,11 @@ class ResultStatus(StrEnum):
     FAILED = "failed"
 
 
-class Result(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
     """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     schema_version: int
     request_id: str
@@ -51,4 +58,8 @@ class Result(WireModel):
     requested_at: Timestamp
     decided_at: Timestamp
     executed_at: Timestamp | None
-    source: Source
+    source: SourceOffset
+
+
+# A plain dataclass is made ten times faster than a pydantic model; reading and writing it is pydantic's either way.
+RESULT: Final[TypeAdapter[Result]] = TypeAdapter(Result)

@@ -1,13 +1,21 @@
 """State: the newest full snapshot of an order on `trade.state` (key `order_id`, compacted). Dashboards read this."""
 
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import ConfigDict, TypeAdapter
+
 from schemas.decimals import DecimalString
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import Timestamp
 
 
-class OrderState(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderState:
     """Amounts: `quantity` and `cum_quantity` in base, `quote_quantity` and `cum_quote` in quote units, `price` in quote per base."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     schema_version: int
     order_id: str
@@ -31,3 +39,6 @@ class OrderState(WireModel):
     cum_quote: DecimalString
     requested_at: Timestamp
     updated_at: Timestamp
+
+
+ORDER_STATE: Final[TypeAdapter[OrderState]] = TypeAdapter(OrderState)

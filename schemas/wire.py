@@ -16,7 +16,7 @@ def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with microseconds: `2026-11-24T06:46:59.000001Z`. Raises ValueError for a time without a zone."""
     if value.tzinfo is None:
         raise ValueError("a time without a zone cannot be written: pass UTC")
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 Timestamp = Annotated[AwareDatetime, PlainSerializer(format_time, return_type=str, when_used="json")]
@@ -38,11 +38,3 @@ class WireModel(BaseModel):
     """A record value: frozen, and closed to fields that the contract does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Source(WireModel):
-    """`SourceOffset` as it is written into a result."""
-
-    topic: str
-    partition: int
-    offset: int

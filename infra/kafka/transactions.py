@@ -70,7 +70,7 @@ class PartitionProducer:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._producer.begin_transaction()
                 sends = [
-                    await self._producer.send(record.topic, record.value, key=record.key, headers=record.headers) for record in outputs
+                    await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers)) for record in outputs
                 ]
                 # A send that failed does not fail the transaction by itself: every one is waited for before the commit.
                 await asyncio.gather(*sends)

@@ -213,10 +213,10 @@ class OrchestratorApp(faust.App):
 
     def hold_partition(self, partition: TopicPartition) -> None:
         """Fetches no more of a partition until `resume_partition`; what was fetched still arrives."""
-        self.consumer.on_buffer_full(partition)
+        self.consumer.on_buffer_full(TP(partition.topic, partition.partition))
 
     def resume_partition(self, partition: TopicPartition) -> None:
-        self.consumer.on_buffer_drop(partition)
+        self.consumer.on_buffer_drop(TP(partition.topic, partition.partition))
 
     async def idle_position(self, partition: TopicPartition, handed_out: int, beyond: int) -> int | None:
         """Where an idle partition stands, when that is past `beyond` and no record was handed out since `handed_out`; else None.

@@ -15,7 +15,7 @@ from pipeline.ledger import Transfer
 from pipeline.order import Order
 from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side, TimeInForce
 from schemas.reasons import ReasonCode
-from schemas.results import Result
+from schemas.results import RESULT
 from schemas.wire import SourceOffset
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ CLAIMS: Columns[Claim] = Columns(
         ("fingerprint", "text", lambda claim: claim.fingerprint),
         ("order_id", "text", lambda claim: claim.order_id),
         ("requested_at", _TIME, lambda claim: claim.requested_at),
-        ("result", "text", lambda claim: claim.result.model_dump_json() if claim.result else None),
+        ("result", "text", lambda claim: RESULT.dump_json(claim.result).decode() if claim.result else None),
     ),
 )
 
@@ -196,7 +196,7 @@ def claim_of(row: Record) -> Claim:
         fingerprint=row["fingerprint"],
         order_id=row["order_id"],
         requested_at=row["requested_at"],
-        result=Result.model_validate_json(row["result"]) if row["result"] else None,
+        result=RESULT.validate_json(row["result"]) if row["result"] else None,
     )
 
 

@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Final
 
 import asyncpg
-import orjson
+import msgpack
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import (
@@ -45,6 +45,7 @@ from pipeline.invariants import Fenced, InvariantViolation, Retryable
 from pipeline.ledger import AccountKey, Balance
 from pipeline.order import Order
 from schemas.audit import GENESIS_HASH
+from schemas.results import RESULT
 
 Connection = PoolConnectionProxy
 
@@ -89,34 +90,18 @@ class Progress:
 
 
 def pack(outputs: Sequence[OutputRecord]) -> bytes | None:
-    """Output records as bytes; None for none. Latin-1 keeps any byte as one character, and so any key or value."""
+    """Output records as bytes; None for none."""
     if not outputs:
         return None
-    rows = [
-        (
-            record.topic,
-            None if record.key is None else record.key.decode("latin-1"),
-            None if record.value is None else record.value.decode("latin-1"),
-            [(name, value.decode("latin-1")) for name, value in record.headers],
-        )
-        for record in outputs
-    ]
-    return zlib.compress(orjson.dumps(rows), 1)
+    return zlib.compress(msgpack.packb([(record.topic, record.key, record.value, record.headers) for record in outputs]), 1)
 
 
 def unpack(packed: bytes | None) -> tuple[OutputRecord, ...]:
     """The inverse of `pack`."""
     if packed is None:
         return ()
-    return tuple(
-        OutputRecord(
-            topic,
-            None if key is None else key.encode("latin-1"),
-            None if value is None else value.encode("latin-1"),
-            tuple((name, text.encode("latin-1")) for name, text in headers),
-        )
-        for topic, key, value, headers in orjson.loads(zlib.decompress(packed))
-    )
+    rows = msgpack.unpackb(zlib.decompress(packed))
+    return tuple(OutputRecord(topic, key, value, tuple((name, text) for name, text in headers)) for topic, key, value, headers in rows)
 
 
 class StepTransaction:
@@ -224,7 +209,7 @@ class StepTransaction:
         await self._expect(len(claims), sql, *CLAIMS.arrays(claims), older_than)
 
     async def _finish_claims(self, changes: Changes) -> None:
-        ended = [(*key, result.model_dump_json()) for key, result in changes.finished.items() if key not in changes.claimed]
+        ended = [(*key, RESULT.dump_json(result).decode()) for key, result in changes.finished.items() if key not in changes.claimed]
         if ended:
             sql = (
                 f"UPDATE claims SET result = given.result FROM {CLAIM_RESULTS.unnest} "  # noqa: S608 — literals
@@ -251,7 +236,7 @@ class StepTransaction:
     async def _store_ledger(self, changes: Changes, now: datetime) -> None:
         ledger = changes.ledger
         if ledger.transfers:
-            sql = f"INSERT INTO transfers ({TRANSFERS.names}, recorded_at) SELECT {TRANSFERS.names}, "  # noqa: S608 — literals
+            sql = f"INSERT INTO transfers ({TRANSFERS.names}, recorded_at) SELECT {TRANSFERS.names}, "
             sql += f"${len(TRANSFERS.columns) + 1} FROM {TRANSFERS.unnest}"
             await self._connection.execute(sql, *TRANSFERS.arrays(ledger.transfers), now)
         if ledger.changed:
@@ -273,7 +258,7 @@ class StepTransaction:
         rows = changes.trail.rows
         if not rows:
             return
-        sql = f"INSERT INTO audit_events ({AUDIT_EVENTS.names}, recorded_at) SELECT {AUDIT_EVENTS.names}, "  # noqa: S608 — literals
+        sql = f"INSERT INTO audit_events ({AUDIT_EVENTS.names}, recorded_at) SELECT {AUDIT_EVENTS.names}, "
         sql += f"${len(AUDIT_EVENTS.columns) + 1} FROM {AUDIT_EVENTS.unnest}"
         await self._connection.execute(sql, *AUDIT_EVENTS.arrays(rows), now)
         touched = sorted({row.account for row in rows})
