@@ -43,7 +43,9 @@ def _symbol(base: str, quote: str) -> dict[str, object]:
 EXCHANGE_INFO = {"timezone": "UTC", "serverTime": 0, "rateLimits": [], "symbols": [_symbol("BTC", "USDT"), _symbol("ETH", "USDT")]}
 
 
-def order_row(client_order_id: str, *, status: str = "NEW", executed: str = "0", paid: str = "0", order_id: int = 77) -> dict[str, object]:
+def order_row(
+    client_order_id: object, *, status: str = "NEW", executed: str = "0", paid: str = "0", order_id: int = 77,
+) -> dict[str, object]:
     """An order as Binance's GET shows it."""
     return {
         "symbol": "BTCUSDT", "orderId": order_id, "clientOrderId": client_order_id, "price": "50000.00", "origQty": "0.002",

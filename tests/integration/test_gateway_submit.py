@@ -36,13 +36,25 @@ from tests.integration.scripted_venue import (
 
 IN_DOUBT = "in doubt"
 
+
+def ours(changes: dict[str, object]) -> Answer:
+    """An answer to a create under the client order id that arrived, with fields changed, or left out where None."""
+    async def answer(request: web.Request) -> web.StreamResponse:
+        row = {**order_row((await request.post())["newClientOrderId"]), **changes}
+        return await answers(200, {name: value for name, value in row.items() if value is not None})(request)
+    return answer
+
 PLAYED = [
     ("hang", hang, IN_DOUBT),
     ("drop_after_reading", drop, IN_DOUBT),
     ("truncated", truncate, IN_DOUBT),
     ("stalled_half_way", stall, IN_DOUBT),
-    ("acknowledged_without_a_status", answers(200, {"symbol": "BTCUSDT", "orderId": 77, "clientOrderId": "co"}), IN_DOUBT),
-    ("filled_without_an_executed_quantity", answers(200, {"orderId": 77, "clientOrderId": "co", "status": "FILLED"}), IN_DOUBT),
+    ("acknowledged_without_a_status", ours({"status": None}), IN_DOUBT),
+    ("unknown_status", ours({"status": "SOMETHING_NEW"}), IN_DOUBT),
+    ("filled_without_an_executed_quantity", ours({"status": "FILLED", "executedQty": None}), IN_DOUBT),
+    ("filled_without_a_value", ours({"status": "FILLED", "executedQty": "0.002", "cummulativeQuoteQty": None}), IN_DOUBT),
+    ("executed_quantity_that_is_no_number", ours({"executedQty": "many"}), IN_DOUBT),
+    ("rejected_by_the_engine", ours({"status": "REJECTED"}), ReasonCode.EXCHANGE_REFUSED),
     ("http_500", error(500, -1000, "An unknown error occurred while processing the request."), IN_DOUBT),
     ("http_502_html", answers(502, "<html>Bad gateway</html>", "text/html"), IN_DOUBT),
     ("http_503", error(503, -1008, "Server is currently overloaded."), IN_DOUBT),
@@ -406,6 +418,17 @@ async def test_submit_accounts_never_share_a_key() -> None:
         by_client_id = {order.client_order_id: order.user_id for order in orders}
         for arrival in venue.orders_arrived():
             assert arrival.headers["X-MBX-APIKEY"] == f"key-of-{by_client_id[arrival.body['newClientOrderId']]}"
+
+
+async def test_submit_accounts_share_no_cookie() -> None:
+    """What the venue sets for one account does not travel with the next one's request on the same connection."""
+    # By name: a cookie jar takes nothing from a bare address.
+    async with running_venue() as venue, gateway_to(venue, base_url=f"http://localhost:{venue.port}") as gateway:
+        venue.answers["POST", ORDER] = answers(400, {"code": -1013, "msg": "No."}, **{"Set-Cookie": "who=alice"})
+        for _ in range(2):
+            await gateway.submit(submission())
+        assert len(venue.arrivals) == 2
+        assert "Cookie" not in venue.arrivals[1].headers
 
 
 async def test_submit_more_than_the_concurrency_waits() -> None:
