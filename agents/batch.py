@@ -88,7 +88,7 @@ class StepRunner:
                     if step.progress.next_offset != batch.base_offset:
                         raise InvariantViolation(
                             f"the database has {batch.partition} at offset {step.progress.next_offset}, this worker at {batch.base_offset}. "
-                            "Nothing was written. Two installations may share this database and consumer group: run `orchestrator doctor`."
+                            "Nothing was written. Two installations may share this database and consumer group: see `orchestrator doctor`."
                         )
                     return await attempt(step)
             except Retryable as error:
@@ -249,6 +249,7 @@ class PartitionTask:
 
     async def _process(self, batch: Batch, done: list[faust.EventT]) -> None:
         self.busy_since = monotonic()
+        self._reached(CrashPoint.BATCH_TAKEN, self.partition.topic)
         outputs = await self._step.run(batch)
         await self._publish(outputs, batch.next_offset)
         for event in done:

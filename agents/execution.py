@@ -76,7 +76,7 @@ class ExecutionStep:
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
-            conclude(outcomes.submitted, outcomes.canceled, changes)
+            conclude(outcomes.submitted, outcomes.canceled, changes, self._context.rules)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
 

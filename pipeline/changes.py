@@ -38,7 +38,11 @@ class OutputRecord:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs."""
+    """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs.
+
+    A key lives from `claimed_at`, the time of the decision, not from the record's: so a record that was read late keeps its key as long
+    as any other, and its copies get its answer.
+    """
 
     user_id: str
     idempotency_key: str
@@ -47,7 +51,7 @@ class Claim:
     request_type: RequestType | None
     fingerprint: str
     order_id: str | None
-    requested_at: datetime
+    claimed_at: datetime
     result: Result | None
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 class CrashPoint(StrEnum):
     """In the order in which a record passes them."""
 
+    BATCH_TAKEN = "batch_taken"
     BEFORE_INTAKE_COMMIT = "before_intake_commit"
     AFTER_INTAKE_COMMIT = "after_intake_commit"
     BEFORE_SUBMITTING_COMMIT = "before_submitting_commit"

@@ -18,7 +18,8 @@ from typing import Final
 from pipeline.changes import Changes
 from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
-from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, requeue
+from pipeline.rules import Rules
+from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission, SubmissionOutcome
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
@@ -52,7 +53,7 @@ def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work
     for routed in work:
         order = changes.orders.get(routed.order_id)
         if order is None:
-            raise InvariantViolation(f"order {routed.order_id} is queued but not in the database; nothing was sent. Report this as a defect.")
+            raise InvariantViolation(f"order {routed.order_id} is queued but not in the database; nothing was sent. This is a defect.")
         if routed.action is Action.CANCEL:
             if order.status in RESTING:
                 decided.cancels.append(reference_of(order))
@@ -96,7 +97,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
 
 
 def conclude(
-    submitted: Mapping[str, Outcome], canceled: Mapping[str, Confirmed | Refused | InDoubt], changes: Changes
+    submitted: Mapping[str, Outcome], canceled: Mapping[str, Confirmed | Refused | InDoubt], changes: Changes, rules: Rules
 ) -> None:
     """Applies the outcomes of the calls, by order id."""
     for order_id, outcome in submitted.items():
@@ -106,6 +107,8 @@ def conclude(
         match outcome:
             case Confirmed(venue_order):
                 apply_venue_order(order, venue_order, changes)
+                # A cancel that came while the order was being sent could not be sent itself.
+                repeat_pending_cancels(changes.orders[order_id], changes, rules)
             case Refused():
                 apply_refusal(order, outcome, changes)
             case InDoubt(detail):

@@ -142,7 +142,7 @@ def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
         request_type=_request_type(arrival),
         fingerprint=_fingerprint(arrival),
         order_id=order_id,
-        requested_at=arrival.appended_at,
+        claimed_at=changes.now,
         result=None,
     )
     changes.claims[key] = claim

@@ -117,7 +117,7 @@ def apply_report(report: Report, changes: Changes, rules: Rules) -> None:
             # The call is still under way under its own worker, which will record the outcome itself.
             return
         apply_venue_order(order, _venue_order_of(report, order), changes)
-        _repeat_pending_cancels(changes.orders[order.order_id], changes, rules)
+        repeat_pending_cancels(changes.orders[order.order_id], changes, rules)
         return
     if order.status is OrderStatus.IN_DOUBT and absence_is_proven(order, report.looked_up_at, rules):
         if changes.now < order.expires_at and not changes.cancels.get(order.order_id):
@@ -256,14 +256,14 @@ def _end_cancel(
     changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
 
 
-def _repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None:
-    """A cancel whose outcome is unknown is sent again while its order still rests: a second cancel cannot do harm."""
+def repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None:
+    """Sends the cancels of a resting order again whose outcome is not known: a second cancel cannot do harm."""
     if order.status not in RESTING:
         return
     for position, cancel in enumerate(list(changes.cancels.get(order.order_id, []))):
         if cancel.attempt >= rules.cancel_attempts_max:
             changes.cancels[order.order_id].remove(cancel)
-            reason = f"the exchange did not confirm the cancel in {cancel.attempt} attempts; the order is still {order.status} and its funds held"
+            reason = f"the exchange did not confirm {cancel.attempt} cancels; the order is still {order.status} and its funds held"
             refuse_cancel(cancel, order, ReasonCode.EXCHANGE_UNAVAILABLE, reason, changes)
             continue
         repeated = replace(cancel, attempt=cancel.attempt + 1)

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from infra.embedded.services import Endpoints
+from infra.postgres.migrate import migrate
 from tests.servers import fresh_database, shared_servers, template_database
 
 
@@ -43,7 +44,7 @@ def unique_prefix() -> str:
 @pytest.fixture(scope="session")
 def migrate_database() -> Callable[[str], Awaitable[None]] | None:
     """The hook for a template: returns the coroutine function that brings an empty database, given by its URL, to the newest schema."""
-    return None
+    return migrate
 
 
 @pytest.fixture(scope="session")

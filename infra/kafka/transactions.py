@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.structs import RecordMetadata
 
 from pipeline.changes import OutputRecord
 from pipeline.invariants import Fenced, Retryable
@@ -39,17 +40,22 @@ class PartitionProducer:
         self._consumer_group = consumer_group
         # Well before the broker gives up on the transaction, so that we know first.
         self._timeout_seconds = transaction_timeout_ms / 1000 * 0.75
-        self._producer = AIOKafkaProducer(
-            **options,
-            transactional_id=transactional_id_of(consumer_group, partition),
-            transaction_timeout_ms=transaction_timeout_ms,
+        self._options = options
+        self._transaction_timeout_ms = transaction_timeout_ms
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self._options,
+            transactional_id=transactional_id_of(self._consumer_group, self._partition),
+            transaction_timeout_ms=self._transaction_timeout_ms,
             # aiokafka waits this long between the parts of a transaction while the broker still completes the one before; at the default
             # of 100 ms small transactions wait for nothing but this.
             retry_backoff_ms=5,
             linger_ms=0,
             max_batch_size=_BATCH_BYTES,
             max_request_size=DLQ_MESSAGE_BYTES_MAX + 64 * 1024,
-            request_timeout_ms=max(1_000, transaction_timeout_ms // 2),
+            request_timeout_ms=max(1_000, self._transaction_timeout_ms // 2),
         )
 
     async def fence(self) -> None:
@@ -59,6 +65,8 @@ class PartitionProducer:
                 await self._producer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
+            # One that has failed to start cannot be started again.
+            self._producer = self._new_producer()
             raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
 
     async def publish(self, outputs: Sequence[OutputRecord], next_offset: int) -> None:
@@ -69,24 +77,28 @@ class PartitionProducer:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._producer.begin_transaction()
-                sends = [
-                    await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers)) for record in outputs
-                ]
+                sends = [await self._send(record) for record in outputs]
                 # A send that failed does not fail the transaction by itself: every one is waited for before the commit.
                 await asyncio.gather(*sends)
                 await self._producer.send_offsets_to_transaction({self._partition: next_offset}, self._consumer_group)
                 await self._producer.commit_transaction()
         except ProducerFenced as error:
             raise Fenced(
-                f"another worker publishes for {self._partition.topic}/{self._partition.partition} now, or a transaction took longer than the "
-                "broker allows. Nothing of this batch was published here; the next owner publishes it."
+                f"another worker publishes for {self._partition.topic}/{self._partition.partition} now, or a transaction took longer than "
+                "the broker allows. Nothing of this batch was published here; the next owner publishes it."
             ) from error
         # After fencing aiokafka raises bare AssertionErrors.
         except (KafkaError, OSError, TimeoutError, AssertionError) as error:
             raise CommitUnknown(
                 f"the broker did not confirm a transaction for {self._partition.topic}/{self._partition.partition} "
-                f"({type(error).__name__}: {error}). Nothing is lost or executed twice: whoever owns the partition next publishes what is stored."
+                f"({type(error).__name__}: {error}). Nothing is lost or executed twice: the partition's next owner publishes what is stored."
             ) from error
+
+    async def _send(self, record: OutputRecord) -> asyncio.Future[RecordMetadata]:
+        future: asyncio.Future[RecordMetadata] = await self._producer.send(
+            record.topic, record.value, key=record.key, headers=list(record.headers)
+        )
+        return future
 
     async def stop(self) -> None:
         """Closes the connections; an open transaction is aborted by the next owner's start or by its time-out."""

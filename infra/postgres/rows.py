@@ -118,7 +118,7 @@ CLAIMS: Columns[Claim] = Columns(
         ("request_type", "text", lambda claim: claim.request_type.value if claim.request_type else None),
         ("fingerprint", "text", lambda claim: claim.fingerprint),
         ("order_id", "text", lambda claim: claim.order_id),
-        ("requested_at", _TIME, lambda claim: claim.requested_at),
+        ("claimed_at", _TIME, lambda claim: claim.claimed_at),
         ("result", "text", lambda claim: RESULT.dump_json(claim.result).decode() if claim.result else None),
     ),
 )
@@ -195,7 +195,7 @@ def claim_of(row: Record) -> Claim:
         request_type=RequestType(row["request_type"]) if row["request_type"] else None,
         fingerprint=row["fingerprint"],
         order_id=row["order_id"],
-        requested_at=row["requested_at"],
+        claimed_at=row["claimed_at"],
         result=RESULT.validate_json(row["result"]) if row["result"] else None,
     )
 

@@ -151,12 +151,12 @@ class StepTransaction:
         }
 
     async def claims(self, keys: Iterable[tuple[str, str]], older_than: datetime) -> dict[tuple[str, str], Claim]:
-        """The live claims among these keys. One whose answer is final and that was requested before `older_than` has expired."""
+        """The live claims among these keys. One whose answer is final and that was claimed before `older_than` has expired."""
         rows = await self._connection.fetch(
             """
             SELECT claims.* FROM unnest($1::text[], $2::text[]) AS wanted (user_id, idempotency_key)
             JOIN claims ON claims.user_id = wanted.user_id AND claims.idempotency_key = wanted.idempotency_key
-            WHERE claims.result IS NULL OR claims.requested_at > $3
+            WHERE claims.result IS NULL OR claims.claimed_at > $3
             """,
             *columns_of(sorted(set(keys)), 2),
             older_than,
@@ -204,7 +204,7 @@ class StepTransaction:
         # A key that is still there has expired, or it would have been loaded; its row is taken over.
         sql = (
             f"{CLAIMS.insert()} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
-            f"WHERE claims.result IS NOT NULL AND claims.requested_at <= {cutoff}"
+            f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= {cutoff}"
         )
         await self._expect(len(claims), sql, *CLAIMS.arrays(claims), older_than)
 
@@ -418,6 +418,9 @@ async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> 
             command_timeout=timeout_seconds,
             server_settings={
                 "application_name": "orchestrator-worker",
+                # A worker that is paused in the middle of a step holds the locks of its users and its partition. The server ends its
+                # transaction, so that the partition's next owner can take over; the paused worker finds its connection closed.
+                "idle_in_transaction_session_timeout": f"{int(timeout_seconds * 1000)}ms",
                 # A batch joins a few hundred given rows with primary keys. On a fresh table, which has no statistics yet, the planner
                 # would hash the whole table instead: 9 to 15 ms for one row, where the index takes 0.4 ms.
                 "enable_hashjoin": "off",

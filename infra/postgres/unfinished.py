@@ -21,7 +21,7 @@ class UnfinishedOrder:
 
 
 async def unfinished_orders(database: Database, exchange: str, work_partitions: Sequence[int], limit: int) -> list[UnfinishedOrder]:
-    """Orders in doubt or resting that were sent from these partitions of the exchange's queue, those in doubt first, oldest change first."""
+    """Orders in doubt or resting that were sent from these partitions of the exchange's queue: in doubt first, oldest change first."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
@@ -44,8 +44,8 @@ async def purge_claims(database: Database, older_than: datetime) -> int:
         status = await connection.execute(
             """
             DELETE FROM claims WHERE (user_id, idempotency_key) IN (
-                SELECT user_id, idempotency_key FROM claims WHERE requested_at <= $1 AND result IS NOT NULL
-                ORDER BY requested_at LIMIT $2 FOR UPDATE SKIP LOCKED
+                SELECT user_id, idempotency_key FROM claims WHERE claimed_at <= $1 AND result IS NOT NULL
+                ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
             )
             """,
             older_than,

@@ -77,12 +77,12 @@ _STATEMENTS = (
         request_type text,
         fingerprint text NOT NULL,
         order_id text,
-        requested_at timestamptz NOT NULL,
+        claimed_at timestamptz NOT NULL,
         result text,
         PRIMARY KEY (user_id, idempotency_key)
     ) WITH (fillfactor = 70)
     """,
-    "CREATE INDEX claims_requested_at ON claims (requested_at)",
+    "CREATE INDEX claims_claimed_at ON claims (claimed_at)",
     """
     CREATE TABLE orders (
         order_id text PRIMARY KEY,

@@ -1,0 +1,164 @@
+"""A worker for tests: the product's own, with a crash or a pause at a named point, or with one mechanism broken on purpose.
+
+These switches live here and nowhere in the product:
+- `TEST_AT=point@topic_suffix:count` with `TEST_THEN=kill|pause:seconds`: what happens when a point is reached for the count-th time,
+- `TEST_BROKEN=name`: see BROKEN.
+The first time it happens the file `TEST_ONCE` is made; while it exists nothing happens any more, so that a restarted worker runs on.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import agents.execution
+import infra.kafka.transactions as transactions
+import infra.postgres.step as step
+import pipeline.execution as execution
+from agents.batch import Batch, StepRunner
+from agents.worker import run_worker
+from infra.settings import Settings
+from pipeline.changes import Changes, OutputRecord
+from pipeline.crash_points import CrashPoint, pass_by
+from pipeline.order import Order
+
+
+def _once() -> bool:
+    """True for the first caller among all workers of a test."""
+    try:
+        os.close(os.open(os.environ["TEST_ONCE"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _pause(seconds: float) -> None:
+    """Stops this process like a full garbage collection or a frozen machine would; a helper process wakes it up again."""
+    wake_up = f"import os,signal,time; time.sleep({seconds}); os.kill({os.getpid()}, signal.SIGCONT)"
+    subprocess.Popen([sys.executable, "-c", wake_up], start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _reached() -> Callable[[CrashPoint, str], None]:
+    at, then = os.environ.get("TEST_AT"), os.environ.get("TEST_THEN", "kill")
+    if at is None:
+        return pass_by
+    point, _, rest = at.partition("@")
+    suffix, _, count = rest.partition(":")
+    remaining = [int(count or 1)]
+
+    def reached(name: CrashPoint, topic: str) -> None:
+        if name != point or not topic.endswith(suffix):
+            return
+        remaining[0] -= 1
+        if remaining[0] == 0 and _once():
+            if then == "kill":
+                _kill()
+            else:
+                _pause(float(then.partition(":")[2]))
+
+    return reached
+
+
+def _transactional_id_per_worker() -> None:
+    """Each worker uses ids of its own: a paused worker is not fenced when its partition moves."""
+    transactions.transactional_id_of = lambda group, partition: f"{group}.{os.getpid()}.{partition.topic}.{partition.partition}"
+
+
+def _no_fence_in_the_database() -> None:
+    """The database takes steps of any worker: neither the fencing epoch nor the partition's position is compared."""
+
+    def accept(partition: step.InputPartition, stored_epoch: int) -> None:
+        object.__setattr__(partition, "fencing_epoch", stored_epoch)
+
+    async def run_anywhere(self: StepRunner, batch: Batch, attempt: Callable[[step.StepTransaction], Awaitable[object]]) -> object:
+        async with self._database.step(batch.partition) as open_step:
+            return await attempt(open_step)
+
+    step.check_fencing_epoch = accept
+    StepRunner.run = run_anywhere
+
+
+def _offsets_outside_the_transaction() -> None:
+    """Outputs are committed first, the offset afterwards in a transaction of its own; a worker may die between the two."""
+    publish = transactions.PartitionProducer.publish
+    remaining = [5]
+
+    async def publish_then_commit(self: transactions.PartitionProducer, outputs: Sequence[OutputRecord], next_offset: int) -> None:
+        if not outputs:
+            await publish(self, outputs, next_offset)
+            return
+        await self._producer.begin_transaction()
+        await asyncio.gather(*[await self._send(record) for record in outputs])
+        await self._producer.commit_transaction()
+        remaining[0] -= 1
+        if remaining[0] == 0 and _once():
+            _kill()
+        await publish(self, (), next_offset)
+
+    transactions.PartitionProducer.publish = publish_then_commit
+
+
+def _blind_resend() -> None:
+    """An order whose worker died is sent again at once, under the same client order id, instead of being looked up."""
+
+    def resend(order: Order, detail: str, changes: Changes) -> None:
+        changes.orders[order.order_id] = replace(order, submitting_at=datetime.now(UTC))
+        changes.changed.add(order.order_id)
+        _RESENT.append(order.order_id)
+
+    plan = execution.plan
+
+    def plan_and_resend(work: object, changes: Changes, fencing_epoch: int, work_partition: int) -> execution.Plan:
+        _RESENT.clear()
+        decided = plan(work, changes, fencing_epoch, work_partition)
+        decided.submissions += [execution.submission_of(changes.orders[order_id]) for order_id in _RESENT]
+        return decided
+
+    execution.mark_in_doubt = resend
+    agents.execution.plan = plan_and_resend
+
+
+_RESENT: list[str] = []
+
+
+def _audit_key_order_id() -> None:
+    """Audit events are keyed by order, so that compaction removes all but the newest of each."""
+    publish = Changes.publish
+
+    def publish_by_order(self: Changes, topic: str, key: str, *arguments: object, **named: object) -> None:
+        publish(self, topic, key.rpartition(":")[0] if topic == self.topics.audit else key, *arguments, **named)
+
+    Changes.publish = publish_by_order
+
+
+BROKEN = {
+    "transactional_id_per_worker": _transactional_id_per_worker,
+    "no_fence_in_the_database": _no_fence_in_the_database,
+    "offsets_outside_the_transaction": _offsets_outside_the_transaction,
+    "blind_resend": _blind_resend,
+    "audit_key_order_id": _audit_key_order_id,
+}
+
+
+def main() -> int:
+    broken = os.environ.get("TEST_BROKEN")
+    if broken:
+        BROKEN[broken]()
+    settings = Settings()
+    if settings.kafka_bootstrap_servers is None or settings.database_url is None:
+        sys.stderr.write("the test must name broker and database\n")
+        return 2
+    return run_worker(settings, settings.kafka_bootstrap_servers, settings.database_url.get_secret_value(), _reached())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
