@@ -103,7 +103,7 @@ def _open(records: list[Record]) -> Exchange:
 
 
 @given(actions)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_books_hold_and_the_log_rebuilds_them_under_any_sequence(sequence: list[tuple[str, str, str, int, int, bool]]) -> None:
     """Invariants 3, 4 and 5 of the package: after each action the books hold; a refusal changes nothing; the log gives the same state."""
     records: list[Record] = []
@@ -125,7 +125,7 @@ def test_books_hold_and_the_log_rebuilds_them_under_any_sequence(sequence: list[
 
 
 @given(actions)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_log_alone_proves_the_books(tmp_path_factory: pytest.TempPathFactory, sequence: list[tuple[str, str, str, int, int, bool]]) -> None:
     """The checker that needs no exchange finds nothing wrong in any log that the exchange writes."""
     records: list[Record] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,22 +207,23 @@ async def test_nothing_is_durable_before_its_fdatasync_has_ended(tmp_path: Path,
         asyncio.run_coroutine_threadsafe(hold(), loop).result(10)
 
     monkeypatch.setattr(os, "fdatasync", held)
-    writer = asyncio.create_task(journal.run())
-    journal.append(AccountOpened(1, 1, "k", "u", {}))
-    first = asyncio.create_task(journal.durable())
-    release_first = await started.get()
-    journal.append(AccountOpened(2, 2, "k2", "u", {}))
-    second = asyncio.create_task(journal.durable())
-    await asyncio.sleep(0)
-    assert not first.done()
-    release_first.set()
-    await first
-    release_second = await started.get()
-    assert not second.done()
-    release_second.set()
-    await second
-    journal.stop()
-    await writer
+    async with asyncio.timeout(10):
+        writer = asyncio.create_task(journal.run())
+        journal.append(AccountOpened(1, 1, "k", "u", {}))
+        first = asyncio.create_task(journal.durable())
+        release_first = await started.get()
+        journal.append(AccountOpened(2, 2, "k2", "u", {}))
+        second = asyncio.create_task(journal.durable())
+        await asyncio.sleep(0)
+        assert not first.done()
+        release_first.set()
+        await first
+        release_second = await started.get()
+        assert not second.done()
+        release_second.set()
+        await second
+        journal.stop()
+        await writer
     journal.close()
     assert failures == []
 
@@ -239,12 +241,32 @@ async def test_write_that_fails_ends_the_exchange_and_confirms_nothing(tmp_path:
     writer = asyncio.create_task(journal.run())
     journal.append(AccountOpened(1, 1, "k", "u", {}))
     waiting = asyncio.create_task(journal.durable())
-    await writer
+    await asyncio.wait_for(writer, 10)
     await asyncio.sleep(0)
     assert not waiting.done()
     assert [str(failure) for failure in failures] == ["[Errno 28] No space left on device"]
     waiting.cancel()
     journal.close()
+
+
+async def test_exchange_that_cannot_write_ends_and_answers_nobody(tmp_path: Path) -> None:
+    """The log file may grow no more: the order gets no answer, the process ends with status 1 and says why, the books are whole."""
+    errors = tmp_path / "errors"
+    with errors.open("wb") as file:
+        simulator = start(_options(tmp_path), file)
+    async with client_of(simulator.url) as client:
+        size = simulator.log_path.stat().st_size
+        resource.prlimit(simulator.child.pid, resource.RLIMIT_FSIZE, (size, size))
+        client_order_id = new_id()
+        with pytest.raises(aiohttp.ClientError):
+            await client.order(newClientOrderId=client_order_id)
+        assert await asyncio.to_thread(simulator.child.wait, 10) == 1
+        assert "books could not be kept" in errors.read_text()
+        simulator = start(simulator.options)
+        client.url = simulator.url
+        assert (await client.look_up(client_order_id)).code == -2013
+        await client.assert_books_hold()
+    assert simulator.stop() == 0
 
 
 def test_help_names_every_option() -> None:
