@@ -9,7 +9,7 @@ Invariants:
 Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -95,6 +95,3 @@ class Gateway(Protocol):
     async def close(self) -> None:
         """Closes the connections. Calls still under way end in doubt."""
         ...
-
-
-GatewayByExchange = Mapping[str, Gateway]

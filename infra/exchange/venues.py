@@ -54,7 +54,6 @@ class RefusalRule:
 class OrderOnTheWire:
     """Names in the body of the request that creates an order, checked before every request is handed to the network."""
 
-    path: str
     client_order_id: str
     quantity: str
     quote_quantity: str
@@ -147,7 +146,6 @@ BINANCE: Final = Venue(
     # "`newClientOrderId` will replace `clientOrderId` of the canceled order, freeing it up for new orders" (Cancel order).
     cancel_id_parameter="newClientOrderId",
     order=OrderOnTheWire(
-        path="order",
         client_order_id="newClientOrderId",
         quantity="quantity",
         quote_quantity="quoteOrderQty",
