@@ -1,0 +1,80 @@
+"""A worker that dies at any named point changes nothing that a consumer, the ledger or the exchange can see."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pipeline.crash_points import CrashPoint
+from tests.installation import Installation, ended, installation, order, unique_file
+from tests.promises import assert_promises_hold
+
+REQUESTS = 24
+
+
+async def _answers_after(made: Installation, at: str, then: str, directory: Path) -> None:
+    """Lets a worker reach a point, a second one take over, and checks every promise."""
+    sent = await made.publish([order(number) for number in range(REQUESTS)])
+    first = made.start_worker(TEST_AT=at, TEST_THEN=then, TEST_ONCE=unique_file(directory))
+    if then == "kill":
+        assert await ended(first, 40) == -9, made.worker_log(0)
+    else:
+        while "partitions_assigned" not in made.worker_log(0):
+            await asyncio.sleep(0.05)
+    made.start_worker()
+    finals = await made.final_results(sent, 60)
+    assert {result["status"] for result in finals.values()} == {"executed"}
+    if then != "kill":
+        # The zombie has woken up by now or does soon; it must notice that it is one.
+        assert await ended(first, 40) != 0, made.worker_log(0)
+        await asyncio.sleep(1)
+    assert len(made.accepted_orders()) == REQUESTS
+    await assert_promises_hold(made)
+
+
+_TOPIC_OF = {
+    CrashPoint.BATCH_TAKEN: "trade.requests",
+    CrashPoint.BEFORE_INTAKE_COMMIT: "trade.requests",
+    CrashPoint.AFTER_INTAKE_COMMIT: "trade.requests",
+    CrashPoint.BEFORE_SUBMITTING_COMMIT: "trade.orders.binance",
+    CrashPoint.AFTER_SUBMITTING_COMMIT: "trade.orders.binance",
+    CrashPoint.AFTER_EXCHANGE_CALL: "trade.orders.binance",
+    CrashPoint.AFTER_OUTCOME_COMMIT: "trade.orders.binance",
+    CrashPoint.BEFORE_KAFKA_COMMIT: "trade.requests",
+    CrashPoint.AFTER_KAFKA_COMMIT: "trade.orders.binance",
+}
+
+
+@pytest.mark.parametrize("point", list(_TOPIC_OF), ids=[point.value for point in _TOPIC_OF])
+async def test_resumes_from(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
+    """After kill -9 at the point the next owner finishes the work: one answer, one execution, all promises hold."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+        await _answers_after(made, f"{point}@{_TOPIC_OF[point]}:1", "kill", tmp_path)
+
+
+@pytest.mark.parametrize("point", [CrashPoint.BEFORE_SETTLEMENT_COMMIT, CrashPoint.AFTER_SETTLEMENT_COMMIT], ids=lambda point: point.value)
+async def test_resumes_from_settlement(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
+    """After kill -9 while a look-up's report is applied, the report is applied once."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+        # Accepted by the exchange, but never answered: only a look-up can tell.
+        await made.faults({"kind": "drop_after_accept", "probability": 1})
+        await _answers_after(made, f"{point}@trade.reports:1", "kill", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("point", "topic"),
+    [
+        (CrashPoint.BATCH_TAKEN, "trade.requests"),
+        (CrashPoint.BEFORE_INTAKE_COMMIT, "trade.requests"),
+        (CrashPoint.AFTER_SUBMITTING_COMMIT, "trade.orders.binance"),
+        (CrashPoint.AFTER_EXCHANGE_CALL, "trade.orders.binance"),
+        (CrashPoint.BEFORE_KAFKA_COMMIT, "trade.orders.binance"),
+    ],
+    ids=lambda value: str(value),
+)
+async def test_zombie_changes_nothing(
+    point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
+) -> None:
+    """A worker that is paused at a point until its partitions have moved wakes up, notices, and ends without a trace."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+        await _answers_after(made, f"{point}@{topic}:1", "pause:20", tmp_path)

@@ -1,0 +1,272 @@
+"""A small installation for tests: a simulated exchange, a database, topics of its own, users with money, and workers to kill."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import aiohttp
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+
+from agents.app import utc_now
+from infra.exchange.simulator.records import OrderAccepted, read_log
+from infra.kafka.topics import ensure_topics
+from infra.keyring import StoredSecret, keyring_of, new_master_key
+from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.migrate import migrate
+from infra.postgres.step import connect
+from infra.settings import Settings
+from schemas.topics import Topics
+
+USERS = tuple(f"user-{number}" for number in range(8))
+OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
+# Short, so that a test does not wait long; the order of the three is what matters.
+SESSION_TIMEOUT_MS = 6_000
+
+
+@dataclass
+class Installation:
+    """Addresses and settings of one test's installation. `log_directory` has a log file per worker."""
+
+    settings: Settings
+    topics: Topics
+    simulator_url: str
+    exchange_log: Path
+    log_directory: Path
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def environment(self, extra: dict[str, str]) -> dict[str, str]:
+        """What a worker of this installation is started with."""
+        settings = self.settings
+        secret = {name: getattr(settings, name).get_secret_value() for name in ("database_url", "master_key")}
+        own = {
+            "ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers or "",
+            "ORCHESTRATOR_DATABASE_URL": secret["database_url"],
+            "ORCHESTRATOR_MASTER_KEY": secret["master_key"],
+            "ORCHESTRATOR_TOPIC_PREFIX": settings.topic_prefix,
+            "ORCHESTRATOR_CONSUMER_GROUP": settings.consumer_group,
+            "ORCHESTRATOR_EXCHANGE_URLS": json.dumps(settings.exchange_urls),
+            **{f"ORCHESTRATOR_{name.upper()}": str(getattr(settings, name)) for name in _NUMBERS},
+        }
+        return {**os.environ, **own, **extra}
+
+    def start_worker(self, **extra: str) -> subprocess.Popen[bytes]:
+        """Starts a worker in a process of its own; `extra` are the switches of tests/worker_under_test.py."""
+        log = (self.log_directory / f"worker-{len(self.workers)}.log").open("wb")
+        argv = [sys.executable, "-m", "tests.worker_under_test"]
+        worker = subprocess.Popen(argv, env=self.environment(extra), cwd=Path(__file__).parents[1], stderr=log, stdout=log)
+        self.workers.append(worker)
+        return worker
+
+    def worker_log(self, number: int) -> str:
+        return (self.log_directory / f"worker-{number}.log").read_text(errors="replace")
+
+    async def faults(self, *rules: dict[str, Any]) -> None:
+        """Switches faults on at the exchange; no rule switches all off."""
+        async with aiohttp.ClientSession() as session:
+            await session.delete(f"{self.simulator_url}/simulator/faults")
+            if rules:
+                async with session.post(f"{self.simulator_url}/simulator/faults", json=list(rules)) as response:
+                    response.raise_for_status()
+
+    async def publish(self, requests: Sequence[dict[str, Any] | bytes | None], partition: int | None = None) -> list[ConsumerRecord]:
+        """Publishes requests, keyed by user; returns what the broker said of each."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap_servers, linger_ms=2)
+        await producer.start()
+        try:
+            sends = []
+            for request in requests:
+                value = json.dumps(request).encode() if isinstance(request, dict) else request
+                key = str(request.get("user_id")).encode() if isinstance(request, dict) else b"key"
+                sends.append(await producer.send(self.topics.requests, value, key=key, partition=partition))
+            return list(await asyncio.gather(*sends))
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str) -> list[ConsumerRecord]:
+        """Everything that a read_committed consumer sees of a topic now."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka_bootstrap_servers, isolation_level="read_committed", fetch_max_wait_ms=100
+        )
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic, number) for number in range(self.settings.kafka_partitions)]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            records: list[ConsumerRecord] = []
+            deadline = monotonic() + 30
+            while any([await consumer.position(partition) < ends[partition] for partition in partitions]) and monotonic() < deadline:
+                for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                    records += fetched
+            return records
+        finally:
+            await consumer.stop()
+
+    async def results(self) -> list[dict[str, Any]]:
+        return [json.loads(record.value) for record in await self.read(self.topics.results)]
+
+    async def final_results(self, sent: Sequence[Any], within_seconds: float) -> dict[tuple[int, int], dict[str, Any]]:
+        """Waits for the final answer to each of these records, by (partition, offset). Fails on a second one."""
+        wanted = {(record.partition, record.offset) for record in sent}
+        deadline = monotonic() + within_seconds
+        while True:
+            finals = [result for result in await self.results() if result["final"]]
+            counts = Counter((result["source"]["partition"], result["source"]["offset"]) for result in finals)
+            assert not {source: count for source, count in counts.items() if count > 1}, "answered twice"
+            if wanted <= set(counts):
+                return {(result["source"]["partition"], result["source"]["offset"]): result for result in finals}
+            if monotonic() > deadline:
+                logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
+                raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
+            await asyncio.sleep(0.3)
+
+    def accepted_orders(self) -> list[OrderAccepted]:
+        """The orders that the exchange's own log says it accepted."""
+        return [record for record in read_log(self.exchange_log) if isinstance(record, OrderAccepted)]
+
+
+_NUMBERS = (
+    "receive_window_ms", "venue_timeout_ms", "exchange_timeout_ms", "session_timeout_ms", "rebalance_timeout_ms", "reconcile_interval_ms",
+    "transaction_timeout_ms", "stall_seconds_max", "kafka_partitions", "exchange_rate_limit",
+)  # fmt: skip
+
+
+def order(number: int, **fields: Any) -> dict[str, Any]:
+    """A market order of one of the users, different for each number; `fields` replace or (None) remove."""
+    request = {
+        "schema_version": 1,
+        "type": "trade",
+        "idempotency_key": f"key-{number}",
+        "user_id": USERS[number % len(USERS)],
+        "mode": "live",
+        "exchange": "binance",
+        "api_key_id": "main",
+        "symbol": "BTC/USDT",
+        "side": "buy" if number % 2 else "sell",
+        "order_type": "market",
+        "quantity": "0.001",
+        "expires_at": "2100-01-01T00:00:00Z",
+        **fields,
+    }
+    return {name: value for name, value in request.items() if value is not None}
+
+
+@asynccontextmanager
+async def installation(
+    kafka: str, database_url: str, prefix: str, directory: Path, *simulator_options: str, **overrides: Any
+) -> AsyncIterator[Installation]:
+    """Starts everything but workers; stops and kills everything, workers too."""
+    master_key = new_master_key()
+    simulator = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"),
+        "--venue-timeout-ms", "1000", "--parent-pipe", *simulator_options,
+        stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        if simulator.stdout is None:
+            raise RuntimeError("the simulator has no output")
+        async with asyncio.timeout(20):
+            url = json.loads(await simulator.stdout.readline())["url"]
+        values: dict[str, Any] = {
+            "kafka_bootstrap_servers": kafka,
+            "database_url": database_url,
+            "master_key": master_key,
+            "topic_prefix": prefix,
+            "consumer_group": f"{prefix}workers",
+            "exchange_urls": {"binance": url},
+            "receive_window_ms": 3_000,
+            "venue_timeout_ms": 1_000,
+            "exchange_timeout_ms": 1_500,
+            "session_timeout_ms": SESSION_TIMEOUT_MS,
+            "rebalance_timeout_ms": 8_000,
+            "reconcile_interval_ms": 300,
+            "kafka_partitions": 2,
+            "exchange_rate_limit": False,
+            **overrides,
+        }
+        settings = Settings(**values)
+        await migrate(database_url)
+        await ensure_topics(settings, kafka)
+        await _add_users(settings, url)
+        made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory)
+        try:
+            yield made
+        finally:
+            await _stop(made.workers)
+    finally:
+        if simulator.returncode is None:
+            simulator.terminate()
+            await simulator.wait()
+
+
+async def _add_users(settings: Settings, simulator_url: str) -> None:
+    keyring = keyring_of(settings)
+    users = [
+        NewUser(user, "binance", "main", keyring.key_id, keyring.encrypt(user, "main", StoredSecret(f"key-{user}", f"secret-{user}")), OPENING)
+        for user in USERS
+    ]
+    if settings.database_url is None:
+        raise RuntimeError("an installation has a database")
+    database = await connect(settings.database_url.get_secret_value(), 2, 10)
+    try:
+        events = await add_users(database, users, utc_now(), "test")
+    finally:
+        await database.close()
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, enable_idempotence=True)
+    await producer.start()
+    try:
+        topic = Topics(settings.topic_prefix).audit
+        await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in events])
+    finally:
+        await producer.stop()
+    accounts = [
+        {
+            "label": user,
+            "api_key": f"key-{user}",
+            "secret": f"secret-{user}",
+            "balances": {asset: str(amount) for asset, amount in OPENING.items()},
+        }
+        for user in USERS
+    ]
+    async with aiohttp.ClientSession() as session, session.post(f"{simulator_url}/simulator/accounts", json=accounts) as response:
+        response.raise_for_status()
+
+
+async def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks all to stop, wakes up the paused, kills what is left."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGCONT)
+            worker.terminate()
+    deadline = monotonic() + 15
+    for worker in workers:
+        while worker.poll() is None and monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+async def ended(worker: subprocess.Popen[bytes], within_seconds: float) -> int:
+    """Waits until a worker has ended; returns its exit code, negative for a signal."""
+    deadline = monotonic() + within_seconds
+    while worker.poll() is None:
+        assert monotonic() < deadline, "the worker did not end"
+        await asyncio.sleep(0.05)
+    return int(worker.returncode)
+
+
+def unique_file(directory: Path) -> str:
+    return str(directory / f"once-{uuid.uuid4().hex}")
