@@ -65,7 +65,8 @@ def _request_is_fresh(context: TradeContext) -> Refusal | None:
     if context.now - context.appended_at > context.rules.key_lifetime:
         return Refusal(
             ReasonCode.REQUEST_STALE,
-            "the record is older than 24 hours, for which idempotency keys are kept: send the order again under a new key if you still mean it",
+            "the record is older than 24 hours, for which idempotency keys are kept: send the order again under a new key "
+            "if you still mean it",
         )
     if context.now > expires_at(context.request, context.appended_at, context.rules):
         return Refusal(ReasonCode.REQUEST_EXPIRED, "the deadline passed before the order was sent; nothing reached the exchange")
@@ -112,7 +113,9 @@ def _symbol_is_traded(context: TradeContext) -> Refusal | None:
     if not _SYMBOL.fullmatch(context.request.symbol):
         return Refusal(ReasonCode.SYMBOL_INVALID, "symbol must be BASE/QUOTE in capitals, such as BTC/USDT")
     if context.market_data is None or not context.market_data.markets:
-        return Refusal(ReasonCode.EXCHANGE_UNAVAILABLE, "the exchange's list of markets could not be read yet; nothing was sent. Try again.")
+        return Refusal(
+            ReasonCode.EXCHANGE_UNAVAILABLE, "the exchange's list of markets could not be read yet; nothing was sent. Try again."
+        )
     market = context.market
     if market is None:
         return Refusal(ReasonCode.SYMBOL_UNKNOWN, "the exchange does not list this symbol")
@@ -134,7 +137,9 @@ def _price_is_right(context: TradeContext) -> Refusal | None:
 
 def _market_price_is_fresh(context: TradeContext) -> Refusal | None:
     if context.fresh_quote(context.request.symbol) is None:
-        return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no market price of known age is at hand, so the order cannot be valued; nothing was sent")
+        return Refusal(
+            ReasonCode.PRICE_UNAVAILABLE, "no market price of known age is at hand, so the order cannot be valued; nothing was sent"
+        )
     return None
 
 

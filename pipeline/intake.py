@@ -30,6 +30,7 @@ from pipeline.rules import Rules
 from pipeline.settlement import end_order_unsent
 from pipeline.venue import MarketData
 from schemas.audit import EventType
+from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus, RequestType
 from schemas.reasons import ReasonCode
 from schemas.requests import CancelRequest, Request, TradeRequest, Unreadable, decode_request
@@ -69,7 +70,9 @@ class Arrival:
         return None
 
 
-def arrive(source: SourceOffset, appended_at: datetime, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Arrival:
+def arrive(
+    source: SourceOffset, appended_at: datetime, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+) -> Arrival:
     """Decodes one record. Never raises for what a producer may have sent."""
     return Arrival(source, appended_at, key, value, tuple(headers), decode_request(value))
 
@@ -168,7 +171,9 @@ def _base_fields(arrival: Arrival, request_id: str) -> dict[str, Value]:
     return {"user_id": arrival.decoded.user_id, "request_id": request_id}
 
 
-def _rejection(arrival: Arrival, request_id: str, refusal: Refusal, now: datetime, *, replayed: bool, duplicate_of: str | None = None) -> Result:
+def _rejection(
+    arrival: Arrival, request_id: str, refusal: Refusal, now: datetime, *, replayed: bool, duplicate_of: str | None = None
+) -> Result:
     return Result(
         schema_version=SCHEMA_VERSION,
         request_id=request_id,
@@ -280,7 +285,8 @@ def _trade(arrival: Arrival, claim: Claim, request: TradeRequest, state: IntakeS
     transfers_from = len(changes.ledger.transfers)
     if not changes.ledger.hold(f"{order.order_id}:hold", order.order_id, account, order.hold_amount):
         available = changes.ledger.balance(account).available
-        reason = f"{order.hold_amount.normalize():f} {order.hold_asset} would be reserved, {available.normalize():f} are available; nothing was sent"
+        wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
+        reason = f"{wanted} would be reserved, {format_decimal(available)} are available; nothing was sent"
         _reject(arrival, claim, Refusal(ReasonCode.BALANCE_INSUFFICIENT, reason), changes)
         return
     _accept(order, transfers_from, changes)

@@ -315,8 +315,8 @@ class StepTransaction:
         if written != rows:
             table = sql.split(" ", 3)[1:3]
             raise InvariantViolation(
-                f"{written} rows were written where {rows} were meant ({' '.join(table)}, {self._partition}). The batch was rolled back, no "
-                "funds were moved. This is a defect: run `orchestrator verify` and report it with this line."
+                f"{written} rows were written where {rows} were meant ({' '.join(table)}, {self._partition}). The batch was rolled back, "
+                "no funds were moved. This is a defect: run `orchestrator verify` and report it with this line."
             )
 
 
