@@ -18,62 +18,104 @@ InfraMode = Literal["embedded", "containers", "external"]
 class Settings(BaseSettings):
     """Validated when it is made: a wrong value is a pydantic ValidationError that names the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     infra: InfraMode | None = None
+    """Where broker and database come from: `embedded`, `containers` or `external`. Unset: `external` for each service whose address is set,
+    else `embedded`."""
     data_dir: Path = Path(".orchestrator")
-    # Downloads that every data directory can share (the broker's jars).
+    """Where the embedded services keep their data; one start at a time uses it."""
     cache_dir: Path = Path("~/.cache/crypto-orchestrator")
+    """Downloads that every data directory can share (the broker's jars)."""
 
     kafka_bootstrap_servers: str | None = None
+    """Addresses of your brokers, `host:port,host:port`."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers are spoken to."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """With a SASL protocol: how the user is proven."""
     kafka_sasl_username: str | None = None
+    """With a SASL protocol: the user."""
     kafka_sasl_password: SecretStr | None = None
+    """With a SASL protocol: the password."""
     kafka_ssl_ca_file: Path | None = None
+    """With SSL: certificates of the authorities to trust, PEM; unset: those of the system."""
     kafka_replication_factor: int = Field(default=1, ge=1)
+    """Of topics that are created. Use 3 where money is real."""
     kafka_min_insync_replicas: int = Field(default=1, ge=1)
+    """Of topics that are created, and the least that existing ones must have. Use 2 with three replicas."""
     kafka_partitions: int = Field(default=4, ge=1, le=256)
+    """Of topics that are created. More partitions let more workers share the load; each user's order of requests holds within one."""
     topic_prefix: str = ""
+    """Put before every topic's name, so that installations can share a cluster."""
     consumer_group: str = "orchestrator"
+    """The workers' group. The database knows how far each group is: never give one group's name to another database."""
 
     database_url: SecretStr | None = None
+    """Your PostgreSQL, `postgresql://user:password@host:port/name`."""
     database_pool_size: int = Field(default=8, ge=2, le=64)
+    """Connections of one worker."""
     database_timeout_seconds: int = Field(default=10, ge=1, le=60)
+    """Limit of one statement and of one connection attempt."""
 
     exchanges: tuple[str, ...] = ("binance",)
+    """The exchanges that requests may name, by ccxt id, as a JSON list."""
     exchange_urls: dict[str, str] = Field(default_factory=dict)
+    """Exchange id → base address, as a JSON object: a sandbox or the simulated exchange in place of the real one."""
     exchange_timeout_ms: int = Field(default=10_000, ge=100, le=60_000)
+    """Limit of one call. An order whose call took longer is in doubt, and looked up."""
     # Binance: recvWindow at most 60,000; its own time-out is 10 s.
     receive_window_ms: int = Field(default=5_000, ge=500, le=60_000)
+    """How old a signed request may be when the exchange gets it. Orders are sent in its first half."""
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
+    """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof."""
     exchange_concurrency: int = Field(default=32, ge=1, le=512)
+    """Calls under way at once, per exchange and worker."""
     exchange_rate_limit: bool = True
+    """Keep to the exchange's published request rate. Switch off only against a simulated exchange."""
     price_poll_ms: int = Field(default=500, ge=50)
+    """How often prices are read."""
     price_age_ms_max: int = Field(default=5_000, ge=100)
+    """A price older than this is no price: orders that need one are refused as `PRICE_UNAVAILABLE`."""
 
     master_key: SecretStr | None = None
+    """32 random bytes, base64: exchange keys are stored encrypted under it. Make one with `head -c 32 /dev/urandom | base64`."""
     master_key_file: Path | None = None
+    """A file that holds the master key, in its place."""
 
     batch_size_max: int = Field(default=500, ge=1, le=5_000)
+    """The most records that intake and settlement decide in one database transaction."""
     # Orders of one account are sent one after another within the first half of the receive window, so fewer are taken at once.
     submission_batch_size_max: int = Field(default=128, ge=1, le=1_000)
+    """The most orders that are sent between two database transactions."""
     transaction_timeout_ms: int = Field(default=20_000, ge=1_000)
+    """When the broker gives up on a Kafka transaction of a worker that is gone."""
     session_timeout_ms: int = Field(default=10_000, ge=6_000)
+    """When the broker gives a silent worker's partitions to others."""
     rebalance_timeout_ms: int = Field(default=20_000, ge=5_000)
+    """How long a rebalance waits for batches under way."""
     stall_seconds_max: int = Field(default=60, ge=5)
+    """How long anything in a worker may stand still before it ends itself."""
     reconcile_interval_ms: int = Field(default=1_000, ge=50)
+    """How often orders in doubt are looked up; resting orders a quarter as often."""
 
     trade_usd_min: Decimal = Decimal("0.01")
+    """The smallest order, in US dollars."""
     trade_usd_max: Decimal = Decimal(1_000_000)
+    """The largest order, in US dollars."""
     slippage_allowance: Decimal = Decimal("0.05")
-    # Quote assets counted as one US dollar each.
+    """What is held on top of the market price for a market purchase, as a fraction of it."""
     usd_assets: tuple[str, ...] = ("USD", "USDT", "USDC", "FDUSD")
+    """Quote assets counted as one US dollar each, as a JSON list."""
     submission_deadline_seconds: int = Field(default=30, ge=1)
+    """An order is not sent later than this after its request was appended, unless the request says otherwise (`expires_at`)."""
 
     web_host: str = "127.0.0.1"
+    """Where a worker answers `/livez`, `/readyz` and `/metrics`."""
     web_port: int = Field(default=0, ge=0, le=65_535)
+    """The port of that; 0 takes a free one, which the worker logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,7 @@
 """Reason codes: the one enum that names every refusal, `CATEGORY_CONDITION`.
 
-The table in docs/reason-codes.md is generated from it. `fix_ord_rej_reason` is FIX 5.0 tag 103 (OrdRejReason); 99 is "other".
+The table in docs/reason-codes.md is generated from it and from `MEANING`. `fix_ord_rej_reason` is FIX 5.0 tag 103 (OrdRejReason); 99 is
+"other".
 """
 
 from enum import StrEnum
@@ -95,3 +96,59 @@ _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
 def fix_ord_rej_reason(code: ReasonCode) -> int:
     """The FIX tag 103 value nearest to a code; 99 ("other") where FIX has none."""
     return _FIX_ORD_REJ_REASON.get(code, _FIX_OTHER)
+
+
+# What each code means for the one who sent the request, and what to do. Nothing was executed for any of them unless it says so.
+MEANING: Final[dict[ReasonCode, str]] = {
+    ReasonCode.AUTH_TOKEN_MISSING: "The record has no `authorization` header. Send a token with it.",
+    ReasonCode.AUTH_TOKEN_INVALID: "The token is malformed, not signed by a trusted key, or meant for another audience. Get a new one.",
+    ReasonCode.AUTH_TOKEN_EXPIRED: "The token was expired when the broker appended the record. Get a new one and use a new key.",
+    ReasonCode.AUTH_USER_MISMATCH: "`user_id` is not the token's `sub`. Nobody trades for somebody else.",
+    ReasonCode.TOTP_MISSING: "Real money needs a second factor: send the current code in `x-totp`.",
+    ReasonCode.TOTP_INVALID: "The second factor's code is wrong for the time at which the broker appended the record.",
+    ReasonCode.TOTP_REPLAYED: "This code, or a later one, was used already. Wait for the next.",
+    ReasonCode.API_KEY_UNKNOWN: "The user has no exchange key under this `api_key_id`.",
+    ReasonCode.API_KEY_REVOKED: "The exchange key was revoked here. Store another.",
+    ReasonCode.API_KEY_EXPIRED: "The exchange key's time is over. Store another.",
+    ReasonCode.API_KEY_PERMISSION: "The exchange key is for another exchange, or the exchange does not let it do this.",
+    ReasonCode.USER_UNKNOWN: "No user has this `user_id`.",
+    ReasonCode.USER_INACTIVE: "The user exists but may not trade (pending, frozen or closed). An operator can change that.",
+    ReasonCode.USER_UNVERIFIED: "The user's identity was not verified yet.",
+    ReasonCode.AMOUNT_BELOW_MINIMUM: "The order is worth less than the smallest that this installation or the exchange takes.",
+    ReasonCode.AMOUNT_ABOVE_MAXIMUM: "The order is worth more than the largest that this installation or the exchange takes.",
+    ReasonCode.INVALID_DECIMAL: "A money field is no plain decimal string: a JSON number, a sign, an exponent, or too many digits.",
+    ReasonCode.PRICE_INVALID: "The price must be above zero.",
+    ReasonCode.PRICE_OUT_OF_BAND: "The price is too far from the market's.",
+    ReasonCode.PRICE_UNAVAILABLE: "No market price of known age is at hand, so the order cannot be valued. Try again under a new key.",
+    ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals.",
+    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol, or does not trade it now.",
+    ReasonCode.PRECISION_INVALID: "Price or quantity is not a multiple of the exchange's step for this symbol.",
+    ReasonCode.DAILY_VOLUME_EXCEEDED: "With this order the user would trade more in 24 hours than allowed.",
+    ReasonCode.HOURLY_TRADES_EXCEEDED: "The user has made as many trades in the last hour as allowed.",
+    ReasonCode.COOLDOWN_ACTIVE: "After failures in a row the user must wait.",
+    ReasonCode.BALANCE_INSUFFICIENT: "The available funds do not cover what the order would hold.",
+    ReasonCode.DAILY_WITHDRAWAL_EXCEEDED: "With this withdrawal the user would withdraw more in 24 hours than allowed.",
+    ReasonCode.SUSPICIOUS_ACTIVITY: "The request fits a pattern of misuse. An operator looks at it.",
+    ReasonCode.ADDRESS_NOT_ALLOWED: "The withdrawal address is not on the user's list, or not for long enough.",
+    ReasonCode.POSITION_LIMIT_EXCEEDED: "With this order the user would hold more of the asset than allowed.",
+    ReasonCode.LOSS_LIMIT_EXCEEDED: "The user's losses have reached the limit.",
+    ReasonCode.OPEN_ORDERS_EXCEEDED: "The user has as many open orders as allowed.",
+    ReasonCode.SELF_TRADE: "The order would trade with the same user's own order.",
+    ReasonCode.DUPLICATE_ORDER: "An order with the same content was sent a moment ago under another key.",
+    ReasonCode.TRADING_HALTED: "Trading is halted for this user, symbol, exchange or everybody.",
+    ReasonCode.REDUCE_ONLY: "Only orders that make a position smaller are taken now.",
+    ReasonCode.REQUEST_STALE: "The record is older than the 24 hours for which keys are kept, so whether it was executed before is not "
+    "known any more. Send it again under a new key if you still mean it.",
+    ReasonCode.REQUEST_EXPIRED: "The deadline (`expires_at`, or the default) passed before the order was sent. Held funds are free again.",
+    ReasonCode.REQUEST_UNSUPPORTED: "This version does not offer this type, mode or order type.",
+    ReasonCode.IDEMPOTENCY_KEY_REUSED: "The key was used for another payload, which stands; nothing was executed for this. Use a new key.",
+    ReasonCode.IDEMPOTENCY_IN_PROGRESS: "The first request with this key still runs and will be answered itself (`duplicate_of` names it).",
+    ReasonCode.SCHEMA_INVALID: "The record is no request: `reason` names the fields.",
+    ReasonCode.SCHEMA_VERSION_UNSUPPORTED: "`schema_version` is not one that this version reads.",
+    ReasonCode.EXCHANGE_UNKNOWN: "This installation is not connected to the exchange.",
+    ReasonCode.EXCHANGE_REFUSED: "The exchange provably refused the order; `reason` is its own text. Held funds are free again.",
+    ReasonCode.EXCHANGE_UNAVAILABLE: "The exchange could not be reached, and provably did not get the order. Held funds are free again. "
+    "Try again under a new key.",
+    ReasonCode.ORDER_NOT_FOUND: "`target_idempotency_key` names no order of this user.",
+    ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
+}
