@@ -87,7 +87,7 @@ class StepRunner:
                         return await step.stored_outputs()
                     if step.progress.next_offset != batch.base_offset:
                         raise InvariantViolation(
-                            f"the database has {batch.partition} at offset {step.progress.next_offset}, this worker at {batch.base_offset}. "
+                            f"the database has {batch.partition} at {step.progress.next_offset}, this worker at {batch.base_offset}. "
                             "Nothing was written. Two installations may share this database and consumer group: see `orchestrator doctor`."
                         )
                     return await attempt(step)

@@ -51,7 +51,7 @@ def outputs_are_missing(partition: TopicPartition, committed: int, progress: Pro
     if committed == progress.base_offset:
         return True
     raise OffsetsMoved(
-        f"the committed offset of {partition.topic}/{partition.partition} is {committed}, but the database stands at {progress.next_offset} "
+        f"the committed offset of {partition.topic}/{partition.partition} is {committed}, the database stands at {progress.next_offset} "
         f"(its newest batch began at {progress.base_offset}). Nothing is read: orders could be lost or executed twice. If the offset was "
         f"reset, set it to {progress.next_offset}; if the database or the broker was restored from a backup, see docs/operations.md."
     )

@@ -103,7 +103,8 @@ class Watchdog:
         standing: dict[object, tuple[int, float]] = {}
         for partition, task in self._partitions.tasks.items():
             if task.busy_since is not None and now - task.busy_since > self._limit:
-                return Stalled(f"a batch of {task.partition} has not ended for {now - task.busy_since:.0f} s. Its outcome is stored or looked up.")
+                seconds = now - task.busy_since
+                return Stalled(f"a batch of {task.partition} has not ended for {seconds:.0f} s. Its outcome is stored or looked up.")
             end = self._app.last_stable_offset(partition)
             if end is None or end <= task.next_offset:
                 continue

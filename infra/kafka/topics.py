@@ -3,7 +3,8 @@
 Faust may not declare topics: it would create an output topic without compaction, or the requests topic with the producer's clock.
 """
 
-from typing import Any, Final
+import asyncio
+from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -15,6 +16,8 @@ from pipeline.invariants import Retryable
 from schemas.topics import Topics, TopicSpec
 
 _TIMEOUT_MS: Final = 15_000
+_ASKED_MAX: Final = 20
+_ASK_AGAIN_SECONDS: Final = 0.25
 # What must be as created, or a promise is broken: a requests topic with the producer's time, an audit topic that deletes.
 _BINDING: Final = ("cleanup.policy", "message.timestamp.type")
 
@@ -67,12 +70,7 @@ async def _create(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], sett
 
 
 async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:
-    resources = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in specs]
-    found: dict[str, dict[str, str]] = {}
-    for response in await admin.describe_configs(resources):
-        for resource in response.resources:
-            name, entries = resource[3], resource[4]
-            found[name] = {entry[0]: entry[1] for entry in entries}
+    found = await _settings_of(admin, [spec.name for spec in specs])
     problems = [problem for spec in specs for problem in _problems(spec, found.get(spec.name, {}), settings)]
     if problems:
         raise TopicsUnfit(
@@ -82,9 +80,28 @@ async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], setti
         )
 
 
-def _problems(spec: TopicSpec, found: dict[str, Any], settings: Settings) -> list[str]:
+async def _settings_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """Every topic's settings by name. A topic that was just made is not known to every broker at once: it is asked for again."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    for _ in range(_ASKED_MAX):
+        found: dict[str, dict[str, str]] = {}
+        for response in await admin.describe_configs(resources):
+            for error_code, _, _, name, entries in response.resources:
+                if error_code == 0:
+                    found[name] = {entry[0]: entry[1] for entry in entries}
+        if len(found) == len(names):
+            return found
+        await asyncio.sleep(_ASK_AGAIN_SECONDS)
+    raise Retryable(f"the broker does not tell the settings of {', '.join(sorted(set(names) - set(found)))}")
+
+
+def _problems(spec: TopicSpec, found: dict[str, str], settings: Settings) -> list[str]:
     wanted = {"cleanup.policy": spec.cleanup_policy, **spec.config}
-    problems = [f"{spec.name}: {name} is {found.get(name)}, must be {wanted[name]}" for name in _BINDING if name in wanted and found.get(name) != wanted[name]]
+    problems = [
+        f"{spec.name}: {name} is {found.get(name)}, must be {wanted[name]}"
+        for name in _BINDING
+        if name in wanted and found.get(name) != wanted[name]
+    ]
     replicas = int(found.get("min.insync.replicas") or 1)
     if replicas < settings.kafka_min_insync_replicas:
         problems.append(f"{spec.name}: min.insync.replicas is {replicas}, must be at least {settings.kafka_min_insync_replicas}")

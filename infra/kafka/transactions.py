@@ -91,7 +91,7 @@ class PartitionProducer:
         except (KafkaError, OSError, TimeoutError, AssertionError) as error:
             raise CommitUnknown(
                 f"the broker did not confirm a transaction for {self._partition.topic}/{self._partition.partition} "
-                f"({type(error).__name__}: {error}). Nothing is lost or executed twice: the partition's next owner publishes what is stored."
+                f"({type(error).__name__}: {error}). Nothing is lost or doubled: the partition's next owner publishes what is stored."
             ) from error
 
     async def _send(self, record: OutputRecord) -> asyncio.Future[RecordMetadata]:
