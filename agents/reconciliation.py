@@ -24,7 +24,6 @@ from infra.postgres.step import Database
 from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders
 from pipeline.execution import reference_of
 from pipeline.invariants import Retryable
-from pipeline.order import Order
 from pipeline.rules import Rules
 from pipeline.settlement import absence_is_proven
 from pipeline.venue import Absent, Found, LookUpOutcome
@@ -34,8 +33,12 @@ from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
+# Look-ups of one round and exchange; with more orders than this, each has its turn in a later round.
 _ORDERS_PER_ROUND_MAX: Final = 500
-_RESTING_LOOK_UP_FACTOR: Final = 4
+_IN_DOUBT: Final = (OrderStatus.IN_DOUBT,)
+_RESTING: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
+# Orders in doubt hold funds that may be free; resting ones are asked about less often.
+_RESTING_EVERY_ROUNDS: Final = 4
 _PURGE_SECONDS: Final = 60.0
 
 
@@ -94,36 +97,40 @@ class Reconciler:
         self._rules = rules
         self._interval = interval_seconds
         self._clock = clock
-        self._looked_up: dict[str, float] = {}
+        self._rounds = 0
+        # Where the last page of each exchange and kind ended.
+        self._cursors: dict[tuple[str, tuple[OrderStatus, ...]], str] = {}
         self._purge_due = 0.0
 
     async def run(self) -> None:
         """Looks after all exchanges until it is cancelled."""
         while True:
             started = monotonic()
+            self._rounds += 1
             try:
                 await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
                 await self._purge()
-            except (Retryable, KafkaError) as error:
+            except* (Retryable, KafkaError) as group:
+                error = group.exceptions[0]
                 log.warning("reconciliation_waits", error=str(error), money="funds of orders in doubt stay held")
             await asyncio.sleep(max(0.0, self._interval - (monotonic() - started)))
 
     async def _round(self, exchange: str, gateway: Gateway) -> None:
         partitions = self._owned(exchange)
+        kinds = (_IN_DOUBT, _RESTING) if self._rounds % _RESTING_EVERY_ROUNDS == 0 else (_IN_DOUBT,)
         if not partitions:
             return
-        orders = await unfinished_orders(self._database, exchange, partitions, _ORDERS_PER_ROUND_MAX)
-        now = monotonic()
-        due = [unfinished for unfinished in orders if self._is_due(unfinished.order, now)]
-        self._looked_up = {unfinished.order.order_id: self._looked_up.get(unfinished.order.order_id, 0.0) for unfinished in orders}
         async with asyncio.TaskGroup() as group:
-            for unfinished in due:
-                self._looked_up[unfinished.order.order_id] = now
-                group.create_task(self._look_up(unfinished, gateway))
+            for statuses in kinds:
+                for unfinished in await self._next_page(exchange, partitions, statuses):
+                    group.create_task(self._look_up(unfinished, gateway))
 
-    def _is_due(self, order: Order, now: float) -> bool:
-        factor = 1 if order.status is OrderStatus.IN_DOUBT else _RESTING_LOOK_UP_FACTOR
-        return now - self._looked_up.get(order.order_id, 0.0) >= factor * self._interval
+    async def _next_page(self, exchange: str, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
+        cursor = self._cursors.get((exchange, statuses), "")
+        orders = await unfinished_orders(self._database, exchange, partitions, statuses, cursor, _ORDERS_PER_ROUND_MAX)
+        at_the_end = len(orders) < _ORDERS_PER_ROUND_MAX
+        self._cursors[exchange, statuses] = "" if at_the_end else orders[-1].order.order_id
+        return orders
 
     async def _look_up(self, unfinished: UnfinishedOrder, gateway: Gateway) -> None:
         looked_up_at = self._clock()

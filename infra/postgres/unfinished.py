@@ -8,6 +8,7 @@ from typing import Final
 from infra.postgres.rows import order_of
 from infra.postgres.step import Database
 from pipeline.order import Order
+from schemas.orders import OrderStatus
 
 _CLAIMS_PURGED_MAX: Final = 1_000
 
@@ -20,19 +21,26 @@ class UnfinishedOrder:
     cancel_pending: bool
 
 
-async def unfinished_orders(database: Database, exchange: str, work_partitions: Sequence[int], limit: int) -> list[UnfinishedOrder]:
-    """Orders in doubt or resting that were sent from these partitions of the exchange's queue: in doubt first, oldest change first."""
+async def unfinished_orders(
+    database: Database, exchange: str, work_partitions: Sequence[int], statuses: Sequence[OrderStatus], after_order_id: str, limit: int
+) -> list[UnfinishedOrder]:
+    """Orders of these statuses that were sent from these partitions of the exchange's queue, by order id from `after_order_id` on.
+
+    Going on from the last order id, and from the beginning after the last page, every order has its turn however many there are.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
             SELECT orders.*, EXISTS (SELECT FROM cancels WHERE cancels.order_id = orders.order_id AND NOT ended) AS cancel_pending
             FROM orders
-            WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND executed_at IS NULL
-              AND status IN ('in_doubt', 'new', 'partially_filled')
-            ORDER BY status = 'in_doubt' DESC, updated_at LIMIT $3
+            WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND status = ANY($3::text[]) AND executed_at IS NULL
+              AND order_id > $4
+            ORDER BY order_id LIMIT $5
             """,
             exchange,
             work_partitions,
+            [status.value for status in statuses],
+            after_order_id,
             limit,
         )
     return [UnfinishedOrder(order_of(row), row["cancel_pending"]) for row in rows]
