@@ -138,6 +138,9 @@ class ExecutionStep:
                 outcome = await self._gateway.submit(submission)
             except Retryable as error:
                 return NotSent(f"the stored API key could not be read: {error}")
+            if isinstance(outcome, Refused) and outcome.reason_code is ReasonCode.REQUEST_EXPIRED:
+                # Stopped on this side, because the receive window ended while it waited for its turn; its own deadline may be later.
+                return NotSent(outcome.detail)
             if not isinstance(outcome, Refused) or outcome.reason_code is not ReasonCode.EXCHANGE_UNAVAILABLE:
                 return outcome
             refused = outcome
