@@ -1,0 +1,61 @@
+"""Progress: nothing is left under way, and Kafka and the database stand at the same offsets."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.order import Order
+from pipeline.verification.finding import Check, Finding
+from schemas.orders import OrderStatus
+
+_UNFINISHED: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.SUBMITTING})
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionProgress:
+    """One input partition: the topic's end, the group's committed offset, and where the database stands (None: no row, no offset)."""
+
+    topic: str
+    partition: int
+    end_offset: int
+    committed_offset: int | None
+    next_offset: int | None
+    carries: bool = False
+
+
+def check_progress(partitions: Sequence[PartitionProgress], orders: Iterable[Order], pending_cancels: int) -> list[Finding]:
+    """Every finding about what is unfinished. `pending_cancels` counts cancels whose order rests at the exchange."""
+    return [_offsets(partitions), _lag(partitions), *_orders(list(orders), pending_cancels)]
+
+
+def _offsets(partitions: Sequence[PartitionProgress]) -> Finding:
+    check = Check("offsets_match_database", "the committed offset of every input partition is where the database stands", len(partitions))
+    for row in partitions:
+        where = f"{row.topic}/{row.partition}"
+        # -1 is the database's word for: taken over, nothing read yet.
+        if (row.committed_offset if row.committed_offset is not None else -1) != (row.next_offset if row.next_offset is not None else -1):
+            check.breach(f"{where}: committed {row.committed_offset}, the database has {row.next_offset}")
+        elif row.carries:
+            check.breach(f"{where}: outputs of an unfinished step are stored")
+    return check.finding()
+
+
+def _lag(partitions: Sequence[PartitionProgress]) -> Finding:
+    check = Check("nothing_waits", "lag is zero on every input partition", len(partitions))
+    for row in partitions:
+        if row.end_offset > (row.committed_offset or 0):
+            check.breach(f"{row.topic}/{row.partition}: ends at {row.end_offset}, committed {row.committed_offset}")
+    return check.finding()
+
+
+def _orders(orders: Sequence[Order], pending_cancels: int) -> list[Finding]:
+    unfinished = Check("nothing_unfinished", "no order is left queued or being sent", len(orders))
+    in_doubt = Check("in_doubt", "no order is without proof", len(orders))
+    for order in orders:
+        if order.status in _UNFINISHED:
+            unfinished.breach(f"order {order.order_id} is {order.status} (attempt {order.attempt}, since {order.updated_at:%H:%M:%S} UTC)")
+        elif order.status is OrderStatus.IN_DOUBT:
+            in_doubt.breach(f"order {order.order_id} is in doubt since {order.updated_at:%H:%M:%S} UTC: {order.reason}")
+    if pending_cancels:
+        unfinished.breach(f"{pending_cancels} cancels wait for their orders")
+    return [unfinished.finding(), in_doubt.finding()]

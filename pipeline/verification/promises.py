@@ -1,0 +1,69 @@
+"""All promises at once: the evidence, every finding about it, and the summary that `demo --json` prints."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.order import Order
+from pipeline.verification.accounts import Accounts, check_accounts, owned_at_exchange
+from pipeline.verification.answers import Answers, Requested, check_answers
+from pipeline.verification.books import ExchangeBooks, books_missing, check_books
+from pipeline.verification.finding import Finding
+from pipeline.verification.progress import PartitionProgress, check_progress
+from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_state, check_trail
+
+LEDGER: Final = frozenset(
+    {"ledger_sums_to_zero", "balances_match_transfers", "holds_match_orders", "nothing_negative", "balances_match_exchange"}
+)
+AUDIT: Final = frozenset({"audit_chain", "audit_chain_on_topic", "audit_key_unique", "status_steps_join"})
+TOPICS: Final = frozenset(
+    {"audit_on_topic_matches_database", "state_matches_database", "results_match_database", "offsets_match_database"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was read. `books` is None where the exchange's own log cannot be read; `books_missing_because` says why."""
+
+    answers: Answers
+    requested: Requested
+    snapshots: Mapping[str, bytes]
+    topic_trail: TopicTrail
+    database_trail: DatabaseTrail
+    accounts: Accounts
+    partitions: Sequence[PartitionProgress]
+    books: ExchangeBooks | None
+    books_missing_because: str = ""
+
+    @property
+    def orders(self) -> Mapping[str, Order]:
+        return self.requested.orders
+
+
+def check_all(evidence: Evidence) -> list[Finding]:
+    """Every promise. The system must be at rest: what is under way counts as broken."""
+    orders = evidence.orders
+    return [
+        *check_answers(evidence.answers, evidence.requested),
+        *_books(evidence),
+        *check_accounts(evidence.accounts, orders.values()),
+        *check_trail(evidence.topic_trail, evidence.database_trail),
+        check_state(evidence.snapshots, orders.values()),
+        *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels)),
+    ]
+
+
+def _books(evidence: Evidence) -> list[Finding]:
+    if evidence.books is None:
+        return books_missing(evidence.books_missing_because)
+    return check_books(evidence.books, evidence.orders, evidence.answers, owned_at_exchange(evidence.accounts))
+
+
+def all_hold(findings: Iterable[Finding], names: frozenset[str] | None = None) -> bool:
+    """Whether no promise is broken, of all or of those named."""
+    return all(finding.holds for finding in findings if names is None or finding.name in names)
+
+
+def breaches_of(findings: Iterable[Finding], name: str) -> int:
+    """How often one promise is broken."""
+    return sum(finding.breaches for finding in findings if finding.name == name)
