@@ -4,7 +4,7 @@ Faust may not declare topics: it would create an output topic without compaction
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -70,14 +70,53 @@ async def _create(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], sett
 
 
 async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:
-    found = await _settings_of(admin, [spec.name for spec in specs])
-    problems = [problem for spec in specs for problem in _problems(spec, found.get(spec.name, {}), settings)]
+    problems = await _setting_problems(admin, specs, settings)
     if problems:
         raise TopicsUnfit(
             "topics have settings that break a promise, so nothing is read and no order is sent: "
             + "; ".join(problems)
             + ". Change them with kafka-configs (or name another ORCHESTRATOR_TOPIC_PREFIX) and start again."
         )
+
+
+async def _setting_problems(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> list[str]:
+    found = await _settings_of(admin, [spec.name for spec in specs])
+    return [problem for spec in specs for problem in _problems(spec, found.get(spec.name, {}), settings)]
+
+
+async def topic_problems(settings: Settings, bootstrap_servers: str) -> list[str]:
+    """What is wrong with the topics, one sentence each: missing, wrong settings, too few copies. Changes nothing.
+
+    Raises Retryable without a broker.
+    """
+    admin = AIOKafkaAdminClient(**client_options(settings, bootstrap_servers), request_timeout_ms=_TIMEOUT_MS)
+    specs = Topics(settings.topic_prefix).specs(settings.exchanges)
+    try:
+        await admin.start()
+        existing = set(await admin.list_topics())
+        present = tuple(spec for spec in specs if spec.name in existing)
+        problems = [f"{spec.name}: does not exist" for spec in specs if spec.name not in existing]
+        if present:
+            problems += await _setting_problems(admin, present, settings)
+            copies = await admin.describe_topics([spec.name for spec in present])
+            problems += [problem for topic in copies for problem in _copy_problems(topic, settings)]
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
+    finally:
+        await admin.close()
+    return problems
+
+
+def _copy_problems(topic: dict[str, Any], settings: Settings) -> list[str]:
+    name, partitions = topic["topic"], topic["partitions"]
+    copies = min(len(partition["replicas"]) for partition in partitions)
+    in_sync = min(len(partition["isr"]) for partition in partitions)
+    problems = []
+    if copies < settings.kafka_replication_factor:
+        problems.append(f"{name}: has {copies} copies, must have {settings.kafka_replication_factor}")
+    if in_sync < settings.kafka_min_insync_replicas:
+        problems.append(f"{name}: {in_sync} copies are in sync, and nothing is written below {settings.kafka_min_insync_replicas}")
+    return problems
 
 
 async def _settings_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
