@@ -43,6 +43,26 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class ExchangeNotPermitted(Exception):
+    """An exchange that no order may be sent to. A person must change the settings; nothing was read or sent."""
+
+
+def require_base_addresses(settings: Settings) -> None:
+    """Raises ExchangeNotPermitted unless every exchange has a base address of its own, as sandboxes and the simulator have.
+
+    Requests are not authenticated: whoever can write to the topic trades for any user. So no order may reach an exchange's default
+    address, where the money is real.
+    """
+    missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
+    if missing:
+        raise ExchangeNotPermitted(
+            f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. Requests are "
+            "not authenticated in this version, so real money is refused; nothing was read or sent, and requests wait in Kafka. Name a "
+            f"sandbox or the simulated exchange, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of "
+            "ORCHESTRATOR_EXCHANGES."
+        )
+
+
 def rules_of(settings: Settings) -> Rules:
     """The numbers of the settings as the pipeline wants them."""
     return Rules(

@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from agents.app import Parts, compose
+from agents.app import ExchangeNotPermitted, Parts, compose, require_base_addresses
 from agents.watchdog import BrokerLost, Stalled, Watchdog
 from infra.exchange.gateway import UnknownVenue
 from infra.health import Health, HealthServer
@@ -59,7 +59,7 @@ class ExitCode(IntEnum):
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code for what ended a worker."""
     match error:
-        case MasterKeyError() | UnknownVenue() | TopicsUnfit():
+        case MasterKeyError() | UnknownVenue() | TopicsUnfit() | ExchangeNotPermitted():
             return ExitCode.SETTINGS
         case Retryable() | BrokerLost():
             return ExitCode.OUT_OF_REACH
@@ -90,6 +90,11 @@ class _Ending:
 def run_worker(settings: Settings, bootstrap_servers: str, database_url: str, reached: Reached = pass_by) -> int:
     """Runs a worker until it is asked to stop or something ends it; returns the exit code. Call it in a process of its own."""
     configure_logging(settings.log_level)
+    try:
+        require_base_addresses(settings)
+    except ExchangeNotPermitted as error:
+        log.error("worker_ends", what=str(error), exit_code=int(ExitCode.SETTINGS))
+        return ExitCode.SETTINGS
     uvloop.install()
     ending = asyncio.run(_main(settings, bootstrap_servers, database_url, reached))
     return ExitCode.DONE if ending is None else exit_code_of(ending)
