@@ -139,7 +139,7 @@ class Installation:
 
 _NUMBERS = (
     "receive_window_ms", "venue_timeout_ms", "exchange_timeout_ms", "session_timeout_ms", "rebalance_timeout_ms", "reconcile_interval_ms",
-    "transaction_timeout_ms", "stall_seconds_max", "kafka_partitions", "exchange_rate_limit",
+    "transaction_timeout_ms", "stall_seconds_max", "kafka_partitions", "exchange_rate_limit", "trade_usd_min", "trade_usd_max",
 )  # fmt: skip
 
 
@@ -165,9 +165,15 @@ def order(number: int, **fields: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def installation(
-    kafka: str, database_url: str, prefix: str, directory: Path, *simulator_options: str, **overrides: Any
+    kafka: str,
+    database_url: str,
+    prefix: str,
+    directory: Path,
+    *simulator_options: str,
+    users: Sequence[str] = USERS,
+    **overrides: Any,
 ) -> AsyncIterator[Installation]:
-    """Starts everything but workers; stops and kills everything, workers too."""
+    """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each."""
     master_key = new_master_key()
     simulator = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"),
@@ -199,7 +205,7 @@ async def installation(
         settings = Settings(**values)
         await migrate(database_url)
         await ensure_topics(settings, kafka)
-        await _add_users(settings, url)
+        await _add_users(settings, url, users)
         made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory)
         try:
             yield made
@@ -211,12 +217,12 @@ async def installation(
             await simulator.wait()
 
 
-async def _add_users(settings: Settings, simulator_url: str) -> None:
+async def _add_users(settings: Settings, simulator_url: str, user_ids: Sequence[str]) -> None:
     keyring = keyring_of(settings)
-    users = [
-        NewUser(user, "binance", "main", keyring.key_id, keyring.encrypt(user, "main", StoredSecret(f"key-{user}", f"secret-{user}")), OPENING)
-        for user in USERS
-    ]
+    users = []
+    for user in user_ids:
+        ciphertext = keyring.encrypt(user, "main", StoredSecret(f"key-{user}", f"secret-{user}"))
+        users.append(NewUser(user, "binance", "main", keyring.key_id, ciphertext, OPENING))
     if settings.database_url is None:
         raise RuntimeError("an installation has a database")
     database = await connect(settings.database_url.get_secret_value(), 2, 10)
@@ -238,7 +244,7 @@ async def _add_users(settings: Settings, simulator_url: str) -> None:
             "secret": f"secret-{user}",
             "balances": {asset: str(amount) for asset, amount in OPENING.items()},
         }
-        for user in USERS
+        for user in user_ids
     ]
     async with aiohttp.ClientSession() as session, session.post(f"{simulator_url}/simulator/accounts", json=accounts) as response:
         response.raise_for_status()
