@@ -77,4 +77,4 @@ async def test_zombie_changes_nothing(
 ) -> None:
     """A worker that is paused at a point until its partitions have moved wakes up, notices, and ends without a trace."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
-        await _answers_after(made, f"{point}@{topic}:1", "pause:20", tmp_path)
+        await _answers_after(made, f"{point}@{topic}:1", "pause:15", tmp_path)
