@@ -119,24 +119,35 @@ async def _partitions_of(settings: Settings, bootstrap_servers: str, topics: Seq
     return [TopicPartition(row["topic"], partition["partition"]) for row in described for partition in row["partitions"]]
 
 
+async def read_ends(settings: Settings, bootstrap_servers: str, names: Sequence[str]) -> dict[TopicPartition, int]:
+    """Where a read_committed consumer sees the end of each partition of these topics. Raises Retryable without a broker or a topic."""
+    options = client_options(settings, bootstrap_servers)
+    consumer = AIOKafkaConsumer(**options, isolation_level="read_committed", enable_auto_commit=False, request_timeout_ms=_TIMEOUT_MS)
+    try:
+        await consumer.start()
+        try:
+            partitions = await _partitions_of(settings, bootstrap_servers, names)
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        finally:
+            await consumer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
+    return ends
+
+
 async def read_offsets(settings: Settings, bootstrap_servers: str) -> list[PartitionProgress]:
     """End and committed offset of every input partition, without the database's part. Raises Retryable without a broker."""
     topics = Topics(settings.topic_prefix)
     names = [topics.requests, topics.reports, *(topics.orders(exchange) for exchange in settings.exchanges)]
-    options = client_options(settings, bootstrap_servers)
-    consumer = AIOKafkaConsumer(**options, isolation_level="read_committed", enable_auto_commit=False, request_timeout_ms=_TIMEOUT_MS)
-    admin = AIOKafkaAdminClient(**options, request_timeout_ms=_TIMEOUT_MS)
+    ends = await read_ends(settings, bootstrap_servers, names)
+    admin = AIOKafkaAdminClient(**client_options(settings, bootstrap_servers), request_timeout_ms=_TIMEOUT_MS)
     try:
-        await consumer.start()
         try:
             await admin.start()
-            partitions = await _partitions_of(settings, bootstrap_servers, names)
-            ends = await consumer.end_offsets(partitions)
-            committed = await admin.list_consumer_group_offsets(settings.consumer_group, partitions=partitions)
+            committed = await admin.list_consumer_group_offsets(settings.consumer_group, partitions=list(ends))
         finally:
             await admin.close()
-            await consumer.stop()
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
     found = {partition: row.offset for partition, row in committed.items() if row.offset >= 0}
-    return [PartitionProgress(tp.topic, tp.partition, ends[tp], found.get(tp), None) for tp in sorted(partitions)]
+    return [PartitionProgress(tp.topic, tp.partition, ends[tp], found.get(tp), None) for tp in sorted(ends)]

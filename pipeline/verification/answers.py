@@ -18,7 +18,7 @@ from typing import Final
 from pipeline.changes import result_of_order
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.verification.finding import Check, Finding
-from schemas.orders import OrderStatus
+from schemas.orders import OrderStatus, RequestType
 from schemas.results import Result, ResultStatus
 from schemas.wire import SourceOffset
 
@@ -211,7 +211,7 @@ def tally(answers: Answers, asked_from: Mapping[int, int]) -> Tally:
     return Tally(
         requests=len(sources),
         results_final=len(finals),
-        executed=sum(1 for result in own if result.status is ResultStatus.EXECUTED),
+        executed=sum(1 for result in own if result.status is ResultStatus.EXECUTED and result.type is RequestType.TRADE),
         rejected=len(rejected),
         rejected_by_reason=dict(sorted(reasons.items())),
         duplicates=sum(1 for result in finals if result.replayed),

@@ -1,0 +1,130 @@
+"""The demo's side of the simulated exchange: its accounts, its prices, the faults it is told to make, what it says it injected.
+
+Talks to the endpoints under /simulator/, which no real exchange has.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import orjson
+
+from infra.exchange.simulator.faults import LOG_NAME, FaultKind
+from infra.exchange.simulator.symbols import make_symbols
+from pipeline.invariants import Retryable
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+# Of each order call, for each kind of fault. Twenty kinds: about one call in twenty meets one.
+_ORDER_FAULT_PROBABILITY: Final = 0.0025
+# A pause that the exchange asks for holds up every account, so it is asked for rarely.
+_PAUSE_PROBABILITY: Final = 0.0003
+_LOOK_UP_FAULT_PROBABILITY: Final = 0.01
+_SLOW_MS: Final = 900
+_LOOK_UP_KINDS: Final = (
+    FaultKind.HANG_BEFORE_ACCEPT,
+    FaultKind.DROP_BEFORE_ACCEPT,
+    FaultKind.HTTP_500_BEFORE_ACCEPT,
+    FaultKind.HTTP_503_UNAVAILABLE,
+    FaultKind.TRUNCATED_BODY,
+    FaultKind.CUT_JSON,
+    FaultKind.HTML_200,
+    FaultKind.EMPTY_JSON_200,
+)
+_CANCEL_KINDS: Final = (
+    FaultKind.HANG_AFTER_ACCEPT,
+    FaultKind.DROP_BEFORE_ACCEPT,
+    FaultKind.DROP_AFTER_ACCEPT,
+    FaultKind.HTTP_500_AFTER_ACCEPT,
+    FaultKind.HTTP_504_BEFORE_ACCEPT,
+    FaultKind.HTML_200,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeAccount:
+    """An account to open. The repr shows no secret."""
+
+    user_id: str
+    api_key: str
+    secret: str
+    balances: dict[str, Decimal]
+
+    def __repr__(self) -> str:
+        return f"ExchangeAccount({self.user_id})"
+
+
+def fault_rules(seed: int) -> list[dict[str, object]]:
+    """Every kind of fault on orders, cancels and look-ups, each with a small probability."""
+    rules: list[dict[str, object]] = []
+
+    def add(kind: FaultKind, method: str, probability: float) -> None:
+        delay_ms = _SLOW_MS if kind is FaultKind.SLOW else 0
+        rules.append({"kind": kind, "method": method, "probability": probability, "delay_ms": delay_ms, "seed": seed * 1000 + len(rules)})
+
+    for kind in FaultKind:
+        add(kind, "POST", _PAUSE_PROBABILITY if kind is FaultKind.RATE_LIMIT else _ORDER_FAULT_PROBABILITY)
+    for kind in _LOOK_UP_KINDS:
+        add(kind, "GET", _LOOK_UP_FAULT_PROBABILITY)
+    for kind in _CANCEL_KINDS:
+        add(kind, "DELETE", _LOOK_UP_FAULT_PROBABILITY)
+    return rules
+
+
+class SimulatorAdmin:
+    """Requests to a simulated exchange at `url`. Every call raises Retryable when it does not answer as it should."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def open_accounts(self, accounts: Sequence[ExchangeAccount]) -> None:
+        rows = [
+            {
+                "label": account.user_id,
+                "api_key": account.api_key,
+                "secret": account.secret,
+                "balances": {asset: f"{amount:f}" for asset, amount in account.balances.items()},
+            }
+            for account in accounts
+        ]
+        await self._call("POST", "accounts", rows)
+
+    async def make_faults(self, seed: int) -> None:
+        await self._call("POST", "faults", fault_rules(seed))
+
+    async def end_faults(self) -> None:
+        await self._call("DELETE", "faults", None)
+
+    async def hold_prices(self) -> None:
+        """Pins every price where it is, so that resting orders stay as they are."""
+        for name in make_symbols(Decimal(0)):
+            # None sets a symbol free at its current price and answers it.
+            answer = await self._call("POST", "price", {"symbol": name, "price": None})
+            await self._call("POST", "price", {"symbol": name, "price": answer["price"]})
+
+    async def _call(self, method: str, path: str, body: object) -> dict[str, str]:
+        data = None if body is None else orjson.dumps(body)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+                session.request(method, f"{self._url}/simulator/{path}", data=data, headers={"content-type": "application/json"}) as answer,
+            ):
+                content = await answer.read()
+                if answer.status != 200:
+                    raise Retryable(f"the simulated exchange answered {answer.status} to {method} /simulator/{path}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Retryable(f"the simulated exchange is out of reach ({type(error).__name__}: {error})") from error
+        found = orjson.loads(content)
+        return found if isinstance(found, dict) else {}
+
+
+def injected_faults(simulator_dir: Path) -> dict[str, int]:
+    """What the exchange's own log of faults counts, per kind."""
+    log = simulator_dir / LOG_NAME
+    if not log.exists():
+        return {}
+    kinds = Counter(str(orjson.loads(line)["kind"]) for line in log.read_bytes().splitlines() if line)
+    return dict(sorted(kinds.items()))

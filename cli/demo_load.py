@@ -1,0 +1,148 @@
+"""The demo's load: publishes the requests, shows how many are answered, and waits until nothing is under way any more.
+
+What is shown meanwhile comes from the database and is for people; the figures of the summary are counted afterwards from the topics.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from cli.demo_requests import DemoRecord
+from infra.kafka.connection import client_options
+from infra.postgres.step import Database
+from infra.settings import Settings
+from infra.verification.exchange_log import read_books
+from infra.verification.topics import read_ends, read_offsets
+from pipeline.invariants import Retryable
+from schemas.topics import Topics
+
+_CHUNK: Final = 100
+_POLL_SECONDS: Final = 0.5
+_SEND_SECONDS_MAX: Final = 60.0
+
+
+async def publish(
+    settings: Settings, bootstrap_servers: str, records: Sequence[DemoRecord], seconds: float, published: Callable[[int], None]
+) -> None:
+    """Publishes the records in order, spread over `seconds` (0: as fast as the broker takes them). Raises Retryable without a broker."""
+    topic = Topics(settings.topic_prefix).requests
+    producer = AIOKafkaProducer(**client_options(settings, bootstrap_servers), enable_idempotence=True, acks="all", linger_ms=2)
+    started_at = monotonic()
+    try:
+        await producer.start()
+        try:
+            for begin in range(0, len(records), _CHUNK):
+                chunk = records[begin : begin + _CHUNK]
+                async with asyncio.timeout(_SEND_SECONDS_MAX):
+                    sends = [await producer.send(topic, record.value, key=record.key, headers=list(record.headers)) for record in chunk]
+                    await asyncio.gather(*sends)
+                done = begin + len(chunk)
+                published(done)
+                await asyncio.sleep(max(0.0, started_at + seconds * done / len(records) - monotonic()))
+        finally:
+            await producer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the database is: records that intake has read, and what is still under way."""
+
+    read: int
+    unfinished: int
+    in_doubt: int
+    pending_cancels: int
+
+    @property
+    def answered(self) -> int:
+        return max(0, self.read - self.unfinished - self.in_doubt)
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.unfinished == self.in_doubt == self.pending_cancels == 0
+
+    def __str__(self) -> str:
+        return f"{self.unfinished} orders under way, {self.in_doubt} in doubt, {self.pending_cancels} cancels waiting"
+
+
+async def standing(database: Database, settings: Settings) -> Standing:
+    """Reads how far the database is. Raises Retryable when it is out of reach."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(
+            """
+            SELECT
+              (SELECT coalesce(sum(greatest(next_offset, 0)), 0) FROM input_partitions WHERE consumer_group = $1 AND topic = $2) AS read,
+              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status IN ('accepted', 'submitting')) AS unfinished,
+              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status = 'in_doubt') AS in_doubt,
+              (SELECT count(*) FROM cancels WHERE NOT ended) AS pending_cancels
+            """,
+            settings.consumer_group,
+            Topics(settings.topic_prefix).requests,
+        )
+    if row is None:
+        raise Retryable("the database gave no row")
+    return Standing(int(row["read"]), row["unfinished"], row["in_doubt"], row["pending_cancels"])
+
+
+async def begin_offsets(settings: Settings, bootstrap_servers: str) -> dict[int, int]:
+    """The end of every partition of the requests topic now: where this run's requests begin."""
+    topic = Topics(settings.topic_prefix).requests
+    return {partition.partition: end for partition, end in (await read_ends(settings, bootstrap_servers, [topic])).items()}
+
+
+@dataclass(slots=True)
+class Rest:
+    """Waits until the system is at rest with `expected` records read. `why_not` says what kept it from it, for people."""
+
+    settings: Settings
+    bootstrap_servers: str
+    database: Database
+    exchange_log: Path
+    expected: int
+    why_not: str = "it was not looked at yet"
+
+    async def reached(self, seconds: float, answered: Callable[[int], None]) -> bool:
+        """Whether everything read, answered and settled within `seconds`; the exchange's prices must be held still."""
+        deadline = monotonic() + seconds
+        while True:
+            try:
+                if await self._is_reached(answered):
+                    return True
+            except Retryable as error:
+                # The broker may still be looking for the group's coordinator.
+                self.why_not = str(error)
+            if monotonic() > deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _is_reached(self, answered: Callable[[int], None]) -> bool:
+        now = await standing(self.database, self.settings)
+        answered(now.answered)
+        self.why_not = f"{self.expected - now.read} records are not read, {now}"
+        return now.read >= self.expected and now.is_quiet and await self._offsets_meet() and await self._resting_orders_agree()
+
+    async def _offsets_meet(self) -> bool:
+        behind = [
+            TopicPartition(row.topic, row.partition)
+            for row in await read_offsets(self.settings, self.bootstrap_servers)
+            if row.end_offset > (row.committed_offset or 0)
+        ]
+        self.why_not = f"records wait on {len(behind)} input partitions"
+        return not behind
+
+    async def _resting_orders_agree(self) -> bool:
+        """Whether our resting orders are what the exchange has: a fill is known to us only at the next look-up."""
+        books = await asyncio.to_thread(read_books, self.exchange_log)
+        booked = {order.client_order_id: (order.status.value, order.cum_quantity) for order in books.orders}
+        async with self.database.connection() as connection:
+            rows = await connection.fetch("SELECT client_order_id, status, cum_quantity FROM orders WHERE executed_at IS NULL")
+        behind = [row for row in rows if booked.get(row["client_order_id"]) != (row["status"], row["cum_quantity"])]
+        self.why_not = f"{len(behind)} resting orders have moved on at the exchange"
+        return not behind

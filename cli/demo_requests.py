@@ -1,0 +1,282 @@
+"""The demo's requests: of every kind that producers send, good and bad, drawn from a seed.
+
+Invariants:
+1. The same seed, run name and count give the same records, byte by byte (`expires_at` aside, which follows the clock).
+2. From `len(KINDS)` requests on, every kind occurs at least once.
+3. A copy follows its original; a concurrent copy goes to another partition, as it has another record key.
+
+Start with `Generator`.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import orjson
+
+from infra.exchange.simulator.symbols import Symbol, make_symbols
+from schemas.wire import format_time
+
+API_KEY_ID: Final = "demo"
+EXCHANGE: Final = "binance"
+# Both sides start with this; a demo of 20,000 requests moves a small part of it.
+OPENING_BALANCES: Final = {
+    "USDT": Decimal(500_000),
+    "BTC": Decimal(8),
+    "ETH": Decimal(120),
+    "SOL": Decimal(1_500),
+    "BNB": Decimal(300),
+}  # fmt: skip
+
+# Far enough ahead that lag does not expire an order; the kind `expired` says otherwise.
+_DEADLINE: Final = timedelta(hours=6)
+_RESTING_KEPT_MAX: Final = 400
+_ORIGINALS_KEPT_MAX: Final = 2_000
+
+Fields = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRecord:
+    """One record to publish. `key` is the record key, `value` None for a tombstone."""
+
+    kind: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Generator:
+    """Makes records for users that exist under `user_ids`; `run` tells this run's keys from those of other runs."""
+
+    def __init__(self, seed: int, run: str, user_ids: list[str], now: datetime) -> None:
+        self._random = random.Random(seed)
+        self._run = run
+        self._users = user_ids
+        self._expires_at = format_time(now + _DEADLINE)
+        self._expired_at = format_time(now - timedelta(minutes=1))
+        self._symbols = list(make_symbols(Decimal(5)).values())
+        self._number = 0
+        self._resting: list[Fields] = []
+        self._originals: list[Fields] = []
+        self._made: list[DemoRecord] = []
+
+    def records(self, count: int) -> Iterator[DemoRecord]:
+        """Exactly `count` records, each kind once first, then drawn by weight."""
+        kinds = [kind for kind, _ in KINDS]
+        weights = [weight for _, weight in KINDS]
+        # Copies and cancels need something to refer to.
+        first = sorted(kinds, key=lambda kind: kind in _REFERRING)
+        made = 0
+        while made < count:
+            kind = first[made] if made < len(first) else self._random.choices(kinds, weights)[0]
+            self._made.clear()
+            _MAKERS[kind](self, kind)
+            for record in self._made[: count - made]:
+                made += 1
+                yield record
+
+    # What the kinds are made of
+
+    def _base(self, request_type: str) -> Fields:
+        self._number += 1
+        user_id = self._random.choice(self._users)
+        return {
+            "schema_version": 1,
+            "type": request_type,
+            "request_id": f"{self._run}-{self._number}",
+            "idempotency_key": f"{self._run}:{self._number}",
+            "user_id": user_id,
+            "mode": "live",
+            "exchange": EXCHANGE,
+            "api_key_id": API_KEY_ID,
+        }
+
+    def _trade(self, side: str, order_type: str, **more: object) -> Fields:
+        return {**self._base("trade"), "side": side, "order_type": order_type, "expires_at": self._expires_at, **more}
+
+    def _side(self) -> str:
+        return self._random.choice(("buy", "sell"))
+
+    def _lot(self, symbol: Symbol) -> str:
+        """A quantity worth about 10 to 150 dollars."""
+        price = symbol.start_price if symbol.quote == "USDT" else symbol.start_price * Decimal(39_000)
+        quantity = symbol.floor_to_step(Decimal(self._random.randint(10, 150)) / price)
+        return f"{max(quantity, symbol.step):f}"
+
+    def _limit(self, symbol: Symbol, factor: str) -> str:
+        return f"{symbol.round_to_tick(symbol.start_price * Decimal(factor)):f}"
+
+    def _emit(self, kind: str, fields: Fields, *, key: bytes | None = b"", original: bool = False) -> None:
+        """`key` empty: the user's id."""
+        record_key = str(fields.get("user_id")).encode() if key == b"" else key
+        self._made.append(DemoRecord(kind, record_key, orjson.dumps(fields), self._headers()))
+        if original:
+            self._keep(self._originals, fields, _ORIGINALS_KEPT_MAX)
+
+    def _emit_bytes(self, kind: str, value: bytes | None) -> None:
+        self._made.append(DemoRecord(kind, self._random.choice(self._users).encode(), value))
+
+    def _headers(self) -> tuple[tuple[str, bytes], ...]:
+        if self._random.random() >= 0.1:
+            return ()
+        trace, span = self._random.getrandbits(128), self._random.getrandbits(64)
+        return (("traceparent", f"00-{trace:032x}-{span:016x}-01".encode()),)
+
+    @staticmethod
+    def _keep(kept: list[Fields], fields: Fields, at_most: int) -> None:
+        kept.append(fields)
+        if len(kept) > at_most:
+            kept.pop(0)
+
+    # The kinds
+
+    def market(self, kind: str) -> None:
+        symbol = self._random.choice(self._symbols)
+        fields = self._trade(self._side(), "market", symbol=_pair(symbol), quantity=self._lot(symbol))
+        self._emit(kind, fields, original=True, key=None if kind == "null_key" else b"")
+
+    def quote_amount(self, kind: str) -> None:
+        symbol = self._random.choice([symbol for symbol in self._symbols if symbol.quote == "USDT"])
+        amount = f"{self._random.randint(10, 200)}.50"
+        self._emit(kind, self._trade(self._side(), "market", symbol=_pair(symbol), quote_quantity=amount), original=True)
+
+    def limit(self, kind: str) -> None:
+        symbol, side = self._random.choice(self._symbols), self._side()
+        better, worse = ("1.05", "0.80") if side == "buy" else ("0.95", "1.20")
+        takes = kind == "limit_marketable" or (kind in {"ioc", "fok"} and self._random.random() < 0.6)
+        factor = {"limit_resting": worse, "limit_near": "1"}.get(kind, better if takes else worse)
+        time_in_force = {"ioc": "IOC", "fok": "FOK"}.get(kind, "GTC")
+        price = self._limit(symbol, factor)
+        fields = self._trade(
+            side, "limit", symbol=_pair(symbol), quantity=self._lot(symbol), price=price, time_in_force=time_in_force
+        )
+        self._emit(kind, fields, original=True)
+        if kind in {"limit_resting", "limit_near"}:
+            self._keep(self._resting, fields, _RESTING_KEPT_MAX)
+
+    def cancel(self, kind: str) -> None:
+        fields = self._base("cancel")
+        del fields["exchange"], fields["api_key_id"]
+        if kind == "cancel_unknown" or not self._resting:
+            fields["target_idempotency_key"] = f"{self._run}:none"
+        else:
+            # Often the newest, which may not have been sent yet.
+            newest = self._random.random() < 0.5
+            target = self._resting.pop() if newest else self._resting.pop(self._random.randrange(len(self._resting)))
+            fields |= {"user_id": target["user_id"], "target_idempotency_key": target["idempotency_key"]}
+        self._emit(kind, fields, original=True)
+
+    def copy(self, kind: str) -> None:
+        if not self._originals:
+            self.market(kind)
+            return
+        original = self._random.choice(self._originals[-50:] if self._random.random() < 0.5 else self._originals)
+        if kind == "key_reused":
+            if original["type"] == "trade" and "quantity" in original:
+                original = {**original, "quantity": f"{Decimal(str(original['quantity'])) * 2:f}"}
+            else:
+                original = {**original, "expires_at": self._expired_at}
+        elif self._random.random() < 0.3:
+            # A client library that draws a new request_id for its retry means the same order.
+            original = {**original, "request_id": f"{original['request_id']}-again"}
+        self._emit(kind, original)
+
+    def concurrent_copy(self, kind: str) -> None:
+        symbol = self._random.choice(self._symbols)
+        fields = self._trade(self._side(), "market", symbol=_pair(symbol), quantity=self._lot(symbol))
+        self._emit(kind, fields, original=True)
+        self._emit(kind, fields, key=f"elsewhere-{self._random.randrange(64)}".encode())
+
+    def unreasonable(self, kind: str) -> None:
+        fields = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001")
+        if kind == "missing_field":
+            del fields[self._random.choice(("symbol", "side", "idempotency_key", "user_id", "mode"))]
+        elif kind == "expired":
+            fields["expires_at"] = self._expired_at
+        else:
+            fields |= self._random.choice(_UNREASONABLE[kind])
+        self._emit(kind, fields, key=b"elsewhere")
+
+    def bad_decimal(self, kind: str) -> None:
+        fields = self._trade("buy", "market", symbol="BTC/USDT", quantity=self._random.choice(_WRONG_DECIMALS))
+        self._emit(kind, fields)
+
+    def transfer(self, kind: str) -> None:
+        fields = {**self._base(kind), "asset": "USDT", "amount": "25.5", "network": "ETH", "expires_at": self._expires_at}
+        if kind == "withdrawal":
+            fields["address"] = "0x" + "5a" * 20
+        self._emit(kind, fields, original=True)
+
+    def unreadable(self, kind: str) -> None:
+        valid = orjson.dumps(self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001"))
+        match kind:
+            case "tombstone":
+                self._emit_bytes(kind, None)
+            case "broken_json":
+                self._emit_bytes(kind, self._random.choice((valid[:-20], b"{", b"", b"[1, 2]", b'"text"', b"null", valid + valid)))
+            case "not_a_number":
+                self._emit_bytes(kind, valid.replace(b'"0.001"', self._random.choice((b"NaN", b"-Infinity", b"1e400"))))
+            case "not_utf8":
+                self._emit_bytes(kind, valid.replace(b"BTC", b"\xff\xfe"))
+            case "oversized":
+                self._emit_bytes(kind, valid[:-1] + b',"note":"' + b"x" * 70_000 + b'"}')
+
+
+# What each kind of unreasonable request says otherwise than a good one; one of the alternatives is drawn.
+_UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
+    "insufficient": ({"side": "sell", "quantity": "20"},),
+    "unknown_user": tuple({"user_id": f"nobody-{number}"} for number in range(5)),
+    "unknown_symbol": tuple({"symbol": symbol} for symbol in ("DOGE/USDT", "btc/usdt", "BTCUSDT", "BTC/USDT/ETH")),
+    "unknown_exchange": tuple({"exchange": exchange} for exchange in ("nowhere", "Binance", "kraken")),
+    "unknown_key": ({"api_key_id": "another"},),
+    "too_large": ({"quantity": "40"},),
+    "too_small": ({"quantity": "0.000001"},),
+    "off_the_grid": ({"quantity": "0.00100005"},),
+    "paper": ({"mode": "paper"},),
+    "stop_order": ({"order_type": "stop_loss", "stop_price": "30000"},),
+    "unknown_field": tuple({name: "1"} for name in ("stopprice", "leverage", "Quantity")),
+    "wrong_version": tuple({"schema_version": version} for version in (0, 2, "1")),
+    "wrong_type": tuple({name: 7} for name in ("user_id", "symbol", "side", "idempotency_key")),
+    "two_amounts": ({"quote_quantity": "50"},),
+}
+_WRONG_DECIMALS: Final[tuple[object, ...]] = (
+    0.001, 1, "NaN", "Infinity", "1e3", "-1", "0", "+1", " 1", "", "1.", ".5", "1,5", "0." + "1" * 19, "1" + "0" * 30, None, [], {},
+)  # fmt: skip
+
+
+def _pair(symbol: Symbol) -> str:
+    return f"{symbol.base}/{symbol.quote}"
+
+
+_Make = Callable[[Generator, str], None]
+# Kind, weight, how it is made. Weights add up to about 1,000; three in four requests are orders that reach the exchange.
+_TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
+    ("market", 340, Generator.market),
+    ("null_key", 20, Generator.market),
+    ("quote_amount", 50, Generator.quote_amount),
+    ("limit_marketable", 90, Generator.limit),
+    ("limit_resting", 70, Generator.limit),
+    ("limit_near", 30, Generator.limit),
+    ("ioc", 40, Generator.limit),
+    ("fok", 30, Generator.limit),
+    ("cancel", 55, Generator.cancel),
+    ("cancel_unknown", 5, Generator.cancel),
+    ("exact_copy", 50, Generator.copy),
+    ("concurrent_copy", 30, Generator.concurrent_copy),
+    ("key_reused", 20, Generator.copy),
+    *((kind, 7, Generator.unreasonable) for kind in (
+        *_UNREASONABLE, "expired", "missing_field",
+    )),
+    ("bad_decimal", 25, Generator.bad_decimal),
+    ("withdrawal", 10, Generator.transfer),
+    ("deposit", 10, Generator.transfer),
+    *((kind, 4, Generator.unreadable) for kind in ("tombstone", "broken_json", "not_a_number", "not_utf8")),
+    ("oversized", 1, Generator.unreadable),
+)  # fmt: skip
+KINDS: Final = tuple((kind, weight) for kind, weight, _ in _TABLE)
+_MAKERS: Final[dict[str, _Make]] = {kind: make for kind, _, make in _TABLE}
+_REFERRING: Final = frozenset({"cancel", "exact_copy", "key_reused"})
