@@ -68,7 +68,15 @@ def start(options: SimulatorOptions, errors: IO[bytes] | None = None) -> Simulat
     # The package is found as the caller found it, whatever the working directory is.
     root = str(Path(__file__).resolve().parents[3])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment)  # noqa: S603 - our own module
+    child = subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+        # Ctrl-C in a terminal must not reach it before the workers have finished what they sent.
+        start_new_session=True,
+    )
     line = _first_line(child, READY_SECONDS_MAX)
     if not line.endswith(b"\n"):
         child.kill()
