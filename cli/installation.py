@@ -1,0 +1,204 @@
+"""Which installation a command talks to: the settings first, else the one that `orchestrator up` runs in the data directory.
+
+Invariants:
+1. `endpoints.json` of the data directory is used only where nothing that is set contradicts it. So a command that was pointed at one broker
+   never meets another installation's database.
+2. One whose process has ended is not used: its ports may be somebody else's by now.
+3. The file can hold a database password: it is readable by its owner alone, and its values appear in no message.
+
+Start with `find_installation`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
+from pydantic_settings import SettingsError
+
+from cli.output import CommandFailed, Exit
+from infra.settings import Settings
+
+FILE_NAME: Final = "endpoints.json"
+# What `up` writes and every command may take over, by the names of the settings.
+_ADDRESSES: Final = ("kafka_bootstrap_servers", "database_url")
+_TAKEN_OVER: Final = (*_ADDRESSES, "exchange_urls", "topic_prefix", "consumer_group", "exchanges", "master_key_file")
+
+
+class RunningInstallation(BaseModel):
+    """What `up` leaves in the data directory while it runs. `started` tells its process from a later one with the same number."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    pid: int
+    started: str
+    kafka_bootstrap_servers: str
+    database_url: SecretStr
+    exchanges: tuple[str, ...]
+    exchange_urls: dict[str, str]
+    topic_prefix: str
+    consumer_group: str
+    master_key_file: Path | None
+    exchange_log: Path | None
+    health: tuple[str, ...]
+
+    @field_serializer("database_url", when_used="json")
+    def _written_out(self, value: SecretStr) -> str:
+        return value.get_secret_value()
+
+    @property
+    def is_running(self) -> bool:
+        return process_started(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The settings with the addresses filled in. `running` is what they were taken from, None where the settings name everything."""
+
+    settings: Settings
+    running: RunningInstallation | None = field(default=None, repr=False)
+
+    @property
+    def kafka(self) -> str:
+        """The broker's addresses. Raises CommandFailed where nobody named them."""
+        if self.settings.kafka_bootstrap_servers is None:
+            raise self._unnamed("ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS", "broker")
+        return self.settings.kafka_bootstrap_servers
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL. Raises CommandFailed where nobody named it."""
+        if self.settings.database_url is None:
+            raise self._unnamed("ORCHESTRATOR_DATABASE_URL", "database")
+        return self.settings.database_url.get_secret_value()
+
+    def _unnamed(self, variable: str, service: str) -> CommandFailed:
+        directory = data_directory(self.settings)
+        left = read_running(directory)
+        if left is None:
+            found = f"no installation runs in {directory}"
+        elif left.is_running:
+            found = f"the installation that runs in {directory} does not fit the settings that are set"
+        else:
+            found = f"the one in {directory} (process {left.pid}) has ended without cleaning up"
+        return CommandFailed(
+            f"No {service} is known: {variable} is not set, and {found}. Nothing was read, sent or changed. "
+            "Start one with `orchestrator up`, or set the address.",
+            Exit.OUT_OF_REACH,
+        )
+
+    def out_of_reach(self, service: str, address: str, reason: str) -> CommandFailed:
+        """The error for a service that does not answer. `address` must not hold a password."""
+        return CommandFailed(
+            f"The {service} at {address} is out of reach ({reason}). Nothing more was read or changed; requests that are in Kafka stay "
+            "there, and funds that are held stay held. Start it, or check its address; `orchestrator doctor` checks all of them.",
+            Exit.OUT_OF_REACH,
+        )
+
+
+def process_started(pid: int) -> str | None:
+    """When a process started, as text that identifies it together with its number; None where there is no such process."""
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.Error:
+        return None
+
+
+def data_directory(settings: Settings) -> Path:
+    """The data directory from the root, `~` resolved."""
+    return settings.data_dir.expanduser().absolute()
+
+
+def setting_problems(error: ValidationError | SettingsError | ValueError | OSError) -> list[str]:
+    """One line for each wrong setting, by the name of its variable. Values are left out: they may be secrets."""
+    if not isinstance(error, ValidationError):
+        name = str(error)
+        for field_name in Settings.model_fields:
+            if f'"{field_name}"' in name:
+                return [f"{variable_of(field_name)} cannot be read: lists and maps are given as JSON"]
+        return [f"{variable_of('config')} cannot be read: {type(error).__name__}"]
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name, *inside = (str(part) for part in problem["loc"]) if problem["loc"] else ("config",)
+        place = f" ({'.'.join(inside)})" if inside else ""
+        problems.append(f"{variable_of(name)}{place}: {problem['msg']}")
+    return problems
+
+
+def variable_of(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"ORCHESTRATOR_{setting.upper()}"
+
+
+def read_settings() -> Settings:
+    """The settings. Raises CommandFailed naming each variable that is wrong."""
+    try:
+        return Settings()
+    except (ValidationError, SettingsError, ValueError, OSError) as error:
+        problems = "\n".join(f"  {problem}" for problem in setting_problems(error))
+        raise CommandFailed(
+            f"The settings are wrong, so nothing was started, sent or changed:\n{problems}\nMend the variable (or the file that "
+            "ORCHESTRATOR_CONFIG names) and try again.",
+            Exit.USAGE,
+        ) from None
+
+
+def read_running(directory: Path) -> RunningInstallation | None:
+    """What `up` wrote into the directory; None where there is nothing that can be read."""
+    try:
+        return RunningInstallation.model_validate_json((directory / FILE_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def find_installation() -> Installation:
+    """The installation that this command is about. Raises CommandFailed for wrong settings."""
+    settings = read_settings()
+    running = read_running(data_directory(settings))
+    if running is None or not running.is_running or not _fits(settings, running):
+        return Installation(settings)
+    taken: dict[str, Any] = {name: getattr(running, name) for name in _TAKEN_OVER if name not in settings.model_fields_set}
+    if settings.master_key is not None:
+        taken.pop("master_key_file", None)
+    if not taken:
+        return Installation(settings)
+    return Installation(settings.model_copy(update=taken), running)
+
+
+def _fits(settings: Settings, running: RunningInstallation) -> bool:
+    """Whether everything that is set agrees with what `up` wrote."""
+    return all(
+        getattr(settings, name) == getattr(running, name) for name in _TAKEN_OVER if name in settings.model_fields_set
+    )
+
+
+@contextmanager
+def announced(directory: Path, running: RunningInstallation) -> Iterator[None]:
+    """Keeps `endpoints.json` in the directory while the block runs; the file is whole or absent, and for its owner alone."""
+    path = directory / FILE_NAME
+    temporary = directory / f".{FILE_NAME}.{os.getpid()}"
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(running.model_dump_json(indent=2))
+    temporary.replace(path)
+    try:
+        yield
+    finally:
+        written = read_running(directory)
+        if written is not None and (written.pid, written.started) == (running.pid, running.started):
+            path.unlink(missing_ok=True)
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown: user name, hosts, database and socket, without the password, wherever it stands."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    shown = f"{user.partition(':')[0]}{at}{host}"
+    query = "&".join(pair for pair in parts.query.split("&") if pair and not pair.lower().startswith(("password=", "sslpassword=")))
+    return urlunsplit(parts._replace(netloc=shown, query=query))

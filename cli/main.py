@@ -1,0 +1,250 @@
+"""The `orchestrator` command: one function per sub-command, which imports what it needs when it runs.
+
+Invariants:
+1. `--help` and a usage error load neither an exchange's nor Kafka's nor the database's libraries: they answer at once.
+2. A user's mistake or a service that is away ends with one message on standard error and an exit code of `output.Exit`, never a traceback.
+   A traceback means a defect.
+
+Start with `run`.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
+from schemas.orders import OrderStatus
+
+app = typer.Typer(
+    name="orchestrator",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Trade requests on Kafka, executed on crypto exchanges exactly once.\n\n"
+    "Exit codes: 0 done · 1 the thing asked about does not hold · 2 wrong usage · 3 a service is out of reach.",
+)
+schema_app = typer.Typer(no_args_is_help=True, help="The contract for programs.")
+app.add_typer(schema_app, name="schema")
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
+
+
+def _finish(work: Coroutine[Any, Any, int | None]) -> NoReturn:
+    """Runs a command's coroutine and ends with its exit code."""
+    # What these would say about a broker that is away, the command says in its own words.
+    for name in ("aiokafka", "ccxt", "alembic", "infra.exchange"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    raise typer.Exit(int(asyncio.run(work) or Exit.DONE))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.audit import SOFTWARE_VERSION  # noqa: PLC0415 — invariant 1
+
+        write_line(f"orchestrator {SOFTWARE_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests to publish.")] = 2_000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 2,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill and pause workers at random times, with exchange faults.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the requests and the faults.")] = 1,
+    as_json: _AsJson = False,
+) -> None:
+    """Start everything, trade at a simulated exchange under load, check every promise, stop everything."""
+    from cli.demo import DemoOptions, run_demo  # noqa: PLC0415 — invariant 1
+
+    _finish(run_demo(DemoOptions(requests=requests, workers=workers, kill=kill, seed=seed, as_json=as_json)))
+
+
+@app.command()
+def up(
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 2,
+    as_json: _AsJson = False,
+) -> None:
+    """Run the services, a simulated exchange and workers until Ctrl-C, and print the addresses."""
+    from cli.up import run_up  # noqa: PLC0415 — invariant 1
+
+    _finish(run_up(workers=workers, as_json=as_json))
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker against the configured services, until it is stopped."""
+    from agents.worker import run_worker  # noqa: PLC0415 — invariant 1
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+
+    installation = find_installation()
+    raise typer.Exit(run_worker(installation.settings, installation.kafka, installation.database_url))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def simulator(context: typer.Context) -> None:
+    """Run the simulated exchange alone; `orchestrator simulator --help` lists its options."""
+    from cli.installation import data_directory, read_settings  # noqa: PLC0415 — invariant 1
+    from infra.exchange.simulator.options import parse  # noqa: PLC0415 — invariant 1
+    from infra.exchange.simulator.server import run as run_simulator  # noqa: PLC0415 — invariant 1
+
+    books = data_directory(read_settings()) / "simulator"
+    options = parse(["--data-dir", str(books), *context.args])
+    raise typer.Exit(Exit.OUT_OF_REACH if run_simulator(options) else Exit.DONE)
+
+
+@app.command()
+def submit(
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl|-", help="One request a line, as JSON; - is standard input.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Print the final result of each request, as it comes.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --wait: how long, after the last line.")] = 60.0,
+    raw: Annotated[bool, typer.Option("--raw", help="Publish lines that are no JSON objects too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Without --wait: print where each line was published.")] = False,
+) -> None:
+    """Publish requests from a file of JSON Lines, and wait for their answers if asked to.
+
+    Ends with 1 where a line was not published, or not answered in time.
+    """
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.submit import SubmitOptions  # noqa: PLC0415 — invariant 1
+    from cli.submit import submit as submit_lines  # noqa: PLC0415 — invariant 1
+
+    options = SubmitOptions(file=file, wait=wait, timeout_seconds=timeout, raw=raw, as_json=as_json)
+    _finish(submit_lines(find_installation(), options))
+
+
+@app.command()
+def orders(
+    user: _User = None,
+    status: Annotated[OrderStatus | None, typer.Option(help="Only orders in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
+    as_json: _AsJson = False,
+) -> None:
+    """List orders, the newest first."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.orders import show_orders  # noqa: PLC0415 — invariant 1
+
+    _finish(show_orders(find_installation(), user_id=user, status=status, limit=limit, as_json=as_json))
+
+
+@app.command()
+def order(
+    order_id: Annotated[str, typer.Argument(metavar="ID", help="An order id or a client order id.")],
+    as_json: _AsJson = False,
+) -> None:
+    """Show one order with its audit history and its ledger transfers."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.orders import show_order  # noqa: PLC0415 — invariant 1
+
+    _finish(show_order(find_installation(), order_id, as_json=as_json))
+
+
+@app.command()
+def balances(user: _User = None, as_json: _AsJson = False) -> None:
+    """List every account: posted, pending (held for orders) and available, in units of the asset."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.orders import show_balances  # noqa: PLC0415 — invariant 1
+
+    _finish(show_balances(find_installation(), user_id=user, as_json=as_json))
+
+
+@app.command()
+def verify(
+    from_topic: Annotated[bool, typer.Option("--from-topic", help="Judge the audit trail from Kafka alone.")] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Check every promise: one line each."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.verify import VerifyOptions, run_verify  # noqa: PLC0415 — invariant 1
+    from infra.embedded.services import Endpoints  # noqa: PLC0415 — invariant 1
+
+    installation = find_installation()
+    options = VerifyOptions(
+        settings=installation.settings,
+        endpoints=Endpoints(installation.kafka, installation.database_url),
+        exchange_log=installation.running.exchange_log if installation.running else None,
+        from_topic=from_topic,
+        as_json=as_json,
+    )
+    _finish(run_verify(options))
+
+
+@app.command()
+def lag(as_json: _AsJson = False) -> None:
+    """Show how far workers are behind: records, and the age of the oldest one, by topic and partition."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.lag import show_lag  # noqa: PLC0415 — invariant 1
+
+    _finish(show_lag(find_installation(), as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: _AsJson = False) -> None:
+    """Check every dependency and setting, and say what to mend."""
+    from cli.doctor import run_doctor  # noqa: PLC0415 — invariant 1
+
+    _finish(run_doctor(as_json=as_json))
+
+
+@schema_app.callback()
+def _schema() -> None:
+    pass
+
+
+@schema_app.command("export")
+def schema_export(
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; else AsyncAPI goes to standard output.")] = None,
+) -> None:
+    """Write JSON Schema of every record, and an AsyncAPI 3.0 document of the topics."""
+    from cli.schema_export import ASYNCAPI_NAME, documents, export  # noqa: PLC0415 — invariant 1
+
+    if out is None:
+        write_line(documents()[ASYNCAPI_NAME].rstrip("\n"))
+        return
+    for path in export(out):
+        write_line(str(path))
+
+
+def _expected(error: Exception) -> tuple[str, Exit] | None:
+    """What to say about an error that is no defect; None for a defect."""
+    from infra.embedded.errors import ServicesError  # noqa: PLC0415 — invariant 1
+    from pipeline.invariants import Retryable  # noqa: PLC0415 — invariant 1
+
+    if isinstance(error, CommandFailed):
+        return str(error), error.code
+    if isinstance(error, ServicesError):
+        return str(error), Exit.OUT_OF_REACH
+    if isinstance(error, Retryable):
+        return f"A service does not answer: {error}. Requests wait in Kafka. `orchestrator doctor` checks all of them.", Exit.OUT_OF_REACH
+    return None
+
+
+def run() -> NoReturn:
+    """The entry point: runs the command line and ends the process with its exit code."""
+    try:
+        app(prog_name="orchestrator")
+    except ReaderGone:
+        # What is left in the buffer has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.READER_GONE)
+    except Exception as error:
+        expected = _expected(error)
+        if expected is None:
+            raise
+        say(expected[0])
+        sys.exit(expected[1])
+    sys.exit(Exit.DONE)

@@ -1,0 +1,102 @@
+"""The users that `up` puts into a trial installation: at the simulated exchange, in the database and on `trade.audit`.
+
+Invariants:
+1. Doing it again changes nothing: API keys are derived from the installation's master key, and what is there already is left alone.
+2. After a crash between the database and Kafka the next start publishes the events that are missing: it publishes all of them, under the
+   same keys and with the same bytes.
+
+Start with `ensure_trial_users`.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final
+
+import aiohttp
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.app import utc_now
+from infra.kafka.connection import client_options
+from infra.keyring import StoredSecret, keyring_of
+from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.step import Database, connect
+from infra.settings import Settings
+from pipeline.audit import AuditRow
+from pipeline.invariants import Retryable
+from schemas.topics import Topics
+
+TRIAL_USERS: Final = ("alice", "bob", "carol", "dave", "erin")
+API_KEY_ID: Final = "main"
+START_BALANCES: Final = {"USDT": Decimal(100_000), "BTC": Decimal(5), "ETH": Decimal(50)}
+_SECONDS_MAX: Final = 15.0
+
+
+def trial_secret(installation_secret: bytes, user_id: str) -> StoredSecret:
+    """The user's API key and secret at the simulated exchange: the same whenever they are asked for."""
+    key, secret = (hmac.digest(installation_secret, f"trial:{part}:{user_id}".encode(), "sha256").hex() for part in ("key", "secret"))
+    return StoredSecret(f"{user_id}-{key[:16]}", secret)
+
+
+async def ensure_trial_users(
+    settings: Settings, *, exchange: str, simulator_url: str, bootstrap_servers: str, database_url: str, installation_secret: bytes
+) -> None:
+    """Opens the accounts and adds the users. Tables and topics must exist. Raises Retryable when one of the services does not answer."""
+    secrets = {user_id: trial_secret(installation_secret, user_id) for user_id in TRIAL_USERS}
+    try:
+        async with asyncio.timeout(_SECONDS_MAX):
+            await _open_accounts(simulator_url, secrets)
+            database = await connect(database_url, 2, settings.database_timeout_seconds)
+            try:
+                keyring = keyring_of(settings)
+                users = [
+                    NewUser(
+                        user_id, exchange, API_KEY_ID, keyring.key_id, keyring.encrypt(user_id, API_KEY_ID, secret), dict(START_BALANCES)
+                    )
+                    for user_id, secret in secrets.items()
+                ]
+                await add_users(database, users, utc_now(), "orchestrator up")
+                events = await _added_events(database)
+            finally:
+                await database.close()
+            await _publish(settings, bootstrap_servers, events)
+    except (OSError, TimeoutError, KafkaError, aiohttp.ClientError) as error:
+        raise Retryable(f"the trial users could not be set up ({type(error).__name__}: {error})") from error
+
+
+async def _open_accounts(simulator_url: str, secrets: dict[str, StoredSecret]) -> None:
+    balances = {asset: f"{amount:f}" for asset, amount in START_BALANCES.items()}
+    accounts = [
+        {"label": user_id, "api_key": secret.api_key, "secret": secret.secret, "balances": balances} for user_id, secret in secrets.items()
+    ]
+    # An account that is open already is left as it is.
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS_MAX)) as http,
+        http.post(f"{simulator_url}/simulator/accounts", json=accounts) as answer,
+    ):
+        answer.raise_for_status()
+
+
+async def _added_events(database: Database) -> list[AuditRow]:
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT account, seq, event_id, order_id, hash, body FROM audit_events
+            WHERE account = ANY($1::text[]) AND order_id IS NULL AND body::jsonb ->> 'event_type' = 'USER_ADDED' ORDER BY account, seq
+            """,
+            list(TRIAL_USERS),
+        )
+    return [AuditRow(row["account"], row["seq"], row["event_id"], row["order_id"], row["hash"], row["body"].encode()) for row in rows]
+
+
+async def _publish(settings: Settings, bootstrap_servers: str, events: Sequence[AuditRow]) -> None:
+    topic = Topics(settings.topic_prefix).audit
+    options = client_options(settings, bootstrap_servers)
+    producer = AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000)
+    await producer.start()
+    try:
+        await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in events])
+    finally:
+        await producer.stop()

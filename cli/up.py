@@ -1,0 +1,253 @@
+"""`up`: services, a simulated exchange with trial users, and workers, until it is stopped.
+
+Invariants:
+1. Nothing that was started outlives this process: servers and workers run under guards, the simulated exchange ends with its pipe to us.
+   The first Ctrl-C (or SIGTERM, SIGHUP) stops everything in order, workers first; the second ends this process, and the rest follows.
+2. The addresses are in `endpoints.json` of the data directory exactly while it runs.
+3. An exchange that is configured is used as it is: no account is opened there and no user is added.
+
+Start with `run_up`.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from agents.app import ExchangeNotPermitted, require_base_addresses
+from cli.installation import RunningInstallation, announced, data_directory, process_started, read_running, read_settings
+from cli.output import CommandFailed, Exit, say, to_json, write_line
+from cli.supervision import WorkerPool, supervised_workers, worker_environment
+from cli.trial_users import ensure_trial_users
+from cli.up_addresses import address_lines, addresses
+from cli.worker_logs import HealthAddresses
+from infra.embedded.services import Endpoints, services
+from infra.exchange.simulator.options import SimulatorOptions
+from infra.exchange.simulator.process import SimulatorNotReady, SimulatorProcess, start
+from infra.kafka.topics import TopicsUnfit, ensure_topics
+from infra.keyring import MasterKeyError, keyring_of, new_master_key
+from infra.postgres.migrate import migrate
+from infra.settings import Settings
+from pipeline.invariants import Retryable
+
+_WORKER: Final = (sys.executable, "-m", "agents")
+# What the simulated exchange can stand in for.
+_SIMULATED: Final = frozenset({"binance", "binanceus"})
+_FIRST_CONTACT_SECONDS: Final = 12.0
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What workers run on. `simulator` None: the exchanges are configured ones."""
+
+    settings: Settings
+    endpoints: Endpoints
+    simulator: SimulatorProcess | None
+
+
+class _Stop:
+    """Turns the first signal into a cancellation of the block, the second into the end of the process."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("signals can be taken by a task alone")
+        self._task = task
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self.asked:
+            say("Ended at once; what was started stops by itself.")
+            # Guards and simulator see the end of their pipes.
+            os._exit(Exit.INTERRUPTED)
+        self.asked = True
+        say("Stopping: workers finish what they have begun; once more ends at once.")
+        self._task.cancel()
+
+
+async def run_up(*, workers: int, as_json: bool) -> Exit:
+    """Runs until it is stopped. Raises CommandFailed, and ServicesError where a service cannot be started or goes away."""
+    stop = _Stop()
+    stop.listen()
+    settings = read_settings()
+    directory = _made(data_directory(settings))
+    _refuse_second(directory)
+    is_ready = False
+    try:
+        async with services(settings, progress=say) as endpoints, _ground(settings, endpoints, directory) as ground:
+            # Workers tell where they answer for their health at this level.
+            level = "debug" if settings.log_level == "debug" else "info"
+            environment = worker_environment(ground.settings.model_copy(update={"log_level": level}), endpoints)
+            async with supervised_workers(workers, _WORKER, environment, directory / "workers", say) as pool:
+                say("Starting the workers…")
+                health = HealthAddresses(directory / "workers", workers)
+                await _until_ready(health, pool, ground.simulator)
+                running = _described(ground, health.found)
+                is_ready = True
+                with announced(directory, running):
+                    write_line(to_json(addresses(running)) if as_json else "\n".join(address_lines(running, directory)))
+                    await _watch(pool, ground.simulator)
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
+        say("Everything has stopped.")
+    except (SimulatorNotReady, TimeoutError, Retryable) as error:
+        raise CommandFailed(f"{error}. No order was accepted. `orchestrator doctor` checks every service.", Exit.OUT_OF_REACH) from error
+    except (MasterKeyError, TopicsUnfit, ExchangeNotPermitted) as error:
+        raise CommandFailed(str(error), Exit.USAGE) from error
+    return Exit.DONE if is_ready else Exit.INTERRUPTED
+
+
+def _made(directory: Path) -> Path:
+    try:
+        # Others may pass, not read: PostgreSQL runs as another account when we are root.
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(
+            f"The data directory {directory} cannot be made: {error.strerror}. Nothing was started and no order was accepted. Choose "
+            "another with ORCHESTRATOR_DATA_DIR.",
+            Exit.OUT_OF_REACH,
+        ) from None
+    return directory
+
+
+def _refuse_second(directory: Path) -> None:
+    running = read_running(directory)
+    if running is not None and running.is_running:
+        raise CommandFailed(
+            f"An installation runs in {directory} already (process {running.pid}); it is not affected. Use it, stop it first, or choose "
+            "another directory: ORCHESTRATOR_DATA_DIR=/some/other/path",
+            Exit.OUT_OF_REACH,
+        )
+
+
+@asynccontextmanager
+async def _ground(settings: Settings, endpoints: Endpoints, directory: Path) -> AsyncIterator[_Ground]:
+    """Master key, topics, schema, and a simulated exchange with its users where no exchange is configured."""
+    settings = _with_master_key(settings, directory)
+    keyring_of(settings)
+    if settings.exchange_urls:
+        require_base_addresses(settings)
+        await _prepare(settings, endpoints)
+        yield _Ground(settings, endpoints, None)
+        return
+    async with _simulator(settings, directory) as simulator:
+        urls = {exchange: simulator.url for exchange in settings.exchanges if exchange in _SIMULATED}
+        # Its limit of requests is for strangers on the internet.
+        limited = settings.exchange_rate_limit if "exchange_rate_limit" in settings.model_fields_set else False
+        settings = settings.model_copy(update={"exchange_urls": urls, "exchange_rate_limit": limited})
+        require_base_addresses(settings)
+        await _prepare(settings, endpoints)
+        await ensure_trial_users(
+            settings,
+            exchange=settings.exchanges[0],
+            simulator_url=simulator.url,
+            bootstrap_servers=endpoints.kafka_bootstrap_servers,
+            database_url=endpoints.database_url,
+            installation_secret=_installation_secret(settings),
+        )
+        yield _Ground(settings, endpoints, simulator)
+
+
+async def _prepare(settings: Settings, endpoints: Endpoints) -> None:
+    async with asyncio.timeout(_FIRST_CONTACT_SECONDS):
+        await asyncio.gather(ensure_topics(settings, endpoints.kafka_bootstrap_servers), _migrated(endpoints.database_url))
+
+
+async def _migrated(database_url: str) -> None:
+    try:
+        await migrate(database_url)
+    except (OSError, TimeoutError) as error:
+        raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+
+
+def _with_master_key(settings: Settings, directory: Path) -> Settings:
+    """A key of the data directory's own where none is configured: stored exchange keys must stay readable at the next start."""
+    if settings.master_key is not None or settings.master_key_file is not None:
+        return settings
+    file = directory / "master.key"
+    if not file.exists():
+        unfinished = file.with_suffix(".unfinished")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as key:
+            key.write(new_master_key())
+            key.flush()
+            os.fsync(key.fileno())
+        unfinished.replace(file)
+    return settings.model_copy(update={"master_key_file": file})
+
+
+def _installation_secret(settings: Settings) -> bytes:
+    if settings.master_key is not None:
+        text = settings.master_key.get_secret_value()
+    else:
+        text = settings.master_key_file.read_text(encoding="ascii").strip() if settings.master_key_file is not None else ""
+    return sha256(text.encode()).digest()
+
+
+@asynccontextmanager
+async def _simulator(settings: Settings, directory: Path) -> AsyncIterator[SimulatorProcess]:
+    options = SimulatorOptions(data_dir=directory / "simulator", venue_timeout_ms=settings.venue_timeout_ms)
+    with (directory / "simulator.log").open("ab") as errors:
+        starting = asyncio.create_task(asyncio.to_thread(start, options, errors))
+        try:
+            yield await asyncio.shield(starting)
+        finally:
+            # Its thread ends within its own time limit, also when this block was left before.
+            simulator = await starting
+            await asyncio.to_thread(simulator.stop)
+
+
+def _described(ground: _Ground, health: dict[int, str]) -> RunningInstallation:
+    settings, simulator = ground.settings, ground.simulator
+    file = settings.master_key_file
+    return RunningInstallation(
+        pid=os.getpid(),
+        started=process_started(os.getpid()) or "",
+        kafka_bootstrap_servers=ground.endpoints.kafka_bootstrap_servers,
+        database_url=ground.endpoints.database_url,
+        exchanges=settings.exchanges,
+        exchange_urls=settings.exchange_urls,
+        topic_prefix=settings.topic_prefix,
+        consumer_group=settings.consumer_group,
+        master_key_file=None if file is None else file.expanduser().absolute(),
+        exchange_log=None if simulator is None else simulator.log_path.absolute(),
+        health=tuple(address for _, address in sorted(health.items())),
+    )
+
+
+async def _until_ready(health: HealthAddresses, pool: WorkerPool, simulator: SimulatorProcess | None) -> None:
+    """Until every worker says that it is ready."""
+    while not await health.all_ready():
+        _require_alive(pool, simulator)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _watch(pool: WorkerPool, simulator: SimulatorProcess | None) -> None:
+    """Returns never; raises CommandFailed when workers cannot run any more or the simulated exchange has ended."""
+    while True:
+        _require_alive(pool, simulator)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _require_alive(pool: WorkerPool, simulator: SimulatorProcess | None) -> None:
+    if pool.failure is not None:
+        raise CommandFailed(pool.failure, Exit.OUT_OF_REACH)
+    if simulator is not None and (status := simulator.child.poll()) is not None:
+        raise CommandFailed(
+            f"The simulated exchange ended by itself (status {status}), so everything stops. What it accepted is in its log and is "
+            f"looked up at the next start. Its last words are in {simulator.options.data_dir.with_name('simulator.log')}.",
+            Exit.OUT_OF_REACH,
+        )

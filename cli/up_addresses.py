@@ -1,0 +1,83 @@
+"""What `up` prints when it is ready: addresses, and lines to paste. No password and no secret is in it.
+
+Start with `address_lines`.
+"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Final
+
+from cli.installation import RunningInstallation, without_password
+from cli.output import Cell
+from cli.trial_users import API_KEY_ID, START_BALANCES, TRIAL_USERS
+from schemas.topics import Topics
+
+_DEFAULT_DIRECTORY: Final = ".orchestrator"
+
+
+def addresses(running: RunningInstallation) -> dict[str, Cell]:
+    """The same for programs."""
+    return {
+        "kafka_bootstrap_servers": running.kafka_bootstrap_servers,
+        "database_url": without_password(running.database_url.get_secret_value()),
+        "exchange_urls": running.exchange_urls,
+        "health": list(running.health),
+        "topic_prefix": running.topic_prefix,
+        "users": list(TRIAL_USERS) if running.exchange_log is not None else [],
+        "pid": running.pid,
+    }
+
+
+def example_request(exchange: str) -> str:
+    """A request that a trial user may make, as one line of JSON."""
+    return json.dumps({
+        "schema_version": 1,
+        "type": "trade",
+        "idempotency_key": "first-order",
+        "user_id": TRIAL_USERS[0],
+        "mode": "live",
+        "exchange": exchange,
+        "api_key_id": API_KEY_ID,
+        "symbol": "BTC/USDT",
+        "side": "buy",
+        "order_type": "market",
+        "quantity": "0.01",
+    })
+
+
+def address_lines(running: RunningInstallation, directory: Path) -> list[str]:
+    """The addresses and what to do with them."""
+    simulated = running.exchange_log is not None
+    topics = Topics(running.topic_prefix)
+    exchanges = ", ".join(f"{exchange} at {url}" for exchange, url in running.exchange_urls.items())
+    lines = [
+        "",
+        f"Kafka      {running.kafka_bootstrap_servers}",
+        f"Database   {without_password(running.database_url.get_secret_value())}",
+        f"Exchange   {exchanges}{' (simulated: no real money)' if simulated else ''}",
+        *(f"Worker {number}   {address}/readyz" for number, address in enumerate(running.health, start=1)),
+        f"Logs       {directory / 'workers'}",
+    ]
+    if simulated:
+        amounts = ", ".join(f"{amount} {asset}" for asset, amount in START_BALANCES.items())
+        lines.append(f"Users      {', '.join(TRIAL_USERS)}: {amounts} each at the start, api_key_id {API_KEY_ID}")
+        lines += _to_paste(running, directory, topics)
+    return [*lines, "", "Ctrl-C stops everything."]
+
+
+def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> list[str]:
+    request = shlex.quote(example_request(running.exchanges[0]))
+    is_default = directory == Path(_DEFAULT_DIRECTORY).absolute()
+    where = "" if is_default else f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} "
+    broker = f"-b {running.kafka_bootstrap_servers}"
+    return [
+        "",
+        "Send an order from another terminal and see its answer:",
+        f"  echo {request} | {where}orchestrator submit - --wait",
+        "The same with kcat, and all answers:",
+        f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {TRIAL_USERS[0]} -X partitioner=murmur2_random",
+        f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
+        "Then look around:",
+        *(f"  {where}orchestrator {command}" for command in ("orders", "balances --user alice", "lag", "verify", "doctor")),
+    ]

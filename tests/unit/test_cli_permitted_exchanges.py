@@ -1,0 +1,33 @@
+"""Which exchanges a worker may trade at in a version without authentication."""
+
+import pytest
+
+from agents.app import ExchangeNotPermitted, require_base_addresses
+from agents.worker import ExitCode, run_worker
+from infra.settings import Settings
+
+
+def test_worker_with_an_exchange_without_base_address_is_refused_by_name() -> None:
+    """Of two exchanges the one without an address is named, and what to set."""
+    settings = Settings(exchanges=("binance", "binanceus"), exchange_urls={"binance": "http://127.0.0.1:1"})
+    with pytest.raises(ExchangeNotPermitted, match=r"binanceus: no base address in ORCHESTRATOR_EXCHANGE_URLS"):
+        require_base_addresses(settings)
+
+
+def test_worker_with_an_empty_base_address_is_refused() -> None:
+    """An empty address would mean the exchange's own one."""
+    with pytest.raises(ExchangeNotPermitted):
+        require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": ""}))
+
+
+def test_worker_with_base_addresses_for_all_exchanges_is_permitted() -> None:
+    """An address for every exchange is all it takes."""
+    require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": "http://127.0.0.1:1", "kraken": "http://x"}))
+
+
+def test_run_worker_without_base_address_ends_with_the_code_for_settings_before_it_reaches_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends at once though neither broker nor database exists: nothing was asked of them."""
+    monkeypatch.setattr("agents.worker.configure_logging", lambda _: None)
+    assert run_worker(Settings(exchanges=("binance",), exchange_urls={}), "127.0.0.1:1", "postgresql://127.0.0.1:1/x") == ExitCode.SETTINGS
