@@ -49,7 +49,7 @@ def promise_row(finding: Finding) -> dict[str, object]:
     """One promise for programs."""
     row: dict[str, object] = {"holds": finding.holds, "checked": finding.checked, "breaches": finding.breaches}
     if finding.examples:
-        row["examples"] = list(finding.examples)
+        row["examples"] = list(finding.shown)
     if finding.skipped is not None:
         row["skipped"] = finding.skipped
     return row
@@ -84,7 +84,7 @@ def show_promises(console: Console, findings: Sequence[Finding]) -> None:
         table.add_row(mark, text, f"{finding.checked:,}", f"{finding.breaches:,}" if finding.breaches else "")
     console.print(table)
     for finding in findings:
-        for example in finding.examples:
+        for example in finding.shown:
             console.print(f"{finding.name}: {example}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,10 +1,30 @@
-"""`orchestrator verify`: every promise checked against a running installation, one line each."""
+"""`orchestrator verify`: every promise checked against a running installation, one line each.
 
+Invariants:
+1. Nothing is changed, and nothing is asked of a worker: topics, database and the exchange's own log are read.
+2. What is under way is no breach. The evidence cannot be read at one moment, so where something differs it is looked at again: only what
+   is broken in the same way at every look counts.
+
+Start with `run_verify`.
+"""
+
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from cli.demo_report import promise_row, to_line
+from cli.output import CommandFailed, Exit, printable, write_line
 from infra.embedded.services import Endpoints
+from infra.exchange.simulator.records import LogDamaged
 from infra.settings import Settings
+from infra.verification.evidence import gather_evidence, gather_topic_trail
+from pipeline.verification.finding import Finding, still_broken
+from pipeline.verification.promises import UNDER_WAY, check_all
+from pipeline.verification.trail import check_topic_trail
+
+_LOOKS_MAX: Final = 4
+_PAUSE_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +42,46 @@ class VerifyOptions:
 
 
 async def run_verify(options: VerifyOptions) -> int:
-    """Checks and prints; returns the exit code: 0, 1 when a promise is broken, 3 when a service is out of reach."""
-    raise NotImplementedError(options)
+    """Checks and prints; returns the exit code, 1 when a promise is broken. Raises Retryable when a service is out of reach."""
+    findings = await _topic_alone(options) if options.from_topic else await _everything(options)
+    broken = [finding for finding in findings if not finding.holds and finding.name not in UNDER_WAY]
+    if options.as_json:
+        write_line(to_line({"holds": not broken, "promises": {finding.name: promise_row(finding) for finding in findings}}))
+    else:
+        for finding in findings:
+            for line in _lines(finding):
+                write_line(line)
+    return Exit.NOT_SO if broken else Exit.DONE
+
+
+async def _topic_alone(options: VerifyOptions) -> list[Finding]:
+    return check_topic_trail(await gather_topic_trail(options.settings, options.endpoints.kafka_bootstrap_servers))
+
+
+async def _everything(options: VerifyOptions) -> list[Finding]:
+    findings: list[Finding] = []
+    for look in range(_LOOKS_MAX):
+        if look:
+            await asyncio.sleep(_PAUSE_SECONDS)
+        try:
+            evidence = await gather_evidence(
+                options.settings, options.endpoints.kafka_bootstrap_servers, options.endpoints.database_url, options.exchange_log
+            )
+        except (LogDamaged, OSError) as error:
+            raise CommandFailed(
+                f"The exchange's own log cannot be read: {error}. Nothing was checked and nothing changed.", Exit.OUT_OF_REACH
+            ) from error
+        now = check_all(evidence)
+        findings = still_broken(findings, now) if look else now
+        if all(finding.holds or finding.name in UNDER_WAY for finding in findings):
+            break
+    return findings
+
+
+def _lines(finding: Finding) -> list[str]:
+    """One line for a promise, and one for each place where it is broken."""
+    if finding.skipped is not None:
+        return [f"not checked  {finding.name}: {finding.claim} ({finding.skipped})"]
+    word = "holds" if finding.holds else "under way" if finding.name in UNDER_WAY else "BROKEN"
+    count = f"{finding.breaches} of {finding.checked}" if finding.breaches else f"{finding.checked} checked"
+    return [f"{word:<11}  {finding.name}: {finding.claim} ({count})", *(printable(f"             {text}") for text in finding.shown)]

@@ -1,9 +1,12 @@
-"""The outcome of checking one promise: how much was looked at, how often it is broken, and up to `EXAMPLES_MAX` places to look."""
+"""The outcome of checking one promise: how much was looked at, how often it is broken, and places to look."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-EXAMPLES_MAX: Final = 5
+# Kept, so that two looks can be compared; how many are shown is up to whoever shows them.
+EXAMPLES_KEPT_MAX: Final = 1_000
+EXAMPLES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,11 @@ class Finding:
     def holds(self) -> bool:
         return self.breaches == 0
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The first few examples."""
+        return self.examples[:EXAMPLES_SHOWN]
+
 
 @dataclass(slots=True)
 class Check:
@@ -34,7 +42,7 @@ class Check:
 
     def breach(self, example: str) -> None:
         self.breaches += 1
-        if len(self.examples) < EXAMPLES_MAX:
+        if len(self.examples) < EXAMPLES_KEPT_MAX:
             self.examples.append(example)
 
     def finding(self) -> Finding:
@@ -44,3 +52,16 @@ class Check:
 def skipped(name: str, claim: str, why: str) -> Finding:
     """A promise that could not be checked: it neither holds nor is broken."""
     return Finding(name, claim, 0, skipped=why)
+
+
+def still_broken(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
+    """The findings of now, less the breaches that an earlier look did not have in the same words: those were work under way."""
+    seen = {finding.name: set(finding.examples) for finding in before}
+    found: list[Finding] = []
+    for finding in now:
+        known = seen.get(finding.name, set())
+        lasting = tuple(example for example in finding.examples if example in known)
+        # Beyond what is kept nothing can be compared, so it counts.
+        uncompared = finding.breaches - len(finding.examples)
+        found.append(replace(finding, breaches=len(lasting) + uncompared, examples=lasting))
+    return found

@@ -19,6 +19,8 @@ AUDIT: Final = frozenset({"audit_chain", "audit_chain_on_topic", "audit_key_uniq
 TOPICS: Final = frozenset(
     {"audit_on_topic_matches_database", "state_matches_database", "results_match_database", "offsets_match_database"}
 )
+# Not broken in an installation that works: records that are read next, orders that are sent now or looked up.
+UNDER_WAY: Final = frozenset({"nothing_waits", "nothing_unfinished", "in_doubt"})
 
 
 @dataclass(frozen=True, slots=True)
