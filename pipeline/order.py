@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.invariants import InvariantViolation
+from pipeline.venue import Fee
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
@@ -31,7 +32,8 @@ TRANSITIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
     _S.SUBMITTING: _VENUE_STATES | {_S.IN_DOUBT, _S.ACCEPTED},
     # accepted again: proven absent at the venue and still inside its deadline
     _S.IN_DOUBT: _VENUE_STATES | {_S.ACCEPTED},
-    _S.NEW: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED}),
+    # rejected: "an order can be rejected subsequent to order acknowledgment" (FIX 5.0 SP2, tag 39, value 8)
+    _S.NEW: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED, _S.REJECTED}),
     _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED}),
     _S.FILLED: frozenset(),
     _S.CANCELED: frozenset(),
@@ -54,8 +56,8 @@ class Order:
     """One order as the database keeps it.
 
     `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
-    began. `hold_amount` is what is still held, in units of `hold_asset`. `attempt` counts intents, from 0 before the first.
-    `source` is the record that asked for it. Times are UTC.
+    began; `fees` one entry per asset, of which `fee` and `fee_asset` show the first. `hold_amount` is what is still held, in units of
+    `hold_asset`. `attempt` counts intents, from 0 before the first. `source` is the record that asked for it. Times are UTC.
     """
 
     order_id: str
@@ -94,6 +96,7 @@ class Order:
     updated_at: datetime
     executed_at: datetime | None
     traceparent: str | None
+    fees: tuple[Fee, ...] = ()
 
     @property
     def base(self) -> str:

@@ -3,7 +3,8 @@
 Used by the execution agent (the answer to a call) and by the settlement agent (what a look-up proved), so that both end the same way.
 
 Invariants:
-1. Only differences are posted: figures are totals since the order began, so the same word twice changes nothing.
+1. Only differences are posted, for each of base, quote and every fee's asset by itself: figures are totals since the order began, so
+   the same word twice changes nothing, and a fee or a value that is told later than its quantity is posted then.
 2. A hold is released exactly when its order ends; it never expires by itself once the order is `submitting`.
 3. `in_doubt` ends by `Found`, or by `Absent` as of a moment after the acceptance horizon of the newest attempt.
 """
@@ -20,6 +21,7 @@ from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.rules import Rules
 from pipeline.venue import Fee, Refused, VenueOrder, acceptance_horizon
 from schemas.audit import EventType
+from schemas.decimals import format_decimal
 from schemas.orders import OrderStatus, RequestType, Side
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -37,16 +39,14 @@ _EVENT_OF_STATUS: Final[dict[OrderStatus, EventType]] = {
 
 def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
     """Takes over what the venue's books show. Nothing happens when they show nothing new or less than is known already."""
-    status = venue_order.order_status
-    if order.status in TERMINAL or venue_order.cum_quantity < order.cum_quantity:
+    if order.status in TERMINAL or venue_order.cum_quantity < order.cum_quantity or venue_order.cum_quote < order.cum_quote:
         return
-    if status is OrderStatus.NEW and order.status is OrderStatus.PARTIALLY_FILLED:
-        return
-    if status is order.status and venue_order.cum_quantity == order.cum_quantity:
+    status = _status_told(venue_order)
+    fee_totals = _fee_totals(order, venue_order)
+    grown = venue_order.cum_quantity > order.cum_quantity or venue_order.cum_quote > order.cum_quote or fee_totals != order.fees
+    if status is order.status and not grown:
         return
     transfers_from = len(changes.ledger.transfers)
-    paid = _post_fill(order, venue_order, changes)
-    fee_asset, fee = _fee_of(venue_order)
     ended = status in TERMINAL
     after = replace(
         order,
@@ -54,16 +54,19 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
         exchange_order_id=venue_order.exchange_order_id or order.exchange_order_id,
         cum_quantity=venue_order.cum_quantity,
         cum_quote=venue_order.cum_quote,
-        fee=fee,
-        fee_asset=fee_asset,
-        hold_amount=order.hold_amount - paid,
+        fee=fee_totals[0].amount if fee_totals else Decimal(0),
+        fee_asset=fee_totals[0].asset if fee_totals else None,
+        fees=fee_totals,
+        hold_amount=order.hold_amount - _post_fill(order, venue_order, changes),
         reason_code=ReasonCode.EXCHANGE_REFUSED if status is OrderStatus.REJECTED else None,
         reason="the exchange lists the order as rejected" if status is OrderStatus.REJECTED else None,
         updated_at=changes.now,
         executed_at=changes.now if ended else None,
     )
     if ended:
+        # Before the fees: what is left of the hold may be all that there is to pay them from.
         after = _release(after, changes)
+    _charge_fees(order, fee_totals, changes)
     event_type = EventType.ORDER_RESOLVED if order.status is OrderStatus.IN_DOUBT else _EVENT_OF_STATUS[status]
     changes.advance(order, after, event_type, transfers_from)
     _answer(after, changes)
@@ -75,7 +78,7 @@ def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
         order,
         status=OrderStatus.REJECTED,
         reason_code=refused.reason_code,
-        reason=refused.detail,
+        reason=_storable(refused.detail),
         updated_at=changes.now,
         executed_at=changes.now,
     )
@@ -92,7 +95,7 @@ def end_order_unsent(before: Order, after: Order, event_type: EventType, changes
 
 def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held and the order is looked up until the exchange proves what became of it."""
-    after = replace(order, status=OrderStatus.IN_DOUBT, reason=detail, updated_at=changes.now)
+    after = replace(order, status=OrderStatus.IN_DOUBT, reason=_storable(detail), updated_at=changes.now)
     changes.advance(order, after, EventType.ORDER_IN_DOUBT, len(changes.ledger.transfers))
     _answer(after, changes)
 
@@ -100,7 +103,7 @@ def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
 def requeue(order: Order, detail: str, changes: Changes) -> None:
     """Queues an order again of which the last attempt provably reached nothing: not sent, or absent after the horizon."""
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now)
-    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": detail})
+    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": _storable(detail)})
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
     changes.route(routed, order.exchange, order.traceparent)
 
@@ -170,44 +173,62 @@ def _venue_order_of(report: Report, order: Order) -> VenueOrder:
     )
 
 
-def _fee_of(venue_order: VenueOrder) -> tuple[str | None, Decimal]:
-    """The fee as results and state show it: the one asset it was taken in. Where a venue took several, the ledger has each."""
-    if not venue_order.fees:
-        return None, Decimal(0)
-    return venue_order.fees[0].asset, venue_order.fees[0].amount
+def _status_told(venue_order: VenueOrder) -> OrderStatus:
+    """The venue's status, made to agree with its own figures: what was executed in part is neither untouched nor rejected."""
+    status = venue_order.order_status
+    if venue_order.cum_quantity > 0:
+        if status is OrderStatus.NEW:
+            return OrderStatus.PARTIALLY_FILLED
+        if status is OrderStatus.REJECTED:
+            return OrderStatus.CANCELED
+    return status
+
+
+def _fee_totals(order: Order, venue_order: VenueOrder) -> tuple[Fee, ...]:
+    """The fees known now, one entry per asset. A total never falls: what was charged once was told by the venue."""
+    totals = {fee.asset: fee.amount for fee in order.fees}
+    for fee in venue_order.fees:
+        if fee.amount > totals.get(fee.asset, Decimal(0)):
+            totals[fee.asset] = fee.amount
+    return tuple(Fee(asset, amount) for asset, amount in totals.items())
 
 
 def _post_fill(order: Order, venue_order: VenueOrder, changes: Changes) -> Decimal:
     """Posts what was filled since the last word; returns how much of the hold it used, in units of the hold's asset."""
-    quantity = venue_order.cum_quantity - order.cum_quantity
-    quote_amount = venue_order.cum_quote - order.cum_quote
-    if quantity <= 0:
-        return Decimal(0)
     book = book_of(order.mode)
-    # The cumulative quantity grows with every fill, so the ids differ from fill to fill and repeat for a repeated word.
-    prefix = f"{order.order_id}:{venue_order.cum_quantity.normalize():f}"
-    base = AccountKey(order.user_id, order.exchange, book, order.base)
-    quote = AccountKey(order.user_id, order.exchange, book, order.quote)
-    if order.side is Side.BUY:
-        pays, pays_amount, receives, receives_amount = quote, quote_amount, base, quantity
-    else:
-        pays, pays_amount, receives, receives_amount = base, quantity, quote, quote_amount
-    from_hold = min(pays_amount, order.hold_amount)
+    base = AccountKey(order.user_id, order.exchange, book, order.base), venue_order.cum_quantity, order.cum_quantity
+    quote = AccountKey(order.user_id, order.exchange, book, order.quote), venue_order.cum_quote, order.cum_quote
+    (pays, paid, paid_before), (receives, received, received_before) = (quote, base) if order.side is Side.BUY else (base, quote)
+    due = paid - paid_before
+    from_hold = min(due, order.hold_amount)
     paid_to = clearing(order.exchange, book, pays.asset)
+    # Totals grow with every fill, so the ids differ from fill to fill and repeat for a repeated word.
     if from_hold > 0:
-        changes.ledger.post_held(f"{prefix}:pay", order.order_id, pays, paid_to, from_hold)
-    if pays_amount > from_hold:
-        changes.ledger.charge(f"{prefix}:pay_more", order.order_id, pays, paid_to, pays_amount - from_hold)
-    if receives_amount > 0:
+        changes.ledger.post_held(f"{order.order_id}:pay:{format_decimal(paid)}", order.order_id, pays, paid_to, from_hold)
+    if due > from_hold:
+        changes.ledger.charge(f"{order.order_id}:pay_more:{format_decimal(paid)}", order.order_id, pays, paid_to, due - from_hold)
+    if received > received_before:
         source = clearing(order.exchange, book, receives.asset)
-        changes.ledger.post(f"{prefix}:receive", order.order_id, source, receives, receives_amount)
-    known = {order.fee_asset: order.fee}
-    for fee in venue_order.fees:
+        transfer_id = f"{order.order_id}:receive:{format_decimal(received)}"
+        changes.ledger.post(transfer_id, order.order_id, source, receives, received - received_before)
+    return from_hold
+
+
+def _charge_fees(order: Order, fee_totals: tuple[Fee, ...], changes: Changes) -> None:
+    """Charges what the fees' totals have grown by. `order` is the order as it was before."""
+    book = book_of(order.mode)
+    known = {fee.asset: fee.amount for fee in order.fees}
+    for fee in fee_totals:
         amount = fee.amount - known.get(fee.asset, Decimal(0))
         if amount > 0:
             account = AccountKey(order.user_id, order.exchange, book, fee.asset)
-            changes.ledger.charge(f"{prefix}:fee:{fee.asset}", order.order_id, account, fees(order.exchange, book, fee.asset), amount)
-    return from_hold
+            transfer_id = f"{order.order_id}:fee:{fee.asset}:{format_decimal(fee.amount)}"
+            changes.ledger.charge(transfer_id, order.order_id, account, fees(order.exchange, book, fee.asset), amount)
+
+
+def _storable(detail: str) -> str:
+    """A venue's text as the database can keep it: without NUL and without halves of surrogate pairs."""
+    return detail.replace("\x00", "?").encode("utf-8", "replace").decode()
 
 
 def _release(order: Order, changes: Changes) -> Order:

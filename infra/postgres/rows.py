@@ -5,14 +5,18 @@ Each table lists its columns once: name, SQL type and how to take the value from
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
+import orjson
 from asyncpg import Record
 
 from pipeline.audit import AuditRow
 from pipeline.changes import Claim, PendingCancel
 from pipeline.ledger import Transfer
 from pipeline.order import Order
+from pipeline.venue import Fee
+from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT
@@ -97,13 +101,14 @@ ORDERS: Columns[Order] = Columns(
         ("updated_at", _TIME, lambda order: order.updated_at),
         ("executed_at", _TIME, lambda order: order.executed_at),
         ("traceparent", "text", lambda order: order.traceparent),
+        ("fees", "text", lambda order: _fees_text(order.fees)),
     ),
 )
 
 # What changes in an order's life; the rest is written once.
 ORDERS_CHANGING: Columns[Order] = ORDERS.only(
     "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
-    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at",
+    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees",
 )  # fmt: skip
 
 CLAIMS: Columns[Claim] = Columns(
@@ -182,7 +187,14 @@ def order_of(row: Record) -> Order:
     fields["time_in_force"] = TimeInForce(row["time_in_force"]) if row["time_in_force"] else None
     fields["status"] = OrderStatus(row["status"])
     fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
+    fees: list[list[str]] = orjson.loads(row["fees"])
+    fields["fees"] = tuple(Fee(asset, Decimal(amount)) for asset, amount in fees)
     return Order(**fields)
+
+
+def _fees_text(fees: tuple[Fee, ...]) -> str:
+    """`[["BNB","0.0007"],…]`: in the order in which they came."""
+    return orjson.dumps([[fee.asset, format_decimal(fee.amount)] for fee in fees]).decode()
 
 
 def claim_of(row: Record) -> Claim:

@@ -112,6 +112,8 @@ _STATEMENTS = (
         cum_quote numeric(38, 18) NOT NULL CHECK (cum_quote >= 0),
         fee numeric(38, 18) NOT NULL CHECK (fee >= 0),
         fee_asset text,
+        -- All fees, one pair of asset and total each; fee and fee_asset show the first.
+        fees text NOT NULL DEFAULT '[]',
         hold_asset text NOT NULL,
         hold_amount numeric(38, 18) NOT NULL CHECK (hold_amount >= 0),
         attempt integer NOT NULL CHECK (attempt >= 0),
