@@ -62,7 +62,7 @@ class IntakeStep:
         heads = await step.lock_accounts(users)
         # Read the clock behind the locks: what another step decided for the same user is then never later than this.
         now = self._context.clock()
-        claims = await step.claims(keys | targets, now - self._context.rules.key_lifetime)
+        claims = await step.claims(keys | targets)
         statuses = await step.user_statuses(users)
         api_keys = await step.api_keys(users)
         balances = await step.balances(users)

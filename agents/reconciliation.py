@@ -144,7 +144,8 @@ class Reconciler:
         if monotonic() < self._purge_due:
             return
         self._purge_due = monotonic() + _PURGE_SECONDS
-        # A margin, so that no claim goes while a record that is just not stale yet is under way.
-        purged = await purge_claims(self._database, self._clock() - self._rules.key_lifetime - timedelta(hours=1))
+        # A record that is just not stale yet was appended a lifetime ago, and asks for claims of the lifetime before that. One hour for
+        # clocks that differ and for what is under way.
+        purged = await purge_claims(self._database, self._clock() - 2 * self._rules.key_lifetime - timedelta(hours=1))
         if purged:
             log.info("claims_purged", claims=purged)

@@ -8,6 +8,7 @@ A step's decision functions write here and nowhere else. Invariants:
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 
 from pipeline.audit import AuditTrail, Value
@@ -41,7 +42,7 @@ class Claim:
     """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs.
 
     A key lives from `claimed_at`, the time of the decision, not from the record's: so a record that was read late keeps its key as long
-    as any other, and its copies get its answer.
+    as any other. Copies appended within the key's lifetime get its answer, however late they are read.
     """
 
     user_id: str
@@ -110,15 +111,18 @@ class Changes:
             if source in self._answered:
                 raise InvariantViolation(f"record {source} would be answered twice; nothing was written. Report this as a defect.")
             self._answered.add(source)
+        value = RESULT.dump_json(result)
+        # CloudEvents wants an id per event: several answers before the final one may have the same status.
+        part = "final" if result.final else f"{result.status.value}:{sha256(value).hexdigest()[:16]}"
         headers = (
             # CloudEvents 1.0, Kafka protocol binding, binary content mode.
             ("ce_specversion", b"1.0"),
-            ("ce_id", f"{source}:{'final' if result.final else result.status.value}".encode()),
+            ("ce_id", f"{source}:{part}".encode()),
             ("ce_source", b"crypto-orchestrator"),
             ("ce_type", b"trade.result.v1"),
             ("content-type", b"application/json"),
         )
-        self.publish(self.topics.results, result.request_id, RESULT.dump_json(result), traceparent, headers)
+        self.publish(self.topics.results, result.request_id, value, traceparent, headers)
 
     def finish(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
         """Gives the final answer to the record that claimed `key`, and keeps it for replays."""
@@ -165,6 +169,7 @@ class Changes:
 
 
 def transfer_entry(transfer: Transfer) -> dict[str, str]:
+    """A transfer as audit events carry it (schemas/audit.py, TransferEntry)."""
     return {
         "transfer_id": transfer.transfer_id,
         "kind": transfer.kind.value,

@@ -56,18 +56,27 @@ class TradeContext:
     def fresh_quote(self, symbol: str) -> Quote | None:
         """The market price of a symbol, None when there is none or it is older than the rules allow."""
         quote = self.market_data.quotes.get(symbol) if self.market_data else None
-        if quote is None or self.now - quote.observed_at > self.rules.price_age_max:
+        # A price from the future is of no known age either.
+        if quote is None or abs(self.now - quote.observed_at) > self.rules.price_age_max:
             return None
         return quote
 
 
+def stale_refusal(appended_at: datetime, now: datetime, rules: Rules) -> Refusal | None:
+    """Refuses a record for which the claims that could show it to be a copy may be gone already."""
+    if now - appended_at <= rules.key_lifetime:
+        return None
+    return Refusal(
+        ReasonCode.REQUEST_STALE,
+        "the record is older than 24 hours, for which idempotency keys are kept; nothing was executed. Send it again under a new key "
+        "if you still mean it.",
+    )
+
+
 def _request_is_fresh(context: TradeContext) -> Refusal | None:
-    if context.now - context.appended_at > context.rules.key_lifetime:
-        return Refusal(
-            ReasonCode.REQUEST_STALE,
-            "the record is older than 24 hours, for which idempotency keys are kept: send the order again under a new key "
-            "if you still mean it",
-        )
+    refusal = stale_refusal(context.appended_at, context.now, context.rules)
+    if refusal is not None:
+        return refusal
     if context.now > expires_at(context.request, context.appended_at, context.rules):
         return Refusal(ReasonCode.REQUEST_EXPIRED, "the deadline passed before the order was sent; nothing reached the exchange")
     return None
@@ -148,7 +157,7 @@ def _amount_is_within_limits(context: TradeContext) -> Refusal | None:
     if value is None:
         return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price turns the quote asset into US dollars; nothing was sent")
     rules = context.rules
-    if value < rules.trade_usd_min:
+    if value < rules.trade_usd_min or value <= 0:
         return Refusal(ReasonCode.AMOUNT_BELOW_MINIMUM, f"the order is worth less than {format_decimal(rules.trade_usd_min)} USD")
     if value > rules.trade_usd_max:
         return Refusal(ReasonCode.AMOUNT_ABOVE_MAXIMUM, f"the order is worth more than {format_decimal(rules.trade_usd_max)} USD")
@@ -218,10 +227,20 @@ def quote_amount(context: TradeContext) -> Decimal | None:
 
 
 def usd_value(context: TradeContext) -> Decimal | None:
-    """What an order is worth in US dollars; None when no fresh price says so."""
+    """What an order is worth in US dollars; None when no fresh price says so.
+
+    A limit sale is worth the market's price when that is higher than its own: that is what it brings when it is executed at once, and
+    a low limit must not pass a large amount under the maximum.
+    """
     amount = quote_amount(context)
     if amount is None:
         return None
+    request = context.request
+    if request.side is Side.SELL and request.quantity is not None:
+        market_quote = context.fresh_quote(request.symbol)
+        if market_quote is None:
+            return None
+        amount = max(amount, request.quantity * market_quote.price)
     quote_asset = context.request.symbol.partition("/")[2]
     if quote_asset in context.rules.usd_assets:
         return amount

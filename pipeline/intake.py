@@ -3,7 +3,7 @@
 The ladder for one record, top to bottom:
 1. no user and key can be read → dead letter, answered by its source only
 2. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
-3. otherwise this record claims the key; whatever it is answered from here on is kept for 24 hours
+3. otherwise this record claims the key; whatever it is answered from here on is kept for copies appended within 24 hours of the decision
 4. unreadable or refused by a check → rejected
 5. a cancel → ends an order that was not sent yet, or is queued for the exchange
 6. a trade → funds held, order accepted, queued for its exchange
@@ -21,7 +21,7 @@ from decimal import Decimal
 
 from pipeline.audit import Value
 from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, PendingCancel, order_fields, result_of_order, state_of, transfer_entry
-from pipeline.checks import PASSED, ApiKeyState, Refusal, TradeContext, expires_at, hold_of, refusal_of
+from pipeline.checks import PASSED, ApiKeyState, Refusal, TradeContext, expires_at, hold_of, refusal_of, stale_refusal
 from pipeline.identifiers import client_order_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, request_id_of, request_id_of_source
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import AccountKey, book_of
@@ -71,10 +71,10 @@ class Arrival:
 
 
 def arrive(
-    source: SourceOffset, appended_at: datetime, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    source: SourceOffset, appended_at: datetime, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
 ) -> Arrival:
-    """Decodes one record. Never raises for what a producer may have sent."""
-    return Arrival(source, appended_at, key, value, tuple(headers), decode_request(value))
+    """Decodes one record. Never raises for what a producer may have sent. A header without a value, which Kafka allows, counts as empty."""
+    return Arrival(source, appended_at, key, value, tuple((name, text or b"") for name, text in headers), decode_request(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _decide_one(arrival: Arrival, state: IntakeState, changes: Changes) -> None:
         changes.answer(_rejection(arrival, request_id, refusal, changes.now, replayed=False), arrival.traceparent)
         return
     claim = changes.claims.get(key)
-    if claim is not None:
+    if claim is not None and not _has_expired(claim, arrival, state.rules, changes):
         _answer_again(arrival, claim, changes)
         return
     claim = _claim(arrival, key, changes)
@@ -134,6 +134,17 @@ def _request_id(arrival: Arrival, key: tuple[str, str]) -> str:
 
 def _request_type(arrival: Arrival) -> RequestType | None:
     return None if isinstance(arrival.decoded, Unreadable) else RequestType(arrival.decoded.type)
+
+
+def _has_expired(claim: Claim, arrival: Arrival, rules: Rules, changes: Changes) -> bool:
+    """Whether a key is free again for this record: its request is over, and was decided a key's lifetime before this record was appended.
+
+    The time of this record's own decision does not count: a copy that waits out an outage in the topic must not find its key free.
+    """
+    if claim.result is None or (claim.user_id, claim.idempotency_key) in changes.finished:
+        return False
+    # The broker's clock may be ahead of ours.
+    return min(arrival.appended_at, changes.now) - claim.claimed_at >= rules.key_lifetime
 
 
 def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
@@ -350,8 +361,13 @@ def _accept(order: Order, transfers_from: int, changes: Changes) -> None:
 
 
 def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: IntakeState, changes: Changes) -> None:
-    if state.user_status.get(request.user_id) is None:
-        _reject(arrival, claim, Refusal(ReasonCode.USER_UNKNOWN, "no such user"), changes)
+    refusal = stale_refusal(arrival.appended_at, changes.now, state.rules)
+    if refusal is None and request.expires_at is not None and changes.now > request.expires_at:
+        refusal = Refusal(ReasonCode.REQUEST_EXPIRED, "the deadline passed before the cancel was decided; the order is as it was")
+    if refusal is None and state.user_status.get(request.user_id) is None:
+        refusal = Refusal(ReasonCode.USER_UNKNOWN, "no such user")
+    if refusal is not None:
+        _reject(arrival, claim, refusal, changes)
         return
     target = changes.claims.get((request.user_id, request.target_idempotency_key))
     order = changes.orders.get(target.order_id) if target is not None and target.order_id is not None else None

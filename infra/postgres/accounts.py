@@ -6,11 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 
 from infra.postgres.rows import TRANSFERS, columns_of
-from infra.postgres.step import Connection, Database
-from pipeline.audit import AuditRow, AuditTrail, ChainHead, Value
+from infra.postgres.step import Connection, Database, lock_chains
+from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
 from pipeline.ledger import AccountKey, Transfer, TransferKind, opening
-from schemas.audit import GENESIS_HASH, EventType
+from schemas.audit import EventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,15 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
     Opening balances are transfers from `@opening`: nothing else creates money.
     """
     async with database.connection() as connection, connection.transaction():
+        # A rejected request of somebody who was no user yet may have begun the chain already; it goes on from there. Behind the locks it is
+        # clear who is there: two that add the same users queue up.
+        heads = await lock_chains(connection, sorted({user.user_id for user in users}))
         known = await connection.fetch("SELECT user_id FROM users WHERE user_id = ANY($1::text[])", [user.user_id for user in users])
         existing = {row["user_id"] for row in known}
         added = sorted((user for user in users if user.user_id not in existing), key=lambda user: user.user_id)
         if not added:
             return []
-        trail = AuditTrail(await _lock_chains(connection, [user.user_id for user in added]), now)
+        trail = AuditTrail({user.user_id: heads[user.user_id] for user in added}, now)
         transfers: list[Transfer] = []
         for user in added:
             own = [_opening(user, asset, amount) for asset, amount in sorted(user.balances.items())]
@@ -86,19 +89,6 @@ async def _insert_opening(connection: Connection, transfers: Sequence[Transfer],
         """,
         *columns_of(rows, 4),
     )
-
-
-async def _lock_chains(connection: Connection, accounts: list[str]) -> dict[str, ChainHead]:
-    # A rejected request of somebody who was no user yet may have begun the chain already; it goes on from there.
-    await connection.execute(
-        "INSERT INTO audit_chains SELECT account, 0, $2 FROM unnest($1::text[]) AS account ORDER BY account ON CONFLICT DO NOTHING",
-        accounts,
-        GENESIS_HASH,
-    )
-    rows = await connection.fetch(
-        "SELECT account, seq, hash FROM audit_chains WHERE account = ANY($1::text[]) ORDER BY account FOR UPDATE", accounts
-    )
-    return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
 
 
 async def _insert_events(connection: Connection, trail: AuditTrail, now: datetime) -> None:

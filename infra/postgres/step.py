@@ -56,6 +56,7 @@ _PASSING: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     OSError,
@@ -104,6 +105,27 @@ def unpack(packed: bytes | None) -> tuple[OutputRecord, ...]:
     return tuple(OutputRecord(topic, key, value, tuple((name, text) for name, text in headers)) for topic, key, value, headers in rows)
 
 
+async def lock_chains(connection: Connection, accounts: Sequence[str]) -> dict[str, ChainHead]:
+    """Locks the audit chains of these accounts in the database's sort order, new ones at genesis; returns their heads.
+
+    New chains are begun before the first lock is taken: whoever begins one holds it from then on, so that beginning it between two locks
+    would take it out of order, and two steps could wait for each other.
+    """
+    await connection.execute(
+        """
+        INSERT INTO audit_chains (account, seq, hash) SELECT given.account, 0, $2 FROM unnest($1::text[]) AS given (account)
+        WHERE NOT EXISTS (SELECT FROM audit_chains WHERE audit_chains.account = given.account) ORDER BY given.account
+        ON CONFLICT DO NOTHING
+        """,
+        accounts,
+        GENESIS_HASH,
+    )
+    rows = await connection.fetch(
+        "SELECT account, seq, hash FROM audit_chains WHERE account = ANY($1::text[]) ORDER BY account FOR UPDATE", accounts
+    )
+    return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
+
+
 class StepTransaction:
     """An open database transaction that holds its input partition's row. Made by `Database.step`."""
 
@@ -114,23 +136,7 @@ class StepTransaction:
 
     async def lock_accounts(self, accounts: Iterable[str]) -> dict[str, ChainHead]:
         """Takes the locks of these accounts, in sorted order, and returns the heads of their audit chains."""
-        wanted = sorted(set(accounts))
-        heads = await self._lock_chains(wanted)
-        missing = [account for account in wanted if account not in heads]
-        if missing:
-            await self._connection.execute(
-                "INSERT INTO audit_chains SELECT account, 0, $2 FROM unnest($1::text[]) AS account ORDER BY account ON CONFLICT DO NOTHING",
-                missing,
-                GENESIS_HASH,
-            )
-            heads |= await self._lock_chains(missing)
-        return heads
-
-    async def _lock_chains(self, accounts: list[str]) -> dict[str, ChainHead]:
-        rows = await self._connection.fetch(
-            "SELECT account, seq, hash FROM audit_chains WHERE account = ANY($1::text[]) ORDER BY account FOR UPDATE", accounts
-        )
-        return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
+        return await lock_chains(self._connection, sorted(set(accounts)))
 
     async def user_statuses(self, user_ids: Sequence[str]) -> dict[str, str]:
         rows = await self._connection.fetch("SELECT user_id, status FROM users WHERE user_id = ANY($1::text[])", user_ids)
@@ -150,16 +156,14 @@ class StepTransaction:
             AccountKey(row["user_id"], row["exchange"], row["book"], row["asset"]): Balance(row["posted"], row["pending"]) for row in rows
         }
 
-    async def claims(self, keys: Iterable[tuple[str, str]], older_than: datetime) -> dict[tuple[str, str], Claim]:
-        """The live claims among these keys. One whose answer is final and that was claimed before `older_than` has expired."""
+    async def claims(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Claim]:
+        """The claims of these keys that are not purged yet; whether one has expired depends on the record that asks (pipeline.intake)."""
         rows = await self._connection.fetch(
             """
             SELECT claims.* FROM unnest($1::text[], $2::text[]) AS wanted (user_id, idempotency_key)
             JOIN claims ON claims.user_id = wanted.user_id AND claims.idempotency_key = wanted.idempotency_key
-            WHERE claims.result IS NULL OR claims.claimed_at > $3
             """,
             *columns_of(sorted(set(keys)), 2),
-            older_than,
         )
         return {(row["user_id"], row["idempotency_key"]): claim_of(row) for row in rows}
 
@@ -201,7 +205,7 @@ class StepTransaction:
             return
         assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in CLAIMS.columns[2:])
         cutoff = f"${len(CLAIMS.columns) + 1}"
-        # A key that is still there has expired, or it would have been loaded; its row is taken over.
+        # A row that is still there has expired, or its answer would have been given again; it is taken over.
         sql = (
             f"{CLAIMS.insert()} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
             f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= {cutoff}"
@@ -371,8 +375,8 @@ class Database:
     async def step(self, partition: InputPartition) -> AsyncIterator[StepTransaction]:
         """Opens the step's transaction and checks the fencing epoch; commits when the block ends well.
 
-        Raises Fenced when another worker owns the partition, Retryable when the database is out of reach. After Retryable the commit's
-        outcome is unknown: look at `progress` of the next step.
+        Raises Fenced when another worker owns the partition, InvariantViolation when the database refuses what the block stores, Retryable
+        when the database is out of reach. After Retryable the commit's outcome is unknown: look at `progress` of the next step.
         """
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction():
@@ -389,6 +393,11 @@ class Database:
                 if row is None:
                     raise InvariantViolation(f"input partition {partition} has no row any more; nothing was written.")
                 yield StepTransaction(connection, partition, _progress_of(row, outputs=False))
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise InvariantViolation(
+                f"the database refused to store a batch of {partition}: {error}. The batch was rolled back, no funds were moved. "
+                "This is a defect: run `orchestrator verify` and report it with this line."
+            ) from error
         except _PASSING as error:
             raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
 
