@@ -107,7 +107,12 @@ class AuditTrail:
 
 
 def hash_of_value(value: bytes) -> tuple[str, str]:
-    """(hash as stated, hash as computed) of a value from `trade.audit`: equal unless it was changed. Raises ValueError for no JSON."""
+    """(hash as stated, hash as computed) of a value from `trade.audit`: equal unless it was changed.
+
+    Raises ValueError for what is no JSON object.
+    """
     event = orjson.loads(value)
+    if not isinstance(event, dict):
+        raise ValueError("an audit event is a JSON object")  # noqa: TRY004 — bytes that are no event, not a wrong argument
     stated = str(event.pop("hash", ""))
     return stated, sha256(canonical(event)).hexdigest()

@@ -9,6 +9,8 @@ Invariants:
 1. An order is sent only from `accepted`, for the attempt that its record names, and before its deadline.
 2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
 3. A cancel is only ever sent for a resting order.
+4. One batch makes at most one call per order and action, however often its records name it.
+4. One batch makes at most one call per order and action, however often its records name it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,17 +52,20 @@ class Plan:
 def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int) -> Plan:
     """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction."""
     decided = Plan()
+    named: set[tuple[Action, str]] = set()
     for routed in work:
         order = changes.orders.get(routed.order_id)
         if order is None:
             raise InvariantViolation(f"order {routed.order_id} is queued but not in the database; nothing was sent. This is a defect.")
+        again = (routed.action, routed.order_id) in named
+        named.add((routed.action, routed.order_id))
         if routed.action is Action.CANCEL:
-            if order.status in RESTING:
+            if order.status in RESTING and not again:
                 decided.cancels.append(reference_of(order))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
             _plan_submission(order, changes, fencing_epoch, work_partition, decided)
-        elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt:
+        elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt and not again:
             if order.fencing_epoch == fencing_epoch:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 decided.submissions.append(submission_of(order))
@@ -122,6 +127,7 @@ def conclude(
 
 
 def submission_of(order: Order) -> Submission:
+    """What the gateway is asked to send. Raises InvariantViolation when no intent is recorded."""
     if order.submitting_at is None:
         raise InvariantViolation(f"order {order.order_id} has no intent to send; nothing was sent.")
     return Submission(
@@ -142,6 +148,7 @@ def submission_of(order: Order) -> Submission:
 
 
 def reference_of(order: Order) -> OrderReference:
+    """What the gateway needs to look an order up or to cancel it."""
     return OrderReference(
         order_id=order.order_id,
         client_order_id=order.client_order_id,

@@ -7,7 +7,7 @@ Two-phase transfers: a `hold` reserves (pending); `post` moves held funds; `rele
 changed afterwards.
 
 Invariants:
-1. A transfer has one debit and one credit account and a positive amount.
+1. A transfer has one debit and one credit account, of the same exchange, book and asset, and a positive amount.
 2. For a user's account: `posted >= 0`, `pending >= 0`, `posted - pending >= 0`. SQL checks the same.
 3. Transfer ids are derived from their cause, so that applying one twice is a conflict, not a second movement.
 4. Σ holds − Σ posts from holds − Σ releases = what is pending, per order.
@@ -54,6 +54,7 @@ def clearing(exchange: str, book: str, asset: str) -> AccountKey:
 
 
 def fees(exchange: str, book: str, asset: str) -> AccountKey:
+    """Where what the exchange keeps for its service goes."""
     return AccountKey("@fees", exchange, book, asset)
 
 
@@ -138,6 +139,9 @@ class Ledger:
     def _apply(self, transfer: Transfer) -> None:
         if transfer.amount <= ZERO:
             raise InvariantViolation(f"transfer {transfer.transfer_id} moves {transfer.amount}; nothing was written. This is a defect.")
+        debit, credit = transfer.debit, transfer.credit
+        if (debit.exchange, debit.book, debit.asset) != (credit.exchange, credit.book, credit.asset):
+            raise InvariantViolation(f"transfer {transfer.transfer_id} would turn {debit} into {credit}; nothing was written.")
         for account, posted, pending in _effects(transfer):
             before = self.balance(account)
             after = Balance(before.posted + posted, before.pending + pending)
