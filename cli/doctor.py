@@ -17,11 +17,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
 from cli.findings import Finding, Findings
-from cli.installation import Installation, data_directory, find_installation, setting_problems, variable_of
+from cli.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
 from cli.output import Exit, print_table, say, write_line
 from cli.service_checks import check_broker, check_database, check_exchange, check_offsets
 from infra.embedded.data_dir import FREE_BYTES_MIN
@@ -124,9 +121,9 @@ async def examine() -> Findings:
     """Every finding, in the order in which a person would mend them."""
     findings = [*check_python(), *check_variables()]
     try:
-        Settings()
-    except (ValidationError, SettingsError, ValueError, OSError) as error:
-        wrong = [Finding.problem("settings", problem, "mend it; the services were not checked") for problem in setting_problems(error)]
+        made_settings()
+    except WrongSettings as error:
+        wrong = [Finding.problem("settings", problem, "mend it; the services were not checked") for problem in error.problems]
         return [*findings, *wrong]
     installation = find_installation()
     settings = installation.settings

@@ -10,6 +10,7 @@ Start with `find_installation`.
 """
 
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,14 +115,33 @@ def data_directory(settings: Settings) -> Path:
     return settings.data_dir.expanduser().absolute()
 
 
-def setting_problems(error: ValidationError | SettingsError | ValueError | OSError) -> list[str]:
-    """One line for each wrong setting, by the name of its variable. Values are left out: they may be secrets."""
-    if not isinstance(error, ValidationError):
-        name = str(error)
-        for field_name in Settings.model_fields:
-            if f'"{field_name}"' in name:
-                return [f"{variable_of(field_name)} cannot be read: lists and maps are given as JSON"]
-        return [f"{variable_of('config')} cannot be read: {type(error).__name__}"]
+class WrongSettings(Exception):
+    """The settings cannot work. `problems` has one line for each wrong one; values are left out, as they may be secrets."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def made_settings() -> Settings:
+    """The settings. Raises WrongSettings."""
+    file = os.environ.get("ORCHESTRATOR_CONFIG")
+    if file and not Path(file).is_file():
+        # It would be left out in silence, and everything in it with it.
+        raise WrongSettings([f"ORCHESTRATOR_CONFIG: there is no file {file}"])
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSettings(_problems_of(error)) from None
+    except SettingsError as error:
+        # Its text names the field and the source, no value.
+        names = [name for name in Settings.model_fields if f'"{name}"' in str(error)]
+        raise WrongSettings([f"{variable_of(name)} is not JSON, as lists and maps must be" for name in names] or [str(error)]) from None
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise WrongSettings([f"ORCHESTRATOR_CONFIG: {file} cannot be read ({type(error).__name__})"]) from None
+
+
+def _problems_of(error: ValidationError) -> list[str]:
     problems = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         name, *inside = (str(part) for part in problem["loc"]) if problem["loc"] else ("config",)
@@ -138,9 +158,9 @@ def variable_of(setting: str) -> str:
 def read_settings() -> Settings:
     """The settings. Raises CommandFailed naming each variable that is wrong."""
     try:
-        return Settings()
-    except (ValidationError, SettingsError, ValueError, OSError) as error:
-        problems = "\n".join(f"  {problem}" for problem in setting_problems(error))
+        return made_settings()
+    except WrongSettings as error:
+        problems = "\n".join(f"  {problem}" for problem in error.problems)
         raise CommandFailed(
             f"The settings are wrong, so nothing was started, sent or changed:\n{problems}\nMend the variable (or the file that "
             "ORCHESTRATOR_CONFIG names) and try again.",

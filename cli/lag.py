@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from cli.installation import Installation
-from cli.output import Cell, CommandFailed, Exit, print_table
+from cli.output import Cell, CommandFailed, Exit, print_table, reason_of
 from infra.kafka.connection import client_options
 from infra.settings import Settings
 from schemas.topics import Topics
@@ -82,7 +82,7 @@ async def measure_lag(installation: Installation) -> list[PartitionLag]:
             offsets = await committed_offsets(client, settings.consumer_group, input_topics(settings))
             return await _measured(client, offsets)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise installation.out_of_reach("broker", installation.kafka, f"{type(error).__name__}: {error}") from None
+        raise installation.out_of_reach("broker", installation.kafka, reason_of(error)) from None
 
 
 async def _measured(client: dict[str, Any], offsets: dict[TopicPartition, int]) -> list[PartitionLag]:

@@ -39,9 +39,15 @@ _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only th
 
 def _finish(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     """Runs a command's coroutine and ends with its exit code."""
-    # What these would say about a broker that is away, the command says in its own words.
-    for name in ("aiokafka", "ccxt", "alembic", "infra.exchange"):
+    import structlog  # noqa: PLC0415 — invariant 1
+
+    # What the libraries would say about a service that is away, the command says in its own words; and a log line has no place on standard
+    # output.
+    for name in ("aiokafka", "ccxt", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )
     raise typer.Exit(int(asyncio.run(work) or Exit.DONE))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cli.installation import Installation, without_password
-from cli.output import Cell, CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
+from cli.output import Cell, CommandFailed, Exit, print_table, reason_of, table_lines, to_json, to_text, write_line
 from infra.postgres.migrate import engine_url
 from schemas.orders import OrderStatus
 
@@ -84,9 +84,8 @@ def _database_failed(installation: Installation, error: Exception) -> CommandFai
             "`orchestrator worker` or `orchestrator up`, or check ORCHESTRATOR_DATABASE_URL.",
             Exit.OUT_OF_REACH,
         )
-    # Its own words for a wrong password or database; they hold no secret.
-    reason = str(cause).splitlines()[0] if str(cause) else "no answer in time"
-    return installation.out_of_reach("database", without_password(installation.database_url), f"{type(cause).__name__}: {reason}")
+    # Its own words, for a wrong password or database too; they hold no secret.
+    return installation.out_of_reach("database", without_password(installation.database_url), reason_of(cause))
 
 
 async def _rows(connection: AsyncConnection, statement: Any, **parameters: object) -> list[Row]:

@@ -63,6 +63,14 @@ def write_line(text: str) -> None:
         raise ReaderGone from error
 
 
+def reason_of(error: BaseException) -> str:
+    """An error of a library in one line: its kind and its own words."""
+    kind, words = type(error).__name__, str(error).partition("\n")[0]
+    if not words:
+        return kind
+    return words if words.startswith(kind) else f"{kind}: {words}"
+
+
 def printable(text: str) -> str:
     """The text with control and direction-changing characters escaped, so that a stored value cannot drive the terminal."""
     if text.isprintable():

@@ -59,7 +59,7 @@ async def check_broker(installation: Installation) -> Findings:
         address = installation.kafka
         problems = await topic_problems(settings, address)
     except CommandFailed as error:
-        return [Finding.unreachable("broker", str(error), "")]
+        return [Finding.unreachable("broker", _cause(error), "start one with `orchestrator up`, or set the address")]
     except Retryable as error:
         return [Finding.unreachable("broker", f"{address}: {error}", "start it, or check ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS")]
     reached = Finding.ok("broker", f"{address} answers")
@@ -82,7 +82,12 @@ async def check_database(installation: Installation) -> Findings:
                 findings += [*await _triggers(connection), *await _stored_keys(installation, connection)]
             return findings
     except CommandFailed as error:
-        return [Finding.unreachable("database", str(error), "")]
+        return [Finding.unreachable("database", _cause(error), "start it, or check ORCHESTRATOR_DATABASE_URL")]
+
+
+def _cause(error: CommandFailed) -> str:
+    """What happened, without what it means for a command that wanted to do something."""
+    return str(error).partition(". Nothing")[0]
 
 
 async def _durability(connection: AsyncConnection) -> Findings:

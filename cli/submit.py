@@ -26,7 +26,7 @@ from aiokafka.structs import RecordMetadata
 
 from cli.installation import Installation
 from cli.lines import Line, TooLong, numbered_lines
-from cli.output import CommandFailed, Exit, ReaderGone, say, to_json, write_line
+from cli.output import CommandFailed, Exit, ReaderGone, reason_of, say, to_json, write_line
 from infra.kafka.connection import client_options
 from schemas.topics import REQUESTS_MESSAGE_BYTES_MAX, Topics
 
@@ -93,7 +93,7 @@ async def submit(installation: Installation, options: SubmitOptions) -> Exit:
     try:
         return await _Submission(installation, options).run(descriptor)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise installation.out_of_reach("broker", installation.kafka, f"{type(error).__name__}: {error}") from None
+        raise installation.out_of_reach("broker", installation.kafka, reason_of(error)) from None
     finally:
         if options.file != "-":
             os.close(descriptor)

@@ -22,7 +22,7 @@ from typing import Final
 
 from agents.app import ExchangeNotPermitted, require_base_addresses
 from cli.installation import RunningInstallation, announced, data_directory, process_started, read_running, read_settings
-from cli.output import CommandFailed, Exit, say, to_json, write_line
+from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment
 from cli.trial_users import ensure_trial_users
 from cli.up_addresses import address_lines, addresses
@@ -104,7 +104,11 @@ async def run_up(*, workers: int, as_json: bool) -> Exit:
             raise
         say("Everything has stopped.")
     except (SimulatorNotReady, TimeoutError, Retryable) as error:
-        raise CommandFailed(f"{error}. No order was accepted. `orchestrator doctor` checks every service.", Exit.OUT_OF_REACH) from error
+        raise CommandFailed(
+            f"The start was given up: {reason_of(error) if isinstance(error, TimeoutError) else error}. No order was accepted. "
+            "`orchestrator doctor` checks every service.",
+            Exit.OUT_OF_REACH,
+        ) from error
     except (MasterKeyError, TopicsUnfit, ExchangeNotPermitted) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     return Exit.DONE if is_ready else Exit.INTERRUPTED
@@ -170,7 +174,7 @@ async def _migrated(database_url: str) -> None:
     try:
         await migrate(database_url)
     except (OSError, TimeoutError) as error:
-        raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+        raise Retryable(f"the database is out of reach ({reason_of(error)})") from error
 
 
 def _with_master_key(settings: Settings, directory: Path) -> Settings:
