@@ -1,0 +1,1 @@
+"""Benchmarks: how many requests a second, how long one takes, at what cost, beside two baselines. Start with `run`."""
