@@ -6,7 +6,6 @@ A newcomer reads `compose` once and then knows who holds what. Nothing below is 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -122,7 +121,7 @@ def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Ga
     }
 
 
-def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions, data_dir: Path) -> OrchestratorApp:
+def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions) -> OrchestratorApp:
     return OrchestratorApp(
         settings.consumer_group,
         owner=owner,
@@ -131,7 +130,6 @@ def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions, da
         broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings),
         store="memory://",
-        datadir=data_dir,
         web_enabled=False,
         # Our own administration step makes the topics; leaders and standby tables are not used.
         topic_allow_declare=False,
@@ -165,7 +163,6 @@ def compose(
     settings: Settings,
     bootstrap_servers: str,
     database: Database,
-    data_dir: Path,
     reached: Reached,
     fail: Callable[[BaseException], None],
 ) -> Parts:
@@ -202,7 +199,7 @@ def compose(
         reached=reached,
         fail=fail,
     )
-    app = _faust_app(settings, bootstrap_servers, partitions, data_dir)
+    app = _faust_app(settings, bootstrap_servers, partitions)
     partitions.app = app
     for topic in steps:
         _add_agent(app, topic, topic.removeprefix(settings.topic_prefix), partitions)
@@ -224,7 +221,16 @@ def compose(
             interval_seconds=settings.reconcile_interval_ms / 1000,
             clock=utc_now,
         ),
-        watchdog=Watchdog(app, partitions, report_producer, settings.stall_seconds_max, fail),
+        watchdog=Watchdog(
+            app,
+            partitions,
+            report_producer,
+            database,
+            feeds,
+            settings.stall_seconds_max,
+            settings.rebalance_timeout_ms / 1000,
+            fail,
+        ),
     )
 
 

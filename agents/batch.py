@@ -28,6 +28,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
+from infra.metrics import record_batch
 from infra.postgres.step import Database, InputPartition, StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint, Reached
@@ -162,6 +163,11 @@ class PartitionTask:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether its queue is full, so that no more is fetched for now."""
+        return self._held
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"partition {self.partition}")
 
@@ -250,8 +256,10 @@ class PartitionTask:
     async def _process(self, batch: Batch, done: list[faust.EventT]) -> None:
         self.busy_since = monotonic()
         self._reached(CrashPoint.BATCH_TAKEN, self.partition.topic)
+        began_at = self.busy_since
         outputs = await self._step.run(batch)
         await self._publish(outputs, batch.next_offset)
+        record_batch(self.partition.topic, len(batch.records), monotonic() - began_at, [record.topic for record in outputs])
         for event in done:
             event.ack()
 

@@ -2,9 +2,12 @@
 
 The order of a take-over is what makes it sound:
 1. InitProducerId of the partition's transactional id: the previous owner can publish nothing more, and its open transaction is ended.
-2. The fencing epoch in the database: the previous owner can store nothing more. What it stored between 1 and 2 is found now.
-3. The committed offset, which nobody else can move any more.
-4. Database ahead by one batch: that batch's stored outputs are published as they are.
+2. The committed offset, which nobody can move any more.
+3. Whether the database agrees, before anything is changed in it: a worker that was pointed at the wrong brokers, or whose offsets somebody
+   reset, must not take the partition away from those who do their work.
+4. The fencing epoch in the database: the previous owner can store nothing more. What it stored between 3 and 4 is found now.
+5. Database ahead by one batch: that batch's stored outputs are published as they are.
+6. A partition that nobody ever owned gets its first offset committed: from then on a missing offset means that it was lost.
 Only then does Faust seek and read.
 """
 
@@ -17,10 +20,12 @@ from typing import Final, TypeVar
 import faust
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
-from agents.batch import Clock, PartitionTask, Step, StepRunner
+from agents.batch import Batch, Clock, PartitionTask, Step, StepRunner
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
+from infra.postgres.probe import partition_progress
 from infra.postgres.step import Database, Progress
 from pipeline.crash_points import Reached
 from pipeline.invariants import Retryable
@@ -30,6 +35,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.5
+_COMMITTED_SECONDS_MAX: Final = 10.0
+# Where a partition begins that nobody has ever owned. Records that retention removed before are not there to be read.
+_FIRST_OFFSET: Final = 0
 
 
 class OffsetsMoved(Exception):
@@ -44,16 +52,29 @@ class Limits:
     drain_seconds: float
 
 
-def outputs_are_missing(partition: TopicPartition, committed: int, progress: Progress) -> bool:
-    """Whether the newest batch is stored but not published. Raises OffsetsMoved when Kafka and the database tell different stories."""
-    if committed == progress.next_offset:
+def outputs_are_missing(partition: TopicPartition, committed: int | None, progress: Progress) -> bool:
+    """Whether the newest batch is stored but not published. Raises OffsetsMoved when Kafka and the database tell different stories.
+
+    `committed` is None where the group has no committed offset; the database says -1 before the first batch.
+    """
+    offset = -1 if committed is None else committed
+    if offset == progress.next_offset:
         return False
-    if committed == progress.base_offset:
+    if offset == progress.base_offset:
         return True
+    name = f"{partition.topic}/{partition.partition}"
+    says = f"has no committed offset of {name}" if committed is None else f"has {committed} as committed offset of {name}"
+    if progress.next_offset < 0:
+        raise OffsetsMoved(
+            f"the broker {says}, but the database has never seen that partition. Nothing is read, nothing was changed: orders that another "
+            "database knows could be executed twice. Give the workers the database that belongs to this consumer group, or another "
+            "ORCHESTRATOR_CONSUMER_GROUP."
+        )
     raise OffsetsMoved(
-        f"the committed offset of {partition.topic}/{partition.partition} is {committed}, the database stands at {progress.next_offset} "
-        f"(its newest batch began at {progress.base_offset}). Nothing is read: orders could be lost or executed twice. If the offset was "
-        f"reset, set it to {progress.next_offset}; if the database or the broker was restored from a backup, see docs/operations.md."
+        f"the broker {says}, but the database stands at {progress.next_offset} (its newest batch began at {progress.base_offset}). "
+        "Nothing is read, nothing was changed: orders could be lost or executed twice. If the offset was reset, or expired, set it to "
+        f"{progress.next_offset} with kafka-consumer-groups; if these are not the brokers that belong to the database, give the workers "
+        "the right ones, or another ORCHESTRATOR_CONSUMER_GROUP and database; if either was restored from a backup, see docs/operations.md."
     )
 
 
@@ -125,17 +146,26 @@ class Partitions:
     async def _take_over(self, partition: TopicPartition, committed: CommittedOffset) -> PartitionTask:
         producer = self._new_producer(partition)
         await self._patiently(producer.fence)
+        offset = await self._patiently(lambda: _committed(partition, committed))
+        before = await self._patiently(
+            lambda: partition_progress(self._database, self._consumer_group, partition.topic, partition.partition)
+        )
+        outputs_are_missing(partition, offset, before)
         owned, progress = await self._patiently(
             lambda: self._database.take_partition(self._consumer_group, partition.topic, partition.partition, self._clock())
         )
-        offset = await committed(partition)
-        if outputs_are_missing(partition, -1 if offset is None else offset, progress):
+        if outputs_are_missing(partition, offset, progress):
             log.info("republishing", partition=str(owned), outputs=len(progress.outputs), next_offset=progress.next_offset)
             await producer.publish(progress.outputs, progress.next_offset)
+        next_offset = progress.next_offset
+        if next_offset < 0:
+            next_offset = _FIRST_OFFSET
+            await self._runner.skip(Batch(owned, (), progress.next_offset, next_offset))
+            await producer.publish((), next_offset)
         return PartitionTask(
             kafka_partition=partition,
             partition=owned,
-            next_offset=progress.next_offset,
+            next_offset=next_offset,
             producer=producer,
             step=self._steps[partition.topic],
             runner=self._runner,
@@ -156,3 +186,13 @@ class Partitions:
                     raise
                 log.warning("waiting", error=str(error), money="nothing is read or sent meanwhile")
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _committed(partition: TopicPartition, committed: CommittedOffset) -> int | None:
+    """The group's committed offset. Raises Retryable when the broker does not tell it in time."""
+    try:
+        async with asyncio.timeout(_COMMITTED_SECONDS_MAX):
+            return await committed(partition)
+    except (KafkaError, OSError, TimeoutError) as error:
+        name = f"{partition.topic}/{partition.partition}"
+        raise Retryable(f"the broker does not tell the committed offset of {name} ({type(error).__name__}: {error})") from error

@@ -1,25 +1,34 @@
 """The watchdog: ends the process rather than letting it stand still.
 
 A worker that makes no progress is worse than a dead one: a dead one is replaced. It watches for
-- a batch that does not end,
-- records behind a partition that is not worked on,
-- a consumer that does not poll,
 - a broker that does not answer,
-- a Faust app or an agent that has stopped.
-Progress is judged by poll age and by what lies behind, never by traffic: an idle worker is well.
+- a Faust app, an agent or a price feed that has stopped,
+- a consumer that does not poll, or a rebalance that does not end,
+- a partition whose records the broker is not asked for any more,
+- a batch that does not end, and records behind a partition that are not worked on.
+Progress is judged by poll age and by what lies behind, never by traffic: an idle worker is well. What runs in the event loop cannot see
+that the loop itself has stopped: that is agents/last_resort.
+
+A database that does not answer ends only a worker that has a batch for it (agents/batch); an idle one waits, and is not ready.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from agents.batch import PartitionTask
 from agents.partitions import Partitions
+from infra.exchange.market_data import MarketDataFeed
 from infra.kafka.transport import OrchestratorApp
+from infra.metrics import ORDERS_IN_DOUBT, PARTITIONS_ASSIGNED, RECORDS_BEHIND
+from infra.postgres.probe import orders_in_doubt
+from infra.postgres.step import Database
+from pipeline.invariants import Retryable
 
 log = structlog.get_logger(__name__)
 
@@ -35,26 +44,56 @@ class BrokerLost(Exception):
     """The broker has not answered for too long."""
 
 
+class _Ages:
+    """For each partition: since when a value that changes while all is well has not changed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[TopicPartition, tuple[object, float]] = {}
+
+    def of(self, partition: TopicPartition, value: object) -> float:
+        """Seconds since the partition's value was last another one."""
+        now = monotonic()
+        seen, since = self._seen.get(partition, (value, now))
+        if seen != value:
+            since = now
+        self._seen[partition] = (value, since)
+        return now - since
+
+    def begin_anew(self, partition: TopicPartition) -> None:
+        self._seen.pop(partition, None)
+
+    def keep_only(self, partitions: Mapping[TopicPartition, object]) -> None:
+        for partition in self._seen.keys() - partitions.keys():
+            del self._seen[partition]
+
+
 class Watchdog:
-    """`stall_seconds_max` is how long something may stand still before the process ends."""
+    """`stall_seconds_max` is how long something may stand still before the process ends; a rebalance may take its own time on top."""
 
     def __init__(
         self,
         app: OrchestratorApp,
         partitions: Partitions,
         probe: AIOKafkaProducer,
+        database: Database,
+        feeds: Mapping[str, MarketDataFeed],
         stall_seconds_max: float,
+        rebalance_seconds_max: float,
         fail: Callable[[BaseException], None],
     ) -> None:
         self._app = app
         self._partitions = partitions
         self._probe = probe
+        self._database = database
+        self._feeds = feeds
         self._limit = stall_seconds_max
+        self._rebalance_limit = rebalance_seconds_max
         self._fail = fail
         self._broker_answered_at = monotonic()
-        self._probe_due = 0.0
-        # For each partition that has records behind it: since when it stands where it stands.
-        self._standing: dict[object, tuple[int, float]] = {}
+        self._database_answered_at = monotonic()
+        self._broker_silent = self._database_silent = False
+        self._fetches, self._offsets = _Ages(), _Ages()
+        self._labels: set[tuple[str, str]] = set()
 
     @property
     def poll_age_seconds(self) -> float:
@@ -64,53 +103,128 @@ class Watchdog:
     def broker_age_seconds(self) -> float:
         return monotonic() - self._broker_answered_at
 
+    @property
+    def database_age_seconds(self) -> float:
+        return monotonic() - self._database_answered_at
+
     async def run(self) -> None:
+        """Looks every second; calls `fail` with the first problem and returns."""
+        # What stood still before there was anybody to look is not held against it: the start takes as long as it takes.
+        self._app.polled_at = max(self._app.polled_at, monotonic())
+        self._broker_answered_at = self._database_answered_at = monotonic()
+        probes = [asyncio.create_task(self._every(_PROBE_SECONDS, probe)) for probe in (self._ask_the_broker, self._ask_the_database)]
+        try:
+            problem = self._look()
+            while problem is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+                problem = self._look()
+        finally:
+            for task in probes:
+                task.cancel()
+        self._fail(problem)
+
+    async def _every(self, seconds: float, probe: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await self._ask_the_broker()
-            problem = self.problem()
-            if problem is not None:
-                self._fail(problem)
-                return
+            await probe()
+            await asyncio.sleep(seconds)
 
     async def _ask_the_broker(self) -> None:
-        if monotonic() < self._probe_due:
-            return
-        self._probe_due = monotonic() + _PROBE_SECONDS
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 await self._probe.client.fetch_all_metadata()
         except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("broker_silent", seconds=round(self.broker_age_seconds), error=str(error) or type(error).__name__)
+            if not self._broker_silent:
+                log.warning("broker_silent", error=str(error) or type(error).__name__, money="nothing is read or published meanwhile")
+            self._broker_silent = True
             return
+        if self._broker_silent:
+            log.info("broker_answers_again")
+        self._broker_silent = False
         self._broker_answered_at = monotonic()
+
+    async def _ask_the_database(self) -> None:
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                counts = await orders_in_doubt(self._database)
+        except (Retryable, TimeoutError) as error:
+            if not self._database_silent:
+                log.warning("database_silent", error=str(error) or type(error).__name__, money="nothing is decided or sent meanwhile")
+            self._database_silent = True
+            return
+        if self._database_silent:
+            log.info("database_answers_again")
+        self._database_silent = False
+        self._database_answered_at = monotonic()
+        for exchange in self._feeds:
+            ORDERS_IN_DOUBT.labels(exchange).set(counts.get(exchange, 0))
+
+    def _look(self) -> BaseException | None:
+        self._measure()
+        return self.problem()
 
     def problem(self) -> BaseException | None:
         """What is wrong now, or None."""
-        if self.broker_age_seconds > self._limit:
-            return BrokerLost(f"the broker has not answered for {self.broker_age_seconds:.0f} s. Nothing is read or sent meanwhile.")
-        if self._app.crashed:
-            return Stalled(f"the Faust app has crashed: {self._app.crash_reason!r}. Nothing more is read or sent.")
-        dead = [agent.name for agent in self._app.agents.values() if agent.started and agent.should_stop]
-        if dead and not self._app.should_stop:
-            return Stalled(f"agents have stopped: {', '.join(sorted(dead))}. Their topics would not be read any more.")
-        if self.poll_age_seconds > self._limit:
-            return Stalled(f"the consumer has not polled for {self.poll_age_seconds:.0f} s.")
-        return self._standing_partition()
+        return next(self._problems(), None)
 
-    def _standing_partition(self) -> Stalled | None:
-        now = monotonic()
-        standing: dict[object, tuple[int, float]] = {}
+    def _problems(self) -> Iterator[BaseException]:
+        """The broker first: where it is lost, everything else stands still as well."""
+        if self.broker_age_seconds > self._limit:
+            yield BrokerLost(
+                f"the broker has not answered for {self.broker_age_seconds:.0f} s. Nothing is read or published meanwhile; what is stored "
+                "is published by the next worker that reaches it."
+            )
+        yield from self._stopped_parts()
+        allowed = self._limit + (self._rebalance_limit if self._app.rebalancing or self._partitions.assigned_at is None else 0)
+        if self.poll_age_seconds > allowed:
+            doing = "is in a rebalance that does not end and" if self._app.rebalancing else "did not crash, but"
+            yield Stalled(f"the consumer {doing} has not polled for {self.poll_age_seconds:.0f} s. Requests wait in Kafka.")
         for partition, task in self._partitions.tasks.items():
-            if task.busy_since is not None and now - task.busy_since > self._limit:
-                seconds = now - task.busy_since
-                return Stalled(f"a batch of {task.partition} has not ended for {seconds:.0f} s. Its outcome is stored or looked up.")
-            end = self._app.last_stable_offset(partition)
-            if end is None or end <= task.next_offset:
-                continue
-            offset, since = self._standing.get(partition, (task.next_offset, now))
-            standing[partition] = (task.next_offset, now if offset != task.next_offset else since)
-            if now - standing[partition][1] > self._limit:
-                return Stalled(f"{end - task.next_offset} records of {task.partition} are not worked on for {now - since:.0f} s.")
-        self._standing = standing
-        return None
+            yield from self._standing(partition, task)
+
+    def _stopped_parts(self) -> Iterator[BaseException]:
+        if self._app.crashed:
+            yield Stalled(f"the Faust app has crashed: {self._app.crash_reason!r}. Nothing more is read; requests wait in Kafka.")
+        dead = sorted(name for name in self._app.dead_agents())
+        if dead and not self._app.should_stop:
+            yield Stalled(f"agents have stopped: {', '.join(dead)}. Their topics would not be read any more; records wait in Kafka.")
+        for exchange, feed in self._feeds.items():
+            if feed.failure is not None:
+                yield Stalled(
+                    f"the price feed of {exchange} has stopped ({feed.failure!r}). Without prices every order there would be refused."
+                )
+
+    def _standing(self, partition: TopicPartition, task: PartitionTask) -> Iterator[Stalled]:
+        if task.busy_since is not None and (seconds := monotonic() - task.busy_since) > self._limit:
+            yield Stalled(
+                f"a batch of {task.partition} has not ended for {seconds:.0f} s. The next worker publishes what it stored, and looks up "
+                "what it sent."
+            )
+        behind, seconds = self._records_behind(partition, task), self._offsets.of(partition, task.next_offset)
+        if behind == 0 or task.busy_since is not None:
+            self._offsets.begin_anew(partition)
+        elif seconds > self._limit:
+            yield Stalled(f"{behind} records of {task.partition} have not been worked on for {seconds:.0f} s. They wait in Kafka.")
+        asked = self._fetches.of(partition, self._app.fetched_at_ms(partition))
+        if self._app.rebalancing or task.held:
+            self._fetches.begin_anew(partition)
+        elif asked > self._limit:
+            yield Stalled(f"the broker has told nothing about {task.partition} for {asked:.0f} s. Its records wait in Kafka.")
+
+    def _records_behind(self, partition: TopicPartition, task: PartitionTask) -> int:
+        end = self._app.last_stable_offset(partition)
+        return max(0, end - task.next_offset) if end is not None and task.next_offset >= 0 else 0
+
+    def _measure(self) -> None:
+        tasks = self._partitions.tasks
+        labels = set()
+        for partition, task in tasks.items():
+            label = (partition.topic, str(partition.partition))
+            RECORDS_BEHIND.labels(*label).set(self._records_behind(partition, task))
+            labels.add(label)
+        for gone in self._labels - labels:
+            # Its new owner tells it from now on.
+            RECORDS_BEHIND.remove(*gone)
+        self._labels = labels
+        PARTITIONS_ASSIGNED.set(len(tasks))
+        self._fetches.keep_only(tasks)
+        self._offsets.keep_only(tasks)

@@ -3,37 +3,43 @@
 | code | why | what the supervisor should do |
 |---|---|---|
 | 0 | asked to stop | nothing |
+| 1 | it stood still so that not even its message could be written; where it stood is on standard error | start it again |
 | 2 | the settings cannot work | tell a person |
 | 3 | broker or database out of reach for too long | start it again |
 | 4 | fenced, or a commit whose outcome is unknown | start it again |
 | 5 | it stood still | start it again |
 | 6 | something impossible happened; a person must look | start it again: it stops at the same place until mended |
+| 130 | asked to stop a second time, and ended at once; the next owner finishes what was under way | nothing |
+
+Whatever fails ends the process at once, through `agents/last_resort`. A request to stop drains: partitions are given back, so that other
+workers have them without waiting for a session to time out.
 """
 
 import asyncio
 import gc
 import os
 import signal
-import sys
-import tempfile
 from contextlib import AsyncExitStack, suppress
 from enum import IntEnum
-from pathlib import Path
+from importlib.metadata import version
 from time import monotonic
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 import uvloop
+from aiokafka.errors import KafkaError
 
 from agents.app import ExchangeNotPermitted, Parts, compose, require_base_addresses
-from agents.watchdog import BrokerLost, Stalled, Watchdog
+from agents.last_resort import RUNTIME_EXIT_CODE, LoopWatch, end_process
+from agents.watchdog import BrokerLost, Stalled
 from infra.exchange.gateway import UnknownVenue
-from infra.health import Health, HealthServer
+from infra.health import AddressTaken, Health, HealthServer
 from infra.kafka.topics import TopicsUnfit, ensure_topics
 from infra.kafka.transactions import CommitUnknown
 from infra.keyring import MasterKeyError
 from infra.log import configure_logging
-from infra.postgres.migrate import migrate
+from infra.metrics import record_build
+from infra.postgres.migrate import DatabaseUnfit, migrate
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
 from pipeline.crash_points import Reached, pass_by
@@ -42,24 +48,27 @@ from pipeline.invariants import Fenced, Retryable
 log = structlog.get_logger(__name__)
 
 _START_RETRY_SECONDS: Final = 1.0
-_STOP_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 15.0
+_SILENT_SECONDS_READY: Final = 15.0
 
 
 class ExitCode(IntEnum):
     """See the module."""
 
     DONE = 0
+    RUNTIME = RUNTIME_EXIT_CODE
     SETTINGS = 2
     OUT_OF_REACH = 3
     FENCED = 4
     STALLED = 5
     IMPOSSIBLE = 6
+    STOPPED_TWICE = 130
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code for what ended a worker."""
     match error:
-        case MasterKeyError() | UnknownVenue() | TopicsUnfit() | ExchangeNotPermitted():
+        case MasterKeyError() | UnknownVenue() | TopicsUnfit() | ExchangeNotPermitted() | DatabaseUnfit() | AddressTaken():
             return ExitCode.SETTINGS
         case Retryable() | BrokerLost():
             return ExitCode.OUT_OF_REACH
@@ -67,24 +76,74 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.FENCED
         case Stalled():
             return ExitCode.STALLED
+        case KafkaError() if error.retriable:
+            return ExitCode.OUT_OF_REACH
         case _:
             return ExitCode.IMPOSSIBLE
 
 
-class _Ending:
-    """What ends this worker: the first failure, or a request to stop."""
+def end_now(error: BaseException) -> NoReturn:
+    """Ends the process for what went wrong: waiting for threads and connections of a worker that lost its claim can only do harm."""
+    code = exit_code_of(error)
+    trace = error if code == ExitCode.IMPOSSIBLE else None
+    end_process(code, "worker_ends", error=type(error).__name__, what=str(error) or type(error).__name__, exc_info=trace)
+
+
+def _end_standing(seconds: float, stack: list[str]) -> NoReturn:
+    what = (
+        f"the event loop has stood still for {seconds:.0f} s (see the stack). The next worker publishes what was stored, and looks up what "
+        "was sent."
+    )
+    end_process(ExitCode.STALLED, "worker_ends", error=Stalled.__name__, what=what, stack=stack)
+
+
+class _Stop:
+    """A request to stop. The second one ends the process."""
 
     def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self.event = asyncio.Event()
+        self.asked = asyncio.Event()
 
-    def fail(self, error: BaseException) -> None:
-        if self.error is None:
-            self.error = error
-        self.event.set()
+    def ask(self) -> None:
+        if self.asked.is_set():
+            what = "asked to stop a second time; the next owner finishes what was under way."
+            end_process(ExitCode.STOPPED_TWICE, "worker_ends", what=what)
+        self.asked.set()
 
-    def stop(self) -> None:
-        self.event.set()
+    async def within(self, seconds: float) -> bool:
+        """Waits this long for a request; whether there was one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.asked.wait()
+        return self.asked.is_set()
+
+
+class _State:
+    """What the health endpoints tell, from the first moment on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.waiting_for = "the worker is starting"
+        self.parts: Parts | None = None
+        self._stall_seconds_max = settings.stall_seconds_max
+        self._started_at = monotonic()
+
+    def livez(self) -> Health:
+        """A worker that waits for broker or database is alive."""
+        if self.parts is None:
+            return Health(())
+        problem = self.parts.watchdog.problem()
+        return Health((str(problem),) if problem else ())
+
+    def readyz(self) -> Health:
+        parts = self.parts
+        if parts is None:
+            return Health((self.waiting_for,))
+        problems = []
+        if parts.partitions.assigned_at is None:
+            problems.append(f"no partitions are assigned yet, {monotonic() - self._started_at:.0f} s after the start")
+        problems += [f"{name} has not told its markets yet" for name, feed in parts.feeds.items() if not feed.snapshot.markets]
+        ages = {"broker": parts.watchdog.broker_age_seconds, "database": parts.watchdog.database_age_seconds}
+        problems += [f"the {name} has not answered for {age:.0f} s" for name, age in ages.items() if age > _SILENT_SECONDS_READY]
+        return Health(tuple(problems))
 
 
 def run_worker(settings: Settings, bootstrap_servers: str, database_url: str, reached: Reached = pass_by) -> int:
@@ -95,72 +154,63 @@ def run_worker(settings: Settings, bootstrap_servers: str, database_url: str, re
     except ExchangeNotPermitted as error:
         log.error("worker_ends", what=str(error), exit_code=int(ExitCode.SETTINGS))
         return ExitCode.SETTINGS
+    record_build(version("crypto-orchestrator"))
     uvloop.install()
-    ending = asyncio.run(_main(settings, bootstrap_servers, database_url, reached))
-    return ExitCode.DONE if ending is None else exit_code_of(ending)
+    try:
+        asyncio.run(_main(settings, bootstrap_servers, database_url, reached))
+    # Whatever it is: an exit code without a line in the log would help nobody.
+    except Exception as error:  # noqa: BLE001 — told, and turned into the exit code
+        end_now(error)
+    return ExitCode.DONE
 
 
-def _end_now(error: BaseException) -> None:
-    """Ends the process at once: waiting for threads and connections of a worker that lost its claim can only do harm."""
-    code = exit_code_of(error)
-    log.error("worker_ends", error=type(error).__name__, exit_code=int(code), what=str(error), exc_info=error if code == 6 else None)
-    sys.stderr.flush()
-    sys.stdout.flush()
-    os._exit(code)
-
-
-async def _main(settings: Settings, bootstrap_servers: str, database_url: str, reached: Reached) -> BaseException | None:
-    ending = _Ending()
+async def _main(settings: Settings, bootstrap_servers: str, database_url: str, reached: Reached) -> None:
+    stop = _Stop()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, ending.stop)
-    database = await _first_contact(settings, bootstrap_servers, database_url, ending)
-    if database is None:
-        return ending.error
-    with tempfile.TemporaryDirectory(prefix="orchestrator-worker-") as data_dir:
-        try:
-            parts = compose(settings, bootstrap_servers, database, Path(data_dir), reached, ending.fail)
-        except (MasterKeyError, UnknownVenue) as error:
-            log.error("worker_ends", what=str(error), exit_code=int(ExitCode.SETTINGS))
-            await database.close()
-            return error
-        async with AsyncExitStack() as stack:
-            await _start(parts, settings, stack, ending)
-            await ending.event.wait()
-            if ending.error is not None:
-                _end_now(ending.error)
-            log.info("worker_stops", money="what has begun is finished; the rest waits in Kafka")
-            # A stop that hangs would keep the partitions from other workers.
-            loop.call_later(_STOP_SECONDS, _end_now, Stalled(f"the worker did not stop within {_STOP_SECONDS:.0f} s."))
-    return None
+        loop.add_signal_handler(signum, stop.ask)
+    state = _State(settings)
+    async with AsyncExitStack() as stack:
+        loop_watch = LoopWatch(settings.stall_seconds_max, _end_standing)
+        loop_watch.start()
+        stack.callback(loop_watch.stop)
+        health = HealthServer(settings.web_host, settings.web_port, state.livez, state.readyz)
+        await health.start()
+        stack.push_async_callback(health.stop)
+        database = await _first_contact(settings, bootstrap_servers, database_url, stop, state)
+        if database is None:
+            return
+        stack.push_async_callback(database.close)
+        parts = compose(settings, bootstrap_servers, database, reached, end_now)
+        await _start(parts, settings, stack)
+        state.parts = parts
+        log.info("worker_started", health=health.address, consumer_group=settings.consumer_group, pid=os.getpid())
+        await stop.asked.wait()
+        log.info("worker_stops", money="what has begun is finished; the rest waits in Kafka")
+        # A stop that hangs would keep the partitions from other workers.
+        late = Stalled(f"the worker did not stop within {_STOP_SECONDS:.0f} s. The next owner finishes what was under way.")
+        loop.call_later(_STOP_SECONDS, end_now, late)
 
 
-async def _first_contact(settings: Settings, bootstrap_servers: str, database_url: str, ending: _Ending) -> Database | None:
+async def _first_contact(settings: Settings, bootstrap_servers: str, database_url: str, stop: _Stop, state: _State) -> Database | None:
     """Waits until broker and database answer, says so, and brings topics and schema up to date. None when asked to stop meanwhile."""
     said = ""
-    while not ending.event.is_set():
+    while not stop.asked.is_set():
         try:
             await ensure_topics(settings, bootstrap_servers)
             await migrate(database_url)
             return await connect(database_url, settings.database_pool_size, settings.database_timeout_seconds)
-        except TopicsUnfit as error:
-            log.error("worker_ends", what=str(error), exit_code=int(ExitCode.SETTINGS))
-            ending.error = error
-            return None
         except (Retryable, OSError, TimeoutError) as error:
-            text = f"{type(error).__name__}: {error}"
-            if text != said:
-                log.warning("waiting_to_start", error=text, money="nothing is read or sent yet; requests wait in Kafka")
-                said = text
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_START_RETRY_SECONDS):
-                await ending.event.wait()
+            state.waiting_for = f"waiting to start: {str(error) or type(error).__name__}"
+            if state.waiting_for != said:
+                log.warning("waiting_to_start", error=str(error), money="nothing is read or sent yet; requests wait in Kafka")
+                said = state.waiting_for
+        await stop.within(_START_RETRY_SECONDS)
     return None
 
 
-async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack, ending: _Ending) -> None:
+async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> None:
     """Starts the parts in order; the stack stops them in reverse."""
-    stack.push_async_callback(parts.database.close)
     for gateway in parts.gateways.values():
         stack.push_async_callback(gateway.close)
     for feed in parts.feeds.values():
@@ -174,42 +224,15 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack, ending
     stack.push_async_callback(parts.app.stop)
     for name, coroutine in (("reconciler", parts.reconciler.run()), ("watchdog", parts.watchdog.run())):
         task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(lambda done: _report_end(done, ending))
+        task.add_done_callback(_report_end)
         stack.callback(task.cancel)
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
     # through all of ccxt's tables several times a second.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    started_at = monotonic()
-    health = HealthServer(
-        settings.web_host,
-        settings.web_port,
-        lambda: _livez(parts.watchdog, settings),
-        lambda: _readyz(parts, started_at),
-    )
-    await health.start()
-    stack.push_async_callback(health.stop)
-    log.info("worker_started", health=health.address, consumer_group=settings.consumer_group, pid=os.getpid())
 
 
-def _report_end(task: asyncio.Task[None], ending: _Ending) -> None:
+def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        ending.fail(error)
-
-
-def _livez(watchdog: Watchdog, settings: Settings) -> Health:
-    problem = watchdog.problem()
-    if problem is None and watchdog.poll_age_seconds > settings.stall_seconds_max:
-        problem = Stalled(f"the consumer has not polled for {watchdog.poll_age_seconds:.0f} s")
-    return Health((str(problem),) if problem else ())
-
-
-def _readyz(parts: Parts, started_at: float) -> Health:
-    problems = []
-    if parts.partitions.assigned_at is None:
-        problems.append(f"no partitions are assigned yet, {monotonic() - started_at:.0f} s after the start")
-    problems += [f"{name} has not told its markets yet" for name, feed in parts.feeds.items() if not feed.snapshot.markets]
-    if parts.watchdog.broker_age_seconds > 15:
-        problems.append(f"the broker has not answered for {parts.watchdog.broker_age_seconds:.0f} s")
-    return Health(tuple(problems))
+        end_now(error)

@@ -13,6 +13,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 _HEADERS: Final = {"Cache-Control": "no-store"}
 
 
+class AddressTaken(Exception):
+    """The address for health and metrics cannot be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """`problems` empty: well. Each problem is one sentence."""
@@ -32,7 +36,7 @@ class HealthServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Raises OSError when the port is taken."""
+        """Raises AddressTaken when somebody else listens there, or the host is not one of this machine."""
         application = web.Application()
         application.router.add_get("/livez", self._live)
         application.router.add_get("/readyz", self._ready)
@@ -40,7 +44,14 @@ class HealthServer:
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise AddressTaken(
+                f"{self._host}:{self._port} cannot be used for health and metrics: {error.strerror}. Nothing was read or sent. Choose "
+                "others: ORCHESTRATOR_WEB_HOST, ORCHESTRATOR_WEB_PORT (0 takes a free one)."
+            ) from error
         host, port = self._runner.addresses[0][:2]
         self.address = f"http://{host}:{port}"
 

@@ -1,5 +1,11 @@
-"""Prometheus metrics of a worker. Labels have few values: never a user, an order or an address."""
+"""Prometheus metrics of a worker. Labels have few values: never a user, an order or an address.
 
+They are for people and alarms. Nothing is decided by them, and no promise is judged by them.
+"""
+
+import platform
+from collections import Counter as Tally
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -12,4 +18,24 @@ BATCH_SECONDS: Final = Histogram(
 )
 RECORDS: Final = Counter("orchestrator_records_total", "Input records whose batch is committed in the database and in Kafka", ["topic"])
 OUTPUTS: Final = Counter("orchestrator_outputs_total", "Records published, by topic", ["topic"])
-RECORDS_BEHIND: Final = Gauge("orchestrator_records_behind", "Records not worked on yet, by input partition", ["topic", "partition"])
+RECORDS_BEHIND: Final = Gauge(
+    "orchestrator_records_behind", "Records not worked on yet, for each input partition of this worker", ["topic", "partition"]
+)
+PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input partitions that this worker owns")
+ORDERS_IN_DOUBT: Final = Gauge(
+    "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
+)
+BUILD_INFO: Final = Gauge("orchestrator_build_info", "Always 1; the labels say what runs", ["version", "python"])
+
+
+def record_batch(topic: str, records: int, seconds: float, output_topics: Iterable[str]) -> None:
+    """Counts a batch that is committed in the database and in Kafka."""
+    BATCH_SECONDS.labels(topic).observe(seconds)
+    RECORDS.labels(topic).inc(records)
+    for output_topic, count in Tally(output_topics).items():
+        OUTPUTS.labels(output_topic).inc(count)
+
+
+def record_build(version: str) -> None:
+    """Tells once what runs."""
+    BUILD_INFO.labels(version, platform.python_version()).set(1)

@@ -87,6 +87,12 @@ class MarketDataFeed:
             if not task.cancelled():
                 raise
 
+    @property
+    def failure(self) -> BaseException | None:
+        """The defect that has ended the polling; None while it goes on. A venue that does not answer ends nothing."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
     async def first_answer(self, timeout_seconds: float) -> bool:
         """Waits until the venue has answered once, at most this long. False where it has not."""
         try:

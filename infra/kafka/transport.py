@@ -226,11 +226,30 @@ class OrchestratorApp(faust.App):
         position: int | None = await self.consumer._thread.idle_position(partition, handed_out, beyond)
         return position
 
+    def dead_agents(self) -> list[str]:
+        """Agents that were started and read their topic no more."""
+        return [
+            agent.name
+            for agent in self.agents.values()
+            if agent.started and (agent.should_stop or not agent._actors or any(actor.actor_task.done() for actor in agent._actors))
+        ]
+
+    def fetched_at_ms(self, partition: TopicPartition) -> int | None:
+        """The time of the broker's newest answer about an assigned partition, with records or without; None before the first."""
+        state = self._state_of(partition)
+        return None if state is None else state.timestamp
+
     def last_stable_offset(self, partition: TopicPartition) -> int | None:
         """The end of what a read_committed consumer can see of a partition, as of the last fetch; None when it is not known."""
+        state = self._state_of(partition)
+        return None if state is None else state.lso
+
+    def _state_of(self, partition: TopicPartition) -> Any | None:
         consumer = self.consumer._thread._consumer
         subscription = consumer._subscription.subscription if consumer is not None else None
         if subscription is None or subscription.assignment is None or partition not in subscription.assignment.tps:
             return None
-        lso: int | None = subscription.assignment.state_value(partition).lso
-        return lso
+        return subscription.assignment.state_value(partition)
+
+    def _create_directories(self) -> None:
+        """Makes none: there are no tables on disk, and what a killed worker leaves behind nobody would remove."""
