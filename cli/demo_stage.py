@@ -1,0 +1,181 @@
+"""What a demo runs on: settings with short times, broker and database, a simulated exchange, and users with equal funds on both sides.
+
+Invariant: nothing of a configured installation is touched; broker, database and exchange are the demo's own.
+
+Start with `staged`.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from pydantic import SecretStr
+
+from cli.demo_exchange import ExchangeAccount, SimulatorAdmin
+from cli.demo_requests import API_KEY_ID, EXCHANGE, OPENING_BALANCES
+from infra.embedded.services import Endpoints, services
+from infra.exchange.simulator.options import SimulatorOptions
+from infra.exchange.simulator.process import SimulatorProcess, start
+from infra.kafka.connection import client_options
+from infra.kafka.topics import ensure_topics
+from infra.keyring import StoredSecret, keyring_of, new_master_key
+from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.migrate import migrate
+from infra.postgres.step import Database, connect
+from infra.settings import Settings
+from pipeline.invariants import Retryable
+from schemas.topics import Topics
+
+_USERS: Final = 50
+_PUBLISH_SECONDS_MAX: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`settings` name the simulated exchange and the master key; `database` is for reading how far things are."""
+
+    settings: Settings
+    endpoints: Endpoints
+    simulator: SimulatorProcess
+    database: Database
+
+    @property
+    def kafka(self) -> str:
+        return self.endpoints.kafka_bootstrap_servers
+
+
+class DataDirectory:
+    """The directory that ORCHESTRATOR_DATA_DIR names, else a temporary one."""
+
+    def __init__(self) -> None:
+        given = os.environ.get("ORCHESTRATOR_DATA_DIR")
+        self._is_temporary = given is None
+        self.path = Path(tempfile.mkdtemp(prefix="orchestrator-demo-") if given is None else given)
+        if self._is_temporary:
+            # Others may pass: PostgreSQL runs as another account when we are root.
+            self.path.chmod(0o711)
+
+    def remove(self) -> None:
+        """Removes a temporary directory; one that was named stays."""
+        if self._is_temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def demo_settings(path: Path) -> Settings:
+    """Everything short, so that what the demo breaks is mended while somebody watches; no address of the environment is used."""
+    containers = os.environ.get("ORCHESTRATOR_INFRA") == "containers"
+    return Settings(
+        infra="containers" if containers else "embedded",
+        data_dir=path,
+        kafka_bootstrap_servers=None,
+        kafka_security_protocol="PLAINTEXT",
+        kafka_replication_factor=1,
+        kafka_min_insync_replicas=1,
+        database_url=None,
+        database_timeout_seconds=5,
+        exchanges=(EXCHANGE,),
+        exchange_rate_limit=False,
+        exchange_timeout_ms=1_500,
+        receive_window_ms=3_000,
+        venue_timeout_ms=1_000,
+        reconcile_interval_ms=500,
+        transaction_timeout_ms=10_000,
+        session_timeout_ms=6_000,
+        rebalance_timeout_ms=10_000,
+        stall_seconds_max=30,
+        web_host="127.0.0.1",
+        web_port=0,
+        # Workers tell where they answer for their health at this level.
+        log_level="info",
+    )
+
+
+@asynccontextmanager
+async def staged(path: Path, seed: int, said: Callable[[str], None]) -> AsyncIterator[Stage]:
+    """Starts everything but the workers, and stops it again. Raises a ServicesError, SimulatorNotReady or Retryable."""
+    settings = demo_settings(path)
+    async with services(settings, progress=said) as endpoints:
+        settings = settings.model_copy(update={"master_key": SecretStr(_master_key(path))})
+        async with _simulator(settings, seed) as starting:
+            await asyncio.gather(ensure_topics(settings, endpoints.kafka_bootstrap_servers), _migrated(endpoints.database_url))
+            database = await connect(endpoints.database_url, 2, settings.database_timeout_seconds)
+            try:
+                simulator = await asyncio.shield(starting)
+                addressed = settings.model_copy(update={"exchange_urls": {EXCHANGE: simulator.url}})
+                yield Stage(addressed, endpoints, simulator, database)
+            finally:
+                await database.close()
+
+
+def _master_key(path: Path) -> str:
+    """The key of the data directory, made at its first use: stored exchange keys of an earlier run must stay readable."""
+    file = path / "master.key"
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as key:
+            key.write(new_master_key())
+    return file.read_text(encoding="ascii").strip()
+
+
+async def _migrated(database_url: str) -> None:
+    try:
+        await migrate(database_url)
+    except (OSError, TimeoutError) as error:
+        raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+
+
+@asynccontextmanager
+async def _simulator(settings: Settings, seed: int) -> AsyncIterator["asyncio.Task[SimulatorProcess]"]:
+    """A simulated exchange that starts while other things do, and is stopped at the end."""
+    options = SimulatorOptions(data_dir=settings.data_dir / "simulator", venue_timeout_ms=settings.venue_timeout_ms, seed=seed)
+    with (settings.data_dir / "simulator.log").open("ab") as errors:
+        starting = asyncio.create_task(asyncio.to_thread(start, options, errors))
+        try:
+            yield starting
+        finally:
+            # Its thread ends within its own time limit, also when this block was left before.
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                await asyncio.to_thread(starting.result().stop)
+
+
+async def add_demo_users(stage: Stage, run: str) -> list[str]:
+    """Users of this run, with equal balances here and at the exchange; their audit events are published. Returns their ids."""
+    keyring = keyring_of(stage.settings)
+    user_ids = [f"demo-{run}-{number:02}" for number in range(1, _USERS + 1)]
+    accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in user_ids]
+    await SimulatorAdmin(stage.simulator.url).open_accounts(accounts)
+    users = [
+        NewUser(
+            account.user_id,
+            EXCHANGE,
+            API_KEY_ID,
+            keyring.key_id,
+            keyring.encrypt(account.user_id, API_KEY_ID, StoredSecret(account.api_key, account.secret)),
+            account.balances,
+        )
+        for account in accounts
+    ]
+    rows = await add_users(stage.database, users, datetime.now(UTC), "orchestrator demo")
+    topic = Topics(stage.settings.topic_prefix).audit
+    producer = AIOKafkaProducer(**client_options(stage.settings, stage.kafka), enable_idempotence=True, acks="all")
+    try:
+        async with asyncio.timeout(_PUBLISH_SECONDS_MAX):
+            await producer.start()
+            try:
+                await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in rows])
+            finally:
+                await producer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
+    return user_ids

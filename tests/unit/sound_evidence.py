@@ -1,0 +1,200 @@
+"""Evidence of a small installation in which everything holds: one order filled, one refused, one resting, one key used again.
+
+Tests change one thing and look which promise is reported.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+
+from pipeline.audit import AuditTrail, ChainHead
+from pipeline.changes import order_fields, result_of_order, state_of
+from pipeline.identifiers import client_order_id_of
+from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees, opening
+from pipeline.order import Order
+from pipeline.verification.accounts import Accounts, TransferTotal
+from pipeline.verification.answers import Answers, Requested
+from pipeline.verification.books import BookedOrder, ExchangeBooks
+from pipeline.verification.progress import PartitionProgress
+from pipeline.verification.promises import Evidence
+from pipeline.verification.trail import DatabaseTrail, TopicTrail
+from schemas.audit import EventType
+from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
+from schemas.reasons import ReasonCode
+from schemas.results import RESULT, Result
+from schemas.state import ORDER_STATE
+from schemas.wire import SourceOffset
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+USER = "alice"
+FILLED, REFUSED, RESTING = "o-filled", "o-refused", "o-resting"
+
+
+def source(offset: int) -> SourceOffset:
+    return SourceOffset("trade.requests", 0, offset)
+
+
+def client_id(order_id: str) -> str:
+    return client_order_id_of(order_id)
+
+
+def make_order(order_id: str, offset: int, status: OrderStatus, **changes: object) -> Order:
+    """A limit purchase of 1 BTC at 100 USDT."""
+    ended = status in {OrderStatus.FILLED, OrderStatus.REJECTED}
+    order = Order(
+        order_id=order_id,
+        client_order_id=client_id(order_id),
+        exchange_order_id=None if status is OrderStatus.REJECTED else f"x-{order_id}",
+        user_id=USER,
+        idempotency_key=f"key-{order_id}",
+        request_id=f"r-{order_id}",
+        source=source(offset),
+        mode=Mode.LIVE,
+        exchange="binance",
+        api_key_id="main",
+        symbol="BTC/USDT",
+        side=Side.BUY,
+        order_type=OrderType.LIMIT,
+        time_in_force=TimeInForce.GTC,
+        quantity=Decimal(1),
+        quote_quantity=None,
+        price=Decimal(100),
+        status=status,
+        reason_code=ReasonCode.EXCHANGE_REFUSED if status is OrderStatus.REJECTED else None,
+        reason=None,
+        cum_quantity=Decimal(0),
+        cum_quote=Decimal(0),
+        fee=Decimal(0),
+        fee_asset=None,
+        hold_asset="USDT",
+        hold_amount=Decimal(0) if ended else Decimal(100),
+        attempt=1,
+        fencing_epoch=1,
+        work_partition=0,
+        submitting_at=NOW,
+        expires_at=NOW + timedelta(hours=1),
+        requested_at=NOW,
+        decided_at=NOW,
+        updated_at=NOW,
+        executed_at=NOW if ended else None,
+        traceparent=None,
+    )
+    return replace(order, **changes)  # type: ignore[arg-type] — the caller names fields of an order
+
+
+@dataclass
+class Sound:
+    """The parts of an `Evidence`, open to change. `evidence` puts them together."""
+
+    orders: dict[str, Order] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+    stored: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    running: set[tuple[str, str]] = field(default_factory=set)
+    pending_cancels: set[SourceOffset] = field(default_factory=set)
+    snapshots: dict[str, bytes] = field(default_factory=dict)
+    topic: TopicTrail = field(default_factory=TopicTrail)
+    database: DatabaseTrail = field(default_factory=DatabaseTrail)
+    balances: dict[AccountKey, Balance] = field(default_factory=dict)
+    totals: list[TransferTotal] = field(default_factory=list)
+    held: dict[str, Decimal] = field(default_factory=dict)
+    partitions: list[PartitionProgress] = field(default_factory=list)
+    books: ExchangeBooks = field(default_factory=ExchangeBooks)
+    trail: AuditTrail = field(default_factory=lambda: AuditTrail({USER: ChainHead()}, NOW))
+
+    def evidence(self) -> Evidence:
+        return Evidence(
+            answers=self.answers,
+            requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running),
+            snapshots=self.snapshots,
+            topic_trail=self.topic,
+            database_trail=self.database,
+            accounts=Accounts(self.balances, self.totals, self.held, {}),
+            partitions=self.partitions,
+            books=self.books,
+        )
+
+    def tell(self, result: Result, *, stored: bool = True) -> None:
+        """Publishes a result, and stores it as its key's answer where it is one."""
+        value = RESULT.dump_json(result)
+        self.answers.add_result(result, value, 2_000)
+        if stored and result.final and not result.replayed and result.user_id and result.idempotency_key:
+            self.stored[result.user_id, result.idempotency_key] = sha256(value).digest()
+
+    def record(self, event_type: EventType, order: Order, before: OrderStatus) -> None:
+        """Writes an audit event to the database and the topic."""
+        row = self.trail.append(USER, order.order_id, event_type, {**order_fields(order), "status_before": before.value})
+        self.database.add(row.account, row.seq, row.event_id, row.hash, row.body.decode())
+        self.database.heads[USER] = (row.seq, row.hash)
+        self.topic.add(row.event_id.encode(), row.value, f"trade.audit/0/{row.seq}")
+
+
+def sound() -> Sound:
+    """A fresh one."""
+    made = Sound()
+    filled = make_order(
+        FILLED, 0, OrderStatus.FILLED,
+        cum_quantity=Decimal(1), cum_quote=Decimal(99), fee=Decimal("0.001"), fee_asset="BTC",
+    )  # fmt: skip
+    orders = [filled, make_order(REFUSED, 1, OrderStatus.REJECTED), make_order(RESTING, 2, OrderStatus.NEW)]
+    for order in orders:
+        made.orders[order.order_id] = order
+        made.answers.add_request(order.source, 1_000)
+        accepted = replace(order, status=OrderStatus.ACCEPTED)
+        made.record(EventType.ORDER_ACCEPTED, accepted, OrderStatus.RECEIVED)
+        submitting = replace(order, status=OrderStatus.SUBMITTING)
+        made.record(EventType.ORDER_SUBMITTED, submitting, OrderStatus.ACCEPTED)
+        made.record(EventType.ORDER_ACKNOWLEDGED, order, OrderStatus.SUBMITTING)
+        made.tell(result_of_order(order))
+        made.snapshots[order.order_id] = ORDER_STATE.dump_json(state_of(order))
+    made.running.add((USER, orders[2].idempotency_key))
+    made.answers.add_request(source(3), 1_000)
+    made.tell(replace(result_of_order(filled), source=source(3), replayed=True, duplicate_of=filled.request_id))
+    _book(made, orders)
+    _pay(made)
+    made.partitions = [PartitionProgress("trade.requests", 0, 10, 10, 10), PartitionProgress("trade.reports", 0, 0, None, -1)]
+    return made
+
+
+def booked_order(order: Order) -> BookedOrder:
+    """The exchange's row for an order as it stands with us."""
+    return BookedOrder(
+        exchange_order_id=order.exchange_order_id or "x",
+        client_order_id=order.client_order_id,
+        user_id=order.user_id,
+        symbol=order.symbol,
+        side=order.side,
+        order_type=order.order_type,
+        quantity=order.quantity,
+        quote_quantity=order.quote_quantity,
+        price=order.price,
+        status=order.status,
+        cum_quantity=order.cum_quantity,
+        cum_quote=order.cum_quote,
+        fees={order.fee_asset: order.fee} if order.fee_asset else {},
+    )
+
+
+def _book(made: Sound, orders: list[Order]) -> None:
+    made.books.orders += [booked_order(order) for order in orders if order.status is not OrderStatus.REJECTED]
+    made.books.balances |= {(USER, "USDT"): Decimal(901), (USER, "BTC"): Decimal("0.999")}
+
+
+def _pay(made: Sound) -> None:
+    """The ledger's side: 1,000 USDT at first, 99 paid for 1 BTC less its fee, 100 held for the order that rests."""
+    ledger = Ledger({})
+    usdt, btc = AccountKey(USER, "binance", "live", "USDT"), AccountKey(USER, "binance", "live", "BTC")
+    ledger.post("opening", None, opening("binance", "live", "USDT"), usdt, Decimal(1_000))
+    for order_id in (FILLED, REFUSED, RESTING):
+        ledger.hold(f"{order_id}:hold", order_id, usdt, Decimal(100))
+    ledger.post_held("pay", FILLED, usdt, clearing("binance", "live", "USDT"), Decimal(99))
+    ledger.post("receive", FILLED, clearing("binance", "live", "BTC"), btc, Decimal(1))
+    ledger.post("fee", FILLED, btc, fees("binance", "live", "BTC"), Decimal("0.001"))
+    ledger.release("rest", FILLED, usdt, Decimal(1))
+    ledger.release("void", REFUSED, usdt, Decimal(100))
+    made.balances = dict(ledger.balances)
+    made.totals = [TransferTotal(row.kind, row.debit, row.credit, row.amount) for row in ledger.transfers]
+    for row in ledger.transfers:
+        if row.order_id is not None:
+            change = {TransferKind.HOLD: row.amount, TransferKind.RELEASE: -row.amount, TransferKind.POST_HELD: -row.amount}
+            made.held[row.order_id] = made.held.get(row.order_id, Decimal(0)) + change.get(row.kind, Decimal(0))

@@ -1,0 +1,377 @@
+"""Every promise's check: it passes what is sound, and reports each way of breaking it by name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from pipeline.changes import result_of_order
+from pipeline.ledger import AccountKey, Balance, TransferKind, clearing
+from pipeline.verification.accounts import TransferTotal
+from pipeline.verification.answers import tally
+from pipeline.verification.books import books_missing
+from pipeline.verification.finding import EXAMPLES_KEPT_MAX, Check, still_broken
+from pipeline.verification.progress import PartitionProgress
+from pipeline.verification.promises import AUDIT, LEDGER, TOPICS, UNDER_WAY, all_hold, check_all
+from schemas.audit import EventType
+from schemas.orders import OrderStatus
+from schemas.results import ResultStatus
+from tests.unit.sound_evidence import FILLED, NOW, REFUSED, RESTING, USER, Sound, booked_order, client_id, make_order, sound, source
+
+USDT = AccountKey(USER, "binance", "live", "USDT")
+
+
+def broken(made: Sound) -> set[str]:
+    return {finding.name for finding in check_all(made.evidence()) if not finding.holds}
+
+
+def test_promises_of_sound_evidence_all_hold() -> None:
+    """Nothing is reported where nothing is wrong, and everything was looked at."""
+    findings = check_all(sound().evidence())
+    assert [finding for finding in findings if not finding.holds] == []
+    assert [finding.name for finding in findings if not finding.checked] == []
+
+
+def _forget_answer(made: Sound) -> None:
+    del made.answers.finals[source(3)]
+
+
+def _forget_order_answer(made: Sound) -> None:
+    del made.answers.finals[source(0)]
+
+
+def _never_read(made: Sound) -> None:
+    made.answers.add_request(source(99), 1_000)
+
+
+def _answer_twice(made: Sound) -> None:
+    made.tell(replace(result_of_order(made.orders[FILLED]), replayed=True))
+
+
+def _answer_unasked(made: Sound) -> None:
+    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(50), replayed=True))
+
+
+def _two_answers_for_a_key(made: Sound) -> None:
+    made.answers.add_request(source(4), 1_000)
+    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(4)), stored=False)
+
+
+def _replay_of_nothing(made: Sound) -> None:
+    made.answers.add_request(source(4), 1_000)
+    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(4), idempotency_key="never", replayed=True, order_id=None))
+
+
+def _replay_differs(made: Sound) -> None:
+    made.answers.add_request(source(4), 1_000)
+    wrong = replace(result_of_order(made.orders[FILLED]), source=source(4), replayed=True, filled_quantity=Decimal(2))
+    made.tell(wrong)
+
+
+def _stored_answer_differs(made: Sound) -> None:
+    made.stored[USER, f"key-{FILLED}"] = b"other"
+
+
+def _result_lags_behind(made: Sound) -> None:
+    made.orders[RESTING] = replace(made.orders[RESTING], status=OrderStatus.PARTIALLY_FILLED, cum_quantity=Decimal("0.5"))
+
+
+def _accepted_twice(made: Sound) -> None:
+    made.books.orders.append(replace(booked_order(made.orders[FILLED]), exchange_order_id="x-2"))
+
+
+def _two_orders_for_a_key(made: Sound) -> None:
+    other = make_order("o-other", 5, OrderStatus.NEW, idempotency_key=f"key-{FILLED}")
+    made.orders[other.order_id] = other
+    made.books.orders.append(booked_order(other))
+
+
+def _rejected_yet_accepted(made: Sound) -> None:
+    made.books.orders.append(replace(booked_order(made.orders[REFUSED]), status=OrderStatus.FILLED))
+
+
+def _queued_again_yet_accepted(made: Sound) -> None:
+    made.orders[RESTING] = replace(made.orders[RESTING], status=OrderStatus.ACCEPTED)
+
+
+def _told_rejected_yet_accepted(made: Sound) -> None:
+    made.answers.finals[source(0)] = [replace(result_of_order(made.orders[FILLED]), status=ResultStatus.REJECTED)]
+
+
+def _executed_yet_unknown(made: Sound) -> None:
+    made.books.orders = [row for row in made.books.orders if row.client_order_id != client_id(FILLED)]
+
+
+def _open_yet_unknown(made: Sound) -> None:
+    made.books.orders = [row for row in made.books.orders if row.client_order_id != client_id(RESTING)]
+
+
+def _foreign_order(made: Sound) -> None:
+    made.books.orders.append(replace(booked_order(made.orders[FILLED]), client_order_id="somebody-else"))
+
+
+def _asked_otherwise(made: Sound) -> None:
+    made.books.orders[0].price = Decimal(101)
+
+
+def _figures_differ(made: Sound) -> None:
+    made.books.orders[0].cum_quote = Decimal("98.5")
+
+
+def _fee_differs(made: Sound) -> None:
+    made.books.orders[0].fees = {"BTC": Decimal("0.002")}
+
+
+def _funds_differ_from_exchange(made: Sound) -> None:
+    made.books.balances[USER, "USDT"] -= Decimal("0.01")
+
+
+def _sum_is_not_zero(made: Sound) -> None:
+    made.balances[USDT] = replace(made.balances[USDT], posted=made.balances[USDT].posted + 1)
+
+
+def _balance_without_transfers(made: Sound) -> None:
+    made.balances[replace(USDT, asset="ETH")] = Balance(Decimal(1))
+
+
+def _transfer_without_balance(made: Sound) -> None:
+    other = clearing("binance", "live", "USDT")
+    made.totals.append(TransferTotal(TransferKind.POST, USDT, other, Decimal(5)))
+
+
+def _hold_without_order(made: Sound) -> None:
+    made.held["o-none"] = Decimal(1)
+
+
+def _hold_of_ended_order(made: Sound) -> None:
+    made.held[FILLED] = Decimal(1)
+
+
+def _pending_without_hold(made: Sound) -> None:
+    made.balances[USDT] = replace(made.balances[USDT], pending=Decimal(50))
+
+
+def _negative(made: Sound) -> None:
+    made.balances[USDT] = Balance(Decimal(50), Decimal(100))
+
+
+def _gap_in_chain(made: Sound) -> None:
+    del made.database.links[f"{FILLED}:2"]
+
+
+def _rewritten_event(made: Sound) -> None:
+    made.database.links[f"{FILLED}:2"] = replace(made.database.links[f"{FILLED}:2"], is_right=False)
+
+
+def _cut_chain(made: Sound) -> None:
+    made.database.heads[USER] = (99, "0" * 64)
+
+
+def _row_of_another_event(made: Sound) -> None:
+    row = made.trail.rows[0]
+    made.database.add(row.account, row.seq, "another", row.hash, row.body.decode())
+
+
+def _gap_on_topic(made: Sound) -> None:
+    del made.topic.links[f"{FILLED}:2"]
+
+
+def _changed_on_topic(made: Sound) -> None:
+    row = made.trail.rows[0]
+    made.topic.add(row.event_id.encode(), row.value.replace(b'"quantity":"1"', b'"quantity":"9"'), "trade.audit/0/99")
+
+
+def _garbage_on_topic(made: Sound) -> None:
+    made.topic.add(b"x", b"[]", "trade.audit/0/99")
+
+
+def _key_of_order(made: Sound) -> None:
+    for row in made.trail.rows:
+        made.topic.add((row.order_id or "").encode(), row.value, f"trade.audit/0/{row.seq}")
+
+
+def _event_not_stored(made: Sound) -> None:
+    row = made.trail.append(USER, FILLED, EventType.ORDER_FILLED, {})
+    made.topic.add(row.event_id.encode(), row.value, "trade.audit/0/99")
+
+
+def _event_not_published(made: Sound) -> None:
+    row = made.trail.append(USER, FILLED, EventType.ORDER_FILLED, {})
+    made.database.add(row.account, row.seq, row.event_id, row.hash, row.body.decode())
+    made.database.heads[USER] = (row.seq, row.hash)
+
+
+def _status_jumps(made: Sound) -> None:
+    made.record(EventType.ORDER_FILLED, made.orders[RESTING], OrderStatus.PARTIALLY_FILLED)
+
+
+def _stale_snapshot(made: Sound) -> None:
+    made.snapshots[RESTING] = made.snapshots[RESTING].replace(b'"new"', b'"accepted"')
+
+
+def _no_snapshot(made: Sound) -> None:
+    del made.snapshots[RESTING]
+
+
+def _snapshot_of_nothing(made: Sound) -> None:
+    made.snapshots["o-none"] = made.snapshots[RESTING]
+
+
+def _offset_ahead(made: Sound) -> None:
+    made.partitions[0] = PartitionProgress("trade.requests", 0, 10, 10, 9)
+
+
+def _carried_left(made: Sound) -> None:
+    made.partitions[0] = replace(made.partitions[0], carries=True)
+
+
+def _records_wait(made: Sound) -> None:
+    made.partitions[0] = PartitionProgress("trade.requests", 0, 11, 10, 10)
+
+
+def _left_submitting(made: Sound) -> None:
+    made.orders[RESTING] = replace(made.orders[RESTING], status=OrderStatus.SUBMITTING)
+
+
+def _cancel_waits(made: Sound) -> None:
+    made.pending_cancels.add(source(7))
+
+
+def _in_doubt(made: Sound) -> None:
+    made.orders[RESTING] = replace(made.orders[RESTING], status=OrderStatus.IN_DOUBT)
+
+
+WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
+    ("lost", _forget_answer),
+    ("lost", _forget_order_answer),
+    ("lost", _never_read),
+    ("answered_twice", _answer_twice),
+    ("answered_unasked", _answer_unasked),
+    ("one_answer_per_key", _two_answers_for_a_key),
+    ("one_answer_per_key", _replay_of_nothing),
+    ("replays_agree", _replay_differs),
+    ("results_match_database", _stored_answer_differs),
+    ("results_match_database", _result_lags_behind),
+    ("executed_twice", _accepted_twice),
+    ("executed_twice", _two_orders_for_a_key),
+    ("rejected_but_executed", _rejected_yet_accepted),
+    ("rejected_but_executed", _queued_again_yet_accepted),
+    ("rejected_but_executed", _told_rejected_yet_accepted),
+    ("executed_but_unknown", _executed_yet_unknown),
+    ("executed_but_unknown", _open_yet_unknown),
+    ("foreign_orders", _foreign_order),
+    ("foreign_orders", _asked_otherwise),
+    ("figures_match_exchange", _figures_differ),
+    ("figures_match_exchange", _fee_differs),
+    ("balances_match_exchange", _funds_differ_from_exchange),
+    ("ledger_sums_to_zero", _sum_is_not_zero),
+    ("balances_match_transfers", _balance_without_transfers),
+    ("balances_match_transfers", _transfer_without_balance),
+    ("holds_match_orders", _hold_without_order),
+    ("holds_match_orders", _hold_of_ended_order),
+    ("holds_match_orders", _pending_without_hold),
+    ("nothing_negative", _negative),
+    ("audit_chain", _gap_in_chain),
+    ("audit_chain", _rewritten_event),
+    ("audit_chain", _cut_chain),
+    ("audit_chain", _row_of_another_event),
+    ("audit_chain_on_topic", _gap_on_topic),
+    ("audit_chain_on_topic", _changed_on_topic),
+    ("audit_chain_on_topic", _garbage_on_topic),
+    ("audit_key_unique", _key_of_order),
+    ("audit_on_topic_matches_database", _event_not_stored),
+    ("audit_on_topic_matches_database", _event_not_published),
+    ("status_steps_join", _status_jumps),
+    ("state_matches_database", _stale_snapshot),
+    ("state_matches_database", _no_snapshot),
+    ("state_matches_database", _snapshot_of_nothing),
+    ("offsets_match_database", _offset_ahead),
+    ("offsets_match_database", _carried_left),
+    ("nothing_waits", _records_wait),
+    ("nothing_unfinished", _left_submitting),
+    ("nothing_unfinished", _cancel_waits),
+    ("in_doubt", _in_doubt),
+)
+
+
+@pytest.mark.parametrize(("name", "break_it"), WAYS, ids=[f"{name}-{way.__name__[1:]}" for name, way in WAYS])
+def test_promise_broken_on_purpose_is_reported_by_name(name: str, break_it: Callable[[Sound], None]) -> None:
+    """The check of each promise can fail, and names it."""
+    made = sound()
+    break_it(made)
+    assert name in broken(made)
+
+
+def test_promises_have_each_a_way_to_break_them() -> None:
+    """No check is left that was never seen to fail."""
+    assert {finding.name for finding in check_all(sound().evidence())} == {name for name, _ in WAYS}
+    assert {name for name, _ in WAYS} >= LEDGER | AUDIT | TOPICS | UNDER_WAY
+
+
+def test_promise_of_one_answer_allows_a_key_again_after_its_day() -> None:
+    """A key lives 24 hours; afterwards its next use is a request of its own."""
+    made = sound()
+    order = replace(made.orders[FILLED], decided_at=NOW.replace(day=26), source=source(4))
+    made.answers.add_request(source(4), 1_000)
+    made.tell(result_of_order(order), stored=False)
+    assert "one_answer_per_key" not in broken(made)
+
+
+def test_promise_of_no_loss_allows_an_open_order_and_its_cancel() -> None:
+    """A resting order has no final answer yet, nor has the cancel that waits for it."""
+    made = sound()
+    made.answers.add_request(source(7), 1_000)
+    made.pending_cancels.add(source(7))
+    assert "lost" not in broken(made)
+
+
+def test_funds_of_a_user_in_doubt_are_not_compared() -> None:
+    """Nobody can say yet what an order in doubt has moved."""
+    made = sound()
+    _in_doubt(made)
+    _funds_differ_from_exchange(made)
+    assert "balances_match_exchange" not in broken(made)
+
+
+def test_repeated_event_with_the_same_bytes_is_no_breach() -> None:
+    """A topic may carry an exact re-emission; compaction removes one of the two."""
+    made = sound()
+    row = made.trail.rows[0]
+    made.topic.add(row.event_id.encode(), row.value, "trade.audit/0/99")
+    assert broken(made) == set()
+
+
+def test_books_that_are_missing_are_skipped_and_said_so() -> None:
+    """Without the exchange's log nothing is claimed about it."""
+    findings = check_all(replace(sound().evidence(), books=None, books_missing_because="no log"))
+    skipped = {finding.name for finding in findings if finding.skipped == "no log"}
+    assert skipped == {finding.name for finding in books_missing("")}
+    assert all_hold(findings)
+
+
+def test_breach_that_an_earlier_look_did_not_have_is_work_under_way() -> None:
+    """Only what is broken in the same words at both looks lasts."""
+
+    def look(*texts: str) -> Check:
+        check = Check("lost", "claim", 10)
+        for text in texts:
+            check.breach(text)
+        return check
+
+    lasting = still_broken([look("a", "b").finding()], [look("b", "c").finding()])
+    assert [finding.examples for finding in lasting] == [("b",)]
+    assert lasting[0].breaches == 1
+    many = look(*(str(number) for number in range(EXAMPLES_KEPT_MAX + 3))).finding()
+    assert still_broken([look().finding()], [many])[0].breaches == 3
+
+
+def test_tally_counts_the_records_of_this_run_only() -> None:
+    """Figures are about the records from the given offsets on; a replay is a duplicate, not an execution."""
+    answers = sound().answers
+    whole = tally(answers, {0: 0})
+    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (4, 3, 1, 1, 1)
+    assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1}
+    assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
+    assert tally(answers, {0: 3}).requests == 1
+    assert tally(answers, {0: 9}).requests == 0
