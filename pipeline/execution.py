@@ -10,7 +10,6 @@ Invariants:
 2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
 3. A cancel is only ever sent for a resting order.
 4. One batch makes at most one call per order and action, however often its records name it.
-4. One batch makes at most one call per order and action, however often its records name it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,232 @@
+"""What is sent, and what becomes of each outcome: every state in which a record can find its order."""
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pipeline.changes import Changes, PendingCancel
+from pipeline.execution import INTERRUPTED, NotSent, Outcome, Plan, conclude, plan, reference_of, submission_of
+from pipeline.invariants import InvariantViolation
+from pipeline.order import Order
+from pipeline.venue import Confirmed, InDoubt, Refused
+from schemas.orders import OrderStatus
+from schemas.reasons import ReasonCode
+from schemas.results import ResultStatus
+from schemas.routing import Action, RoutedOrder
+from schemas.wire import SourceOffset
+from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_of, finals_of, order_of, outputs_on, results_of, told
+
+S = OrderStatus
+EPOCH = 4
+MICROSECOND = timedelta(microseconds=1)
+
+
+def _work(action: Action = Action.SUBMIT, attempt: int = 1, order_id: str = ORDER_ID) -> RoutedOrder:
+    return RoutedOrder(schema_version=1, action=action, order_id=order_id, user_id="alice", attempt=attempt)
+
+
+def _planned(order: Order, *work: RoutedOrder) -> tuple[Plan, Changes]:
+    changes = changes_of(order)
+    return plan(work, changes, EPOCH, 2), changes
+
+
+def test_accepted_order_is_sent_after_its_intent() -> None:
+    """The intent carries the epoch, the partition, the attempt and the time that the signed request will carry."""
+    decided, changes = _planned(order_of(), _work())
+    order = changes.orders[ORDER_ID]
+    assert (order.status, order.attempt, order.fencing_epoch, order.work_partition, order.submitting_at) == (S.SUBMITTING, 1, EPOCH, 2, NOW)
+    assert decided.submissions == [submission_of(order)]
+    assert decided.submissions[0].submitting_at == NOW
+    assert not results_of(changes)
+
+
+@pytest.mark.parametrize(("now", "sent"), [(NOW + timedelta(seconds=30) - MICROSECOND, True), (NOW + timedelta(seconds=30), False)])
+def test_order_is_not_sent_from_its_deadline_on(now: Any, sent: bool) -> None:
+    """Late orders are refused as expired and their funds are free."""
+    changes = changes_of(order_of(), now=now)
+    decided = plan([_work()], changes, EPOCH, 0)
+    assert len(decided.submissions) == (1 if sent else 0)
+    if not sent:
+        (result,) = finals_of(changes)
+        assert (result.status, result.reason_code) == (ResultStatus.REJECTED, ReasonCode.REQUEST_EXPIRED)
+        assert changes.ledger.balance(account("USDT")).pending == 0
+
+
+def test_order_submitting_under_an_older_epoch_is_in_doubt() -> None:
+    """Another worker may have sent it: it is looked up, never sent blindly again, and its funds stay held."""
+    decided, changes = _planned(order_of(status=S.SUBMITTING, fencing_epoch=EPOCH - 1), _work())
+    assert decided == Plan()
+    order = changes.orders[ORDER_ID]
+    assert (order.status, order.reason, order.hold_amount) == (S.IN_DOUBT, INTERRUPTED, 200)
+    assert [result.status for result in results_of(changes)] == [ResultStatus.IN_DOUBT]
+
+
+def test_order_submitting_under_this_epoch_is_sent_by_the_same_intent() -> None:
+    """The commit of this very step was answered late: nothing was sent yet, and the time of the intent stays."""
+    order = order_of(status=S.SUBMITTING, fencing_epoch=EPOCH)
+    decided, changes = _planned(order, _work())
+    assert decided.submissions == [submission_of(order)]
+    assert not changes.outputs
+
+
+@pytest.mark.parametrize(
+    ("order", "work"),
+    [
+        (order_of(), _work(attempt=2)),
+        (order_of(attempt=1), _work(attempt=1)),
+        (order_of(status=S.SUBMITTING, attempt=2), _work(attempt=1)),
+        (order_of(status=S.IN_DOUBT), _work()),
+        (order_of(status=S.IN_DOUBT), _work(attempt=2)),
+        *((order_of(status=status), _work()) for status in (S.NEW, S.PARTIALLY_FILLED, S.FILLED, S.CANCELED, S.EXPIRED, S.REJECTED)),
+        *((order_of(status=status), _work(attempt=2)) for status in (S.NEW, S.FILLED, S.CANCELED)),
+        *((order_of(status=status), _work(Action.CANCEL)) for status in (S.ACCEPTED, S.SUBMITTING, S.IN_DOUBT, S.FILLED, S.CANCELED)),
+    ],
+)
+def test_record_of_another_attempt_or_state_sends_nothing(order: Order, work: RoutedOrder) -> None:
+    """A record that an earlier or later one has overtaken changes nothing at all."""
+    decided, changes = _planned(order, work)
+    assert decided == Plan()
+    assert not changes.outputs
+    assert changes.orders[ORDER_ID] == order
+
+
+@pytest.mark.parametrize("status", [S.NEW, S.PARTIALLY_FILLED])
+def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
+    """By the venue's id, which the order knows by then."""
+    order = order_of(status=status, exchange_order_id="x1")
+    decided, _ = _planned(order, _work(Action.CANCEL))
+    assert decided.cancels == [reference_of(order)]
+    assert decided.cancels[0].exchange_order_id == "x1"
+
+
+@pytest.mark.parametrize(
+    ("order", "action"),
+    [
+        (order_of(), Action.SUBMIT),
+        (order_of(status=S.SUBMITTING, fencing_epoch=EPOCH), Action.SUBMIT),
+        (order_of(status=S.NEW), Action.CANCEL),
+    ],
+)
+def test_records_that_repeat_in_one_batch_make_one_call(order: Order, action: Action) -> None:
+    """Two copies of a record never become two orders, nor two cancels whose answers cover each other."""
+    decided, _ = _planned(order, _work(action), _work(action), _work(action))
+    assert len(decided.submissions) + len(decided.cancels) == 1
+
+
+def test_cancel_behind_its_order_in_one_batch_waits() -> None:
+    """The order is being sent: its cancel stays pending until a look-up shows it resting."""
+    decided, changes = _planned(order_of(), _work(), _work(Action.CANCEL))
+    assert len(decided.submissions) == 1
+    assert decided.cancels == []
+    assert changes.orders[ORDER_ID].status is S.SUBMITTING
+
+
+def test_queued_order_that_the_database_does_not_know_stops_the_batch() -> None:
+    """Work without an order is a defect, or another installation's."""
+    with pytest.raises(InvariantViolation, match="not in the database"):
+        _planned(order_of(), _work(order_id="o" + "9" * 32))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "answers"),
+    [
+        (Confirmed(told(S.NEW)), S.NEW, [ResultStatus.OPEN]),
+        (Confirmed(told(S.PARTIALLY_FILLED, "1", "100")), S.PARTIALLY_FILLED, [ResultStatus.OPEN]),
+        (Confirmed(told(S.FILLED, "2", "200")), S.FILLED, [ResultStatus.EXECUTED]),
+        (Confirmed(told(S.EXPIRED, "1", "100")), S.EXPIRED, [ResultStatus.EXECUTED]),
+        (Confirmed(told(S.EXPIRED)), S.EXPIRED, [ResultStatus.CANCELED]),
+        (Refused(ReasonCode.BALANCE_INSUFFICIENT, "no"), S.REJECTED, [ResultStatus.REJECTED]),
+        (InDoubt("no answer"), S.IN_DOUBT, [ResultStatus.IN_DOUBT]),
+        (NotSent("too late"), S.ACCEPTED, []),
+    ],
+)
+def test_each_outcome_of_a_call_has_its_state_and_answer(outcome: Outcome, status: OrderStatus, answers: list[ResultStatus]) -> None:
+    """What is proven is final, what is not is in doubt, what was not sent is queued again."""
+    changes = changes_of(order_of(status=S.SUBMITTING))
+    conclude({ORDER_ID: outcome}, {}, changes, RULES)
+    order = changes.orders[ORDER_ID]
+    assert order.status is status
+    assert [result.status for result in results_of(changes)] == answers
+    assert (order.hold_amount == 0) is (status in {S.FILLED, S.EXPIRED, S.REJECTED})
+    assert len(outputs_on(changes, TOPICS.orders("binance"))) == (1 if status is S.ACCEPTED else 0)
+
+
+@pytest.mark.parametrize("status", [S.ACCEPTED, S.IN_DOUBT, S.NEW, S.FILLED, S.CANCELED])
+def test_outcome_for_an_order_that_moved_meanwhile_stops_the_batch(status: OrderStatus) -> None:
+    """Only this worker may move an order that it is sending."""
+    with pytest.raises(InvariantViolation):
+        conclude({ORDER_ID: Confirmed(told(S.NEW))}, {}, changes_of(order_of(status=status)), RULES)
+
+
+def _pending(number: int, attempt: int = 1) -> PendingCancel:
+    return PendingCancel(
+        source=SourceOffset(TOPICS.requests, 0, 100 + number),
+        order_id=ORDER_ID,
+        user_id="alice",
+        idempotency_key=f"cancel-{number}",
+        request_id=f"rc{number}",
+        requested_at=NOW,
+        decided_at=NOW,
+        attempt=attempt,
+        traceparent=None,
+    )
+
+
+def test_confirmed_cancel_ends_the_order_and_every_cancel_of_it() -> None:
+    """One call, and the order and both of its cancels have their final answers; what was filled before stays."""
+    changes = changes_of(order_of(status=S.NEW))
+    changes.cancels[ORDER_ID] = [_pending(1), _pending(2)]
+    conclude({}, {ORDER_ID: Confirmed(told(S.CANCELED, "0.5", "50"))}, changes, RULES)
+    assert [(result.status, result.filled_quantity) for result in finals_of(changes)] == [
+        (ResultStatus.CANCELED, Decimal("0.5")), (ResultStatus.EXECUTED, Decimal("0.5")), (ResultStatus.EXECUTED, Decimal("0.5")),
+    ]  # fmt: skip
+    assert len(changes.cancels_ended) == 2
+    assert ORDER_ID not in changes.cancels
+
+
+def test_cancel_that_came_too_late_is_refused_when_the_order_fills() -> None:
+    """The race is decided by the exchange: the order is executed, the cancel is told so."""
+    changes = changes_of(order_of(status=S.SUBMITTING))
+    changes.cancels[ORDER_ID] = [_pending(1)]
+    conclude({ORDER_ID: Confirmed(told(S.FILLED, "2", "200"))}, {}, changes, RULES)
+    order, refused = finals_of(changes)
+    assert (order.status, refused.status, refused.reason_code) == (
+        ResultStatus.EXECUTED, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", [Confirmed(told(S.NEW)), Confirmed(told(S.PARTIALLY_FILLED, "1", "100"))])
+def test_cancel_that_came_while_its_order_was_sent_is_queued_again(outcome: Confirmed) -> None:
+    """Its own record found the order `submitting`; now that the order rests, the cancel goes out."""
+    changes = changes_of(order_of(status=S.SUBMITTING))
+    changes.cancels[ORDER_ID] = [_pending(1)]
+    conclude({ORDER_ID: outcome}, {}, changes, RULES)
+    (work,) = [RoutedOrder.model_validate_json(output.value or b"") for output in outputs_on(changes, TOPICS.orders("binance"))]
+    assert work.action is Action.CANCEL
+    assert [cancel.attempt for cancel in changes.cancels_repeated] == [2]
+
+
+@pytest.mark.parametrize("outcome", [Refused(ReasonCode.ORDER_NOT_FOUND, "gone"), InDoubt("no answer")])
+def test_unproven_cancel_changes_nothing(outcome: Refused | InDoubt) -> None:
+    """The next look-up shows how the order stands."""
+    changes = changes_of(order_of(status=S.NEW))
+    changes.cancels[ORDER_ID] = [_pending(1)]
+    conclude({}, {ORDER_ID: outcome}, changes, RULES)
+    assert not changes.outputs
+    assert changes.cancels[ORDER_ID] == [_pending(1)]
+
+
+def test_confirmed_cancel_of_an_order_that_ended_meanwhile_changes_nothing() -> None:
+    """A report was faster."""
+    changes = changes_of(order_of(status=S.FILLED))
+    conclude({}, {ORDER_ID: Confirmed(told(S.CANCELED))}, changes, RULES)
+    assert not changes.outputs
+
+
+def test_submission_without_an_intent_cannot_be_made() -> None:
+    """No recorded time, no signature."""
+    with pytest.raises(InvariantViolation):
+        submission_of(replace(order_of(status=S.SUBMITTING), submitting_at=None))
