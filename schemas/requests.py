@@ -193,10 +193,12 @@ def _refuse_constant(name: str) -> object:
 
 
 def _each_name_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _GivenTwice(next(name for name in document if names.count(name) > 1))
+    # One look per name: a record of a megabyte can have a hundred thousand of them.
+    document: dict[str, object] = {}
+    for name, value in pairs:
+        if name in document:
+            raise _GivenTwice(name)
+        document[name] = value
     return document
 
 
