@@ -5,6 +5,7 @@ from typing import Any
 
 from faust import SASLCredentials, SSLCredentials
 
+from infra.kafka.records import read_any_header_name
 from infra.settings import Settings
 
 
@@ -16,6 +17,8 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 def client_options(settings: Settings, bootstrap_servers: str) -> dict[str, Any]:
     """The options that aiokafka's producer, consumer and admin client share."""
+    # Here, because no consumer of ours is made without these options: one that could not read a record would stop at it for ever.
+    read_any_header_name()
     options: dict[str, Any] = {
         "bootstrap_servers": bootstrap_servers,
         "security_protocol": settings.kafka_security_protocol,
