@@ -93,8 +93,8 @@ def topics() -> str:
         f"# Topics\n\n{_NOTE}\n\n"
         "A worker creates the topics that are missing when it starts, with these settings, `ORCHESTRATOR_KAFKA_PARTITIONS` partitions, "
         "`ORCHESTRATOR_KAFKA_REPLICATION_FACTOR` replicas and `min.insync.replicas` from `ORCHESTRATOR_KAFKA_MIN_INSYNC_REPLICAS`. "
-        "`ORCHESTRATOR_TOPIC_PREFIX` is put before each name. It refuses to start on a topic whose `cleanup.policy` or "
-        "`message.timestamp.type` breaks a promise, or whose `min.insync.replicas` is too low.\n\n"
+        "`ORCHESTRATOR_TOPIC_PREFIX` is put before each name. It refuses to start on a topic whose `cleanup.policy`, "
+        "`message.timestamp.type` or `compression.type` breaks a promise, or whose `min.insync.replicas` is too low.\n\n"
         "Results, audit events and state are written in transactions: read them with `isolation.level=read_committed`.\n\n"
         + _table(("topic", "holds", "key", "written by", "settings"), rows)
         + "\nRetention: topics with `cleanup.policy=delete` keep the broker's default (7 days). Keep `trade.requests` at least as long as "

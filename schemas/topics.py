@@ -1,7 +1,9 @@
 """Topic names and what each one promises to those who read it.
 
 Invariant: audit and state are compacted, and the audit key `order_id:seq` is unique per event, so that compaction removes only exact
-re-emissions. `trade.requests` carries the broker's append time, which no producer can set back.
+re-emissions. `trade.requests` carries the broker's append time, which no producer can set back, and what its records really measure:
+the broker unpacks what producers have compressed, with any codec, and refuses what is too large then. A worker never meets a codec that
+it cannot read, nor a record that grows beyond its memory.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +72,11 @@ class Topics:
             TopicSpec(
                 self.requests,
                 "delete",
-                {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(REQUESTS_MESSAGE_BYTES_MAX)},
+                {
+                    "message.timestamp.type": "LogAppendTime",
+                    "max.message.bytes": str(REQUESTS_MESSAGE_BYTES_MAX),
+                    "compression.type": "uncompressed",
+                },
             ),
             *(TopicSpec(name, "delete") for name in plain),
             TopicSpec(self.audit, "compact"),
