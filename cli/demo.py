@@ -12,7 +12,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -83,7 +84,11 @@ class DemoOptions:
 
 async def run_demo(options: DemoOptions) -> int:
     """Runs the demo; returns the exit code: 0, 1 when a promise is broken, 3 when a service did not start or went away."""
-    terminated = _cancel_on_sigterm()
+    with _cancelled_by_sigterm() as terminated:
+        return await _run(options, terminated)
+
+
+async def _run(options: DemoOptions, terminated: asyncio.Event) -> int:
     directory = DataDirectory()
     if os.environ.get("ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS") or os.environ.get("ORCHESTRATOR_DATABASE_URL"):
         say("The demo starts a broker and a database of its own; the configured ones are not touched.")
@@ -105,8 +110,10 @@ async def run_demo(options: DemoOptions) -> int:
     return code
 
 
-def _cancel_on_sigterm() -> asyncio.Event:
+@contextmanager
+def _cancelled_by_sigterm() -> Iterator[asyncio.Event]:
     """SIGTERM ends the demo like Ctrl-C does: what was started is stopped. The event tells the one from the other."""
+    loop = asyncio.get_running_loop()
     terminated = asyncio.Event()
     task = asyncio.current_task()
 
@@ -115,8 +122,11 @@ def _cancel_on_sigterm() -> asyncio.Event:
         if task is not None:
             task.cancel()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
-    return terminated
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _play(stage: Stage, options: DemoOptions) -> Exit:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
+from typing import Any
 
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import order_fields, result_of_order, state_of
@@ -39,8 +40,8 @@ def client_id(order_id: str) -> str:
     return client_order_id_of(order_id)
 
 
-def make_order(order_id: str, offset: int, status: OrderStatus, **changes: object) -> Order:
-    """A limit purchase of 1 BTC at 100 USDT."""
+def make_order(order_id: str, offset: int, status: OrderStatus, **changes: Any) -> Order:
+    """A limit purchase of 1 BTC at 100 USDT, with fields changed by name."""
     ended = status in {OrderStatus.FILLED, OrderStatus.REJECTED}
     order = Order(
         order_id=order_id,
@@ -80,7 +81,7 @@ def make_order(order_id: str, offset: int, status: OrderStatus, **changes: objec
         executed_at=NOW if ended else None,
         traceparent=None,
     )
-    return replace(order, **changes)  # type: ignore[arg-type] — the caller names fields of an order
+    return replace(order, **changes)
 
 
 @dataclass
