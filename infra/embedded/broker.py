@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from infra.embedded import java
-from infra.embedded.data_dir import DataDirectory, disk_full, says_disk_full
+from infra.embedded.data_dir import DataDirectory, disk_full, is_disk_full, says_disk_full
 from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError
 from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from infra.embedded.jars import BROKER_JARS, jars_directory
@@ -60,6 +60,10 @@ _PROPERTIES = {
     "transaction.state.log.num.partitions": "8",
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
+    # After a kill the controller lets the broker in again only when the old session has run out (9 s by default). Not shorter: a machine
+    # that stands still for that long makes every partition lose its leader for a moment.
+    "broker.session.timeout.ms": "6000",
+    "broker.heartbeat.interval.ms": "1000",
     # A mistyped topic is an error, not a new topic with the wrong settings.
     "auto.create.topics.enable": "false",
     # Of 512 MB of heap the default takes 128 MB for the cleaner alone.
@@ -173,7 +177,7 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
         ) from None
     if code != 0:
         output = log_tail(log)
-        if says_disk_full(output):
+        if is_disk_full(directory.path, output):
             raise disk_full(directory.path)
         raise ReadLogError(
             f"The broker's storage could not be formatted (code {code}); there was no data in it yet. The end of {log}:\n{output}"
@@ -228,7 +232,7 @@ async def _until_ready(server: GuardedServer, port: int, path: Path) -> bool:
     output = server.log_tail(60)
     if "Address already in use" in output:
         return False
-    if says_disk_full(output):
+    if is_disk_full(path, output):
         raise disk_full(path)
     raise ReadLogError(
         f"The broker ended while it started (code {server.exit_code}). No order was accepted; what it had acknowledged before is on the "

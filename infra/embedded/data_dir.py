@@ -22,6 +22,8 @@ from infra.embedded.errors import ChooseOtherDirectoryError, FreeDiskSpaceError,
 
 # Two fresh servers take 150 MB; the rest is room to write orders until somebody looks.
 FREE_BYTES_MIN = 256 * 1024 * 1024
+# Less than a server needs for its next file.
+_FULL_BYTES_MAX = 64 * 1024
 # How long servers of a killed owner may take to stop (their grace times and the guard's).
 _RELEASE_SECONDS_MAX = 45.0
 _POLL_SECONDS = 0.1
@@ -151,6 +153,11 @@ def disk_full(path: Path) -> FreeDiskSpaceError:
         f"The disk is full where the data directory {path} lies. The start was given up and no order was accepted; what was stored "
         "before is untouched. Free some space, or choose a directory on another disk: ORCHESTRATOR_DATA_DIR=/some/other/path"
     )
+
+
+def is_disk_full(path: Path, output: str) -> bool:
+    """Whether a full disk is why a server ended: its output says so, or there is no room (it may not even have been able to say it)."""
+    return says_disk_full(output) or shutil.disk_usage(path).free < _FULL_BYTES_MAX
 
 
 def says_disk_full(text: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Self
 from urllib.parse import quote
 
 from infra.embedded.account import Account, unprivileged_account
-from infra.embedded.data_dir import DataDirectory, disk_full, says_disk_full
+from infra.embedded.data_dir import DataDirectory, disk_full, is_disk_full, says_disk_full
 from infra.embedded.errors import ChooseOtherDirectoryError, MendHostError, ReadLogError, RetryLaterError, ServicesError
 from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from infra.embedded.probes import database_answers
@@ -222,7 +222,7 @@ async def _create_cluster(binaries: Path, directory: DataDirectory, cluster: Pat
         ) from None
     if code != 0:
         output = log_tail(log)
-        if says_disk_full(output):
+        if is_disk_full(directory.path, output):
             raise disk_full(directory.path)
         raise ReadLogError(
             f"The database could not be created (initdb ended with code {code}); there was no data in it yet. The end of its log:\n{output}"
@@ -244,7 +244,7 @@ async def _until_ready(server: GuardedServer, url: str, path: Path) -> None:
         # There is no event to wait for before the server answers: it is asked again.
         await asyncio.sleep(_POLL_SECONDS)
     output = server.log_tail()
-    if says_disk_full(output):
+    if is_disk_full(path, output):
         raise disk_full(path)
     raise ReadLogError(
         f"The database ended while it started (code {server.exit_code}). No order was accepted; what was committed before is on the disk. "

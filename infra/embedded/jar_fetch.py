@@ -5,7 +5,6 @@ A process of its own, so that it can be ended at any moment: the download librar
 
 import fcntl
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -32,18 +31,17 @@ def fetch(jars: JarSet, cache: Path) -> None:
 
     Blocks. Raises what the network (requests), the disk (OSError) and the resolver (RuntimeError) raise, and WrongFilesError.
     """
-    # Held until this process ends.
-    lock = os.open(cache / f"{jars.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if (cache / jars.name).is_dir():
-        return
-    # Left by fetches that were killed; with the lock held they belong to nobody.
-    for leftover in cache.glob(f".{jars.name}-*"):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix=f".{jars.name}-", dir=cache) as scratch_name:
-        complete = _resolve(jars, Path(scratch_name))
-        _verify(jars, complete)
-        complete.rename(cache / jars.name)
+    with (cache / f"{jars.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (cache / jars.name).is_dir():
+            return
+        # Left by fetches that were killed; with the lock held they belong to nobody.
+        for leftover in cache.glob(f".{jars.name}-*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix=f".{jars.name}-", dir=cache) as scratch_name:
+            complete = _resolve(jars, Path(scratch_name))
+            _verify(jars, complete)
+            complete.rename(cache / jars.name)
 
 
 def _resolve(jars: JarSet, scratch: Path) -> Path:
