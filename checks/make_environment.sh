@@ -56,5 +56,19 @@ if [ -z "${UV_CACHE_DIR:-}" ]; then
 fi
 : "${UV_HTTP_TIMEOUT:=180}"
 export UV_HTTP_TIMEOUT
-# Compiled now, or the first start would compile thousands of files.
-.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode requirements-dev.lock
+
+install_locked() {
+    # Compiled now, or the first start would compile thousands of files.
+    .venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@" requirements-dev.lock
+}
+
+# uv brings certificates of its own. A second try passes over a hiccup of the network, and works where a company's own authority is trusted
+# by the system alone.
+if ! install_locked; then
+    say "Trying again, with the system's certificates"
+    if ! install_locked --system-certs; then
+        say "The packages could not be installed; what was downloaded is kept where there is a cache. Check the network and, if there is one, the"
+        say "proxy (HTTPS_PROXY) and its certificates (SSL_CERT_FILE), then run the same command again."
+        exit 1
+    fi
+fi
