@@ -33,7 +33,8 @@ from pipeline.invariants import Retryable
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
-_PROBE_SECONDS: Final = 5.0
+_PROBE_SECONDS: Final = 2.0
+_PROBE_SECONDS_MAX: Final = 5.0
 
 
 class Stalled(Exception):
@@ -42,6 +43,42 @@ class Stalled(Exception):
 
 class BrokerLost(Exception):
     """The broker has not answered for too long."""
+
+
+class _Probe:
+    """Asks one service again and again. `silent_seconds` is how long it has owed an answer; 0 while it gives them."""
+
+    def __init__(self, name: str, ask: Callable[[], Awaitable[None]], money: str) -> None:
+        self._name = name
+        self._ask = ask
+        self._money = money
+        self._owes_since: float | None = None
+        self._said = False
+
+    @property
+    def silent_seconds(self) -> float:
+        return 0.0 if self._owes_since is None else monotonic() - self._owes_since
+
+    async def run(self) -> None:
+        while True:
+            await self._once()
+            await asyncio.sleep(_PROBE_SECONDS)
+
+    async def _once(self) -> None:
+        if self._owes_since is None:
+            self._owes_since = monotonic()
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS_MAX):
+                await self._ask()
+        except (Retryable, KafkaError, OSError, TimeoutError) as error:
+            if not self._said:
+                log.warning(f"{self._name}_silent", error=str(error) or type(error).__name__, money=self._money)
+            self._said = True
+            return
+        if self._said:
+            log.info(f"{self._name}_answers_again", after_seconds=round(self.silent_seconds, 1))
+        self._said = False
+        self._owes_since = None
 
 
 class _Ages:
@@ -74,7 +111,7 @@ class Watchdog:
         self,
         app: OrchestratorApp,
         partitions: Partitions,
-        probe: AIOKafkaProducer,
+        producer: AIOKafkaProducer,
         database: Database,
         feeds: Mapping[str, MarketDataFeed],
         stall_seconds_max: float,
@@ -83,15 +120,14 @@ class Watchdog:
     ) -> None:
         self._app = app
         self._partitions = partitions
-        self._probe = probe
+        self._producer = producer
         self._database = database
         self._feeds = feeds
         self._limit = stall_seconds_max
         self._rebalance_limit = rebalance_seconds_max
         self._fail = fail
-        self._broker_answered_at = monotonic()
-        self._database_answered_at = monotonic()
-        self._broker_silent = self._database_silent = False
+        self.broker = _Probe("broker", self._ask_the_broker, "nothing is read or published meanwhile")
+        self.database = _Probe("database", self._ask_the_database, "nothing is decided or sent meanwhile")
         self._fetches, self._offsets = _Ages(), _Ages()
         self._labels: set[tuple[str, str]] = set()
 
@@ -99,20 +135,11 @@ class Watchdog:
     def poll_age_seconds(self) -> float:
         return monotonic() - self._app.polled_at
 
-    @property
-    def broker_age_seconds(self) -> float:
-        return monotonic() - self._broker_answered_at
-
-    @property
-    def database_age_seconds(self) -> float:
-        return monotonic() - self._database_answered_at
-
     async def run(self) -> None:
         """Looks every second; calls `fail` with the first problem and returns."""
         # What stood still before there was anybody to look is not held against it: the start takes as long as it takes.
         self._app.polled_at = max(self._app.polled_at, monotonic())
-        self._broker_answered_at = self._database_answered_at = monotonic()
-        probes = [asyncio.create_task(self._every(_PROBE_SECONDS, probe)) for probe in (self._ask_the_broker, self._ask_the_database)]
+        probes = [asyncio.create_task(probe.run()) for probe in (self.broker, self.database)]
         try:
             problem = self._look()
             while problem is None:
@@ -123,38 +150,11 @@ class Watchdog:
                 task.cancel()
         self._fail(problem)
 
-    async def _every(self, seconds: float, probe: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await probe()
-            await asyncio.sleep(seconds)
-
     async def _ask_the_broker(self) -> None:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                await self._probe.client.fetch_all_metadata()
-        except (KafkaError, OSError, TimeoutError) as error:
-            if not self._broker_silent:
-                log.warning("broker_silent", error=str(error) or type(error).__name__, money="nothing is read or published meanwhile")
-            self._broker_silent = True
-            return
-        if self._broker_silent:
-            log.info("broker_answers_again")
-        self._broker_silent = False
-        self._broker_answered_at = monotonic()
+        await self._producer.client.fetch_all_metadata()
 
     async def _ask_the_database(self) -> None:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                counts = await orders_in_doubt(self._database)
-        except (Retryable, TimeoutError) as error:
-            if not self._database_silent:
-                log.warning("database_silent", error=str(error) or type(error).__name__, money="nothing is decided or sent meanwhile")
-            self._database_silent = True
-            return
-        if self._database_silent:
-            log.info("database_answers_again")
-        self._database_silent = False
-        self._database_answered_at = monotonic()
+        counts = await orders_in_doubt(self._database)
         for exchange in self._feeds:
             ORDERS_IN_DOUBT.labels(exchange).set(counts.get(exchange, 0))
 
@@ -168,10 +168,10 @@ class Watchdog:
 
     def _problems(self) -> Iterator[BaseException]:
         """The broker first: where it is lost, everything else stands still as well."""
-        if self.broker_age_seconds > self._limit:
+        if self.broker.silent_seconds > self._limit:
             yield BrokerLost(
-                f"the broker has not answered for {self.broker_age_seconds:.0f} s. Nothing is read or published meanwhile; what is stored "
-                "is published by the next worker that reaches it."
+                f"the broker has not answered for {self.broker.silent_seconds:.0f} s. Nothing is read or published meanwhile; the next worker "
+                "that reaches it publishes what is stored."
             )
         yield from self._stopped_parts()
         allowed = self._limit + (self._rebalance_limit if self._app.rebalancing or self._partitions.assigned_at is None else 0)
@@ -181,9 +181,16 @@ class Watchdog:
         for partition, task in self._partitions.tasks.items():
             yield from self._standing(partition, task)
 
+    def crash(self) -> Stalled | None:
+        """What a crash of the Faust app is worth; it is the cause of every other failure that follows it."""
+        if not self._app.crashed:
+            return None
+        return Stalled(f"the Faust app has crashed: {self._app.crash_reason!r}. Nothing more is read; requests wait in Kafka.")
+
     def _stopped_parts(self) -> Iterator[BaseException]:
-        if self._app.crashed:
-            yield Stalled(f"the Faust app has crashed: {self._app.crash_reason!r}. Nothing more is read; requests wait in Kafka.")
+        crash = self.crash()
+        if crash is not None:
+            yield crash
         dead = sorted(name for name in self._app.dead_agents())
         if dead and not self._app.should_stop:
             yield Stalled(f"agents have stopped: {', '.join(dead)}. Their topics would not be read any more; records wait in Kafka.")

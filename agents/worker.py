@@ -122,9 +122,16 @@ class _State:
 
     def __init__(self, settings: Settings) -> None:
         self.waiting_for = "the worker is starting"
+        # Made, though perhaps not started yet.
+        self.composed: Parts | None = None
         self.parts: Parts | None = None
         self._stall_seconds_max = settings.stall_seconds_max
         self._started_at = monotonic()
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Ends the process. Where the Faust app has crashed, that is the cause, whatever is told to have failed."""
+        crash = None if self.composed is None else self.composed.watchdog.crash()
+        end_now(crash or error)
 
     def livez(self) -> Health:
         """A worker that waits for broker or database is alive."""
@@ -141,7 +148,7 @@ class _State:
         if parts.partitions.assigned_at is None:
             problems.append(f"no partitions are assigned yet, {monotonic() - self._started_at:.0f} s after the start")
         problems += [f"{name} has not told its markets yet" for name, feed in parts.feeds.items() if not feed.snapshot.markets]
-        ages = {"broker": parts.watchdog.broker_age_seconds, "database": parts.watchdog.database_age_seconds}
+        ages = {"broker": parts.watchdog.broker.silent_seconds, "database": parts.watchdog.database.silent_seconds}
         problems += [f"the {name} has not answered for {age:.0f} s" for name, age in ages.items() if age > _SILENT_SECONDS_READY]
         return Health(tuple(problems))
 
@@ -181,7 +188,7 @@ async def _main(settings: Settings, bootstrap_servers: str, database_url: str, r
         if database is None:
             return
         stack.push_async_callback(database.close)
-        parts = compose(settings, bootstrap_servers, database, reached, end_now)
+        parts = state.composed = compose(settings, bootstrap_servers, database, reached, state.fail)
         await _start(parts, settings, stack)
         state.parts = parts
         log.info("worker_started", health=health.address, consumer_group=settings.consumer_group, pid=os.getpid())

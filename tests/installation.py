@@ -61,16 +61,32 @@ class Installation:
         }
         return {**os.environ, **own, **extra}
 
-    def start_worker(self, **extra: str) -> subprocess.Popen[bytes]:
-        """Starts a worker in a process of its own; `extra` are the switches of tests/worker_under_test.py."""
+    def start_worker(self, module: str = "tests.worker_under_test", **extra: str) -> subprocess.Popen[bytes]:
+        """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has."""
         log = (self.log_directory / f"worker-{len(self.workers)}.log").open("wb")
-        argv = [sys.executable, "-m", "tests.worker_under_test"]
+        argv = [sys.executable, "-m", module]
         worker = subprocess.Popen(argv, env=self.environment(extra), cwd=Path(__file__).parents[1], stderr=log, stdout=log)
         self.workers.append(worker)
         return worker
 
     def worker_log(self, number: int) -> str:
         return (self.log_directory / f"worker-{number}.log").read_text(errors="replace")
+
+    def events(self, number: int) -> list[dict[str, Any]]:
+        """The lines of a worker's log so far, as objects; what is no JSON (a traceback) is left out."""
+        lines = self.worker_log(number).splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    async def event(self, number: int, name: str, within_seconds: float) -> dict[str, Any]:
+        """Waits for a worker's log to have an event of this name; returns the first."""
+        deadline = monotonic() + within_seconds
+        while True:
+            for event in self.events(number):
+                if event.get("event") == name:
+                    return event
+            if monotonic() > deadline:
+                raise AssertionError(f"no {name} within {within_seconds} s:\n{self.worker_log(number)[-4_000:]}")
+            await asyncio.sleep(0.05)
 
     async def faults(self, *rules: dict[str, Any]) -> None:
         """Switches faults on at the exchange; no rule switches all off."""
