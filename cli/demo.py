@@ -68,6 +68,8 @@ class DemoOptions:
     worker_argv: tuple[str, ...] = (sys.executable, "-m", "agents")
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     rest_seconds_max: float | None = None
+    # Over how many seconds the requests are spread at least: what is done to workers must happen while they have work.
+    load_seconds_min: float = 0.0
 
     @property
     def rest_seconds(self) -> float:
@@ -211,7 +213,7 @@ class _Load:
 
     async def _publish(self, records: Sequence[DemoRecord]) -> None:
         count = self._options.worker_faults
-        seconds = count * _SECONDS_PER_FAULT
+        seconds = max(count * _SECONDS_PER_FAULT, self._options.load_seconds_min)
         if self._options.kill:
             await self._admin.make_faults(self._options.seed)
         publishing = publish(self._stage.settings, self._stage.kafka, records, seconds, self._show_published)

@@ -25,6 +25,7 @@ from infra.settings import Settings
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint, pass_by
 from pipeline.order import Order
+from schemas.routing import RoutedOrder
 
 
 def _once() -> bool:
@@ -74,7 +75,7 @@ def _transactional_id_per_worker() -> None:
 
 
 def _no_fence_in_the_database() -> None:
-    """The database takes steps of any worker: neither the fencing epoch nor the partition's position is compared."""
+    """The database takes steps of any worker: neither the fencing epoch nor the partition's position is compared, here or by a constraint."""
 
     def accept(partition: step.InputPartition, stored_epoch: int) -> None:
         object.__setattr__(partition, "fencing_epoch", stored_epoch)
@@ -83,7 +84,24 @@ def _no_fence_in_the_database() -> None:
         async with self._database.step(batch.partition) as open_step:
             return await attempt(open_step)
 
+    async def finish_anywhere(
+        self: step.StepTransaction, next_offset: int, outputs: Sequence[OutputRecord], now: datetime
+    ) -> tuple[OutputRecord, ...]:
+        everything = (*self.progress.carried, *outputs)
+        await self._connection.execute(
+            """
+            UPDATE input_partitions SET base_offset = least(next_offset, $4), next_offset = $4, outputs = $5, carried = NULL, updated_at = $6
+            WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+            """,
+            *self._row,
+            next_offset,
+            step.pack(everything),
+            now,
+        )
+        return everything
+
     step.check_fencing_epoch = accept
+    step.StepTransaction.finish = finish_anywhere
     StepRunner.run = run_anywhere
 
 
@@ -109,25 +127,25 @@ def _offsets_outside_the_transaction() -> None:
 
 def _blind_resend() -> None:
     """An order whose worker died is sent again at once, under the same client order id, instead of being looked up."""
+    plan, mark_in_doubt = execution.plan, execution.mark_in_doubt
 
-    def resend(order: Order, detail: str, changes: Changes) -> None:
-        changes.orders[order.order_id] = replace(order, submitting_at=datetime.now(UTC))
-        changes.changed.add(order.order_id)
-        _RESENT.append(order.order_id)
+    def plan_and_resend(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int) -> execution.Plan:
+        resent: list[Order] = []
 
-    plan = execution.plan
+        def resend(order: Order, detail: str, changes: Changes) -> None:
+            changes.orders[order.order_id] = replace(order, submitting_at=datetime.now(UTC))
+            changes.changed.add(order.order_id)
+            resent.append(changes.orders[order.order_id])
 
-    def plan_and_resend(work: object, changes: Changes, fencing_epoch: int, work_partition: int) -> execution.Plan:
-        _RESENT.clear()
-        decided = plan(work, changes, fencing_epoch, work_partition)
-        decided.submissions += [execution.submission_of(changes.orders[order_id]) for order_id in _RESENT]
+        execution.mark_in_doubt = resend
+        try:
+            decided = plan(work, changes, fencing_epoch, work_partition)
+        finally:
+            execution.mark_in_doubt = mark_in_doubt
+        decided.submissions += [execution.submission_of(order) for order in resent]
         return decided
 
-    execution.mark_in_doubt = resend
     agents.execution.plan = plan_and_resend
-
-
-_RESENT: list[str] = []
 
 
 def _audit_key_order_id() -> None:

@@ -1,0 +1,69 @@
+"""The verification can fail: with one mechanism broken on purpose the demo names the breach and ends with 1; with none it ends with 0.
+
+The switches are in tests/worker_under_test.py; the product has none.
+"""
+
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cli.demo import DemoOptions, run_demo
+from tests.installation import unique_file
+
+# Longer than the demo's session time-out, so that the partitions of a paused worker have moved when it wakes up, and shorter than its load,
+# so that it wakes up while there is work.
+PAUSE = "pause:11"
+LOAD_SECONDS = 20.0
+AT_PUBLISHING = {"TEST_AT": "before_kafka_commit@trade.orders.binance:3", "TEST_THEN": PAUSE}
+
+
+async def _run(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, set[str]]:
+    """(exit code, names of the broken promises) of a demo whose workers are started with this environment."""
+    monkeypatch.setenv("ORCHESTRATOR_DATA_DIR", str(tmp_path / "data"))
+    code = await run_demo(
+        DemoOptions(
+            requests=400,
+            as_json=True,
+            worker_argv=(sys.executable, "-m", "tests.worker_under_test"),
+            worker_environment={**environment, "TEST_ONCE": unique_file(tmp_path)},
+            rest_seconds_max=45,
+        )
+    )
+    printed = capsys.readouterr()
+    figures = orjson.loads(printed.out)
+    return code, {name for name, row in figures["promises"].items() if not row["holds"]}
+
+
+@pytest.mark.parametrize(
+    ("broken", "environment", "promise"),
+    [
+        ("transactional_id_per_worker", AT_PUBLISHING, "answered_twice"),
+        ("no_fence_in_the_database", {"TEST_AT": "batch_taken@trade.requests:3", "TEST_THEN": PAUSE}, "audit_on_topic_matches_database"),
+        ("offsets_outside_the_transaction", {}, "answered_twice"),
+        ("blind_resend", {"TEST_AT": "after_exchange_call@trade.orders.binance:2", "TEST_THEN": "kill"}, "executed_twice"),
+        ("audit_key_order_id", {}, "audit_key_unique"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_broken_mechanism_is_reported_by_name(
+    broken: str,
+    environment: dict[str, str],
+    promise: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run ends with 1 and names the promise that the broken mechanism kept."""
+    code, breaches = await _run({**environment, "TEST_BROKEN": broken}, tmp_path, monkeypatch, capsys)
+    assert (code, promise in breaches) == (1, True), breaches
+
+
+async def test_same_fault_with_all_mechanisms_in_place_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control: a worker that is paused while it publishes, with nothing broken, leaves every promise whole."""
+    assert await _run(AT_PUBLISHING, tmp_path, monkeypatch, capsys) == (0, set())
