@@ -95,8 +95,10 @@ class PartitionProducer:
             ) from error
 
     async def _send(self, record: OutputRecord) -> asyncio.Future[RecordMetadata]:
+        # aiokafka sends no record that has neither key nor value, which the dead letter of a tombstone can be: it gets an empty key.
+        key = b"" if record.key is None and record.value is None else record.key
         future: asyncio.Future[RecordMetadata] = await self._producer.send(
-            record.topic, record.value, key=record.key, headers=list(record.headers)
+            record.topic, record.value, key=key, headers=list(record.headers)
         )
         return future
 
