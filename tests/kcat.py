@@ -46,15 +46,19 @@ class Kcat:
 
         The value is put in a file in `directory`, so that line ends in it are kept. Raises NotDelivered.
         """
-        file = directory / "kcat-value"
-        file.write_bytes(value or b"")
         options: list[str | bytes] = ["-p", str(partition), "-z", codec]
-        options += ["-k", key] if key is not None else []
+        options += ["-k", key] if key is not None and value else []
         for header in headers:
             options += ["-H", header]
         for text in properties:
             options += ["-X", text]
-        await self._run([*options, "-Z", str(file)], b"")
+        if not value:
+            # kcat makes no record of an empty file or line, but one of a line with a key and nothing behind it.
+            await self._run([*options, "-Z", "-K", KEY_DELIMITER], f"{key or ''}{KEY_DELIMITER}\n".encode())
+            return
+        file = directory / "kcat-value"
+        file.write_bytes(value)
+        await self._run([*options, str(file)], b"")
 
     async def publish_lines(self, lines: Sequence[tuple[str, str]], *, codec: str = "none", properties: Sequence[str] = ()) -> None:
         """Publishes (key, value) pairs from standard input, one a line. Raises NotDelivered."""
