@@ -30,7 +30,7 @@ _PREFIX: Final = "ORCHESTRATOR_"
 _NOT_SETTINGS: Final = frozenset({"ORCHESTRATOR_CONFIG"})
 # A fresh installation starts with this; a day of heavy trading needs more (docs: operations).
 _PYTHON: Final = (3, 11)
-_CHECK_SECONDS_MAX: Final = 12.0
+_CHECK_SECONDS_MAX: Final = 10.0
 
 
 def check_python() -> Findings:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psutil
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
@@ -221,4 +221,4 @@ def without_password(url: str) -> str:
     user, at, host = parts.netloc.rpartition("@")
     shown = f"{user.partition(':')[0]}{at}{host}"
     query = "&".join(pair for pair in parts.query.split("&") if pair and not pair.lower().startswith(("password=", "sslpassword=")))
-    return urlunsplit(parts._replace(netloc=shown, query=query))
+    return f"{parts.scheme}://{shown}{parts.path}{'?' if query else ''}{query}"

@@ -75,9 +75,10 @@ async def reading(installation: Installation) -> AsyncIterator[AsyncConnection]:
 
 
 def _database_failed(installation: Installation, error: Exception) -> CommandFailed:
-    cause: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    # SQLAlchemy's adapter puts the driver's error behind one of its own.
-    cause = cause.__cause__ or cause
+    cause: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        # SQLAlchemy's adapter puts the driver's error behind one of its own.
+        cause = error.orig.__cause__ or error.orig
     if isinstance(cause, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         return CommandFailed(
             "The database has no tables of this version yet: no worker has started with it. Nothing was read. Start one with "

@@ -66,6 +66,8 @@ def write_line(text: str) -> None:
 def reason_of(error: BaseException) -> str:
     """An error of a library in one line: its kind and its own words."""
     kind, words = type(error).__name__, str(error).partition("\n")[0]
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     if not words:
         return kind
     return words if words.startswith(kind) else f"{kind}: {words}"

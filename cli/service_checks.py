@@ -205,15 +205,15 @@ async def check_exchange(installation: Installation, exchange: str) -> Findings:
         connections_max=2,
         clock=lambda: datetime.now(UTC),
     )
-    shown = urlsplit(url)._replace(query="", fragment="").geturl()
+    shown = without_password(urlsplit(url)._replace(query="", fragment="").geturl())
     try:
         await connection.ready()
     except VenueUnavailable as error:
-        return [Finding.unreachable(check, f"{without_password(shown)}: {error}", "start it, or check ORCHESTRATOR_EXCHANGE_URLS")]
+        return [Finding.unreachable(check, f"{shown}: {error}", "start it, or check ORCHESTRATOR_EXCHANGE_URLS")]
     finally:
         await connection.close()
     difference = connection.clock_difference_ms
     if abs(difference) > _CLOCK_DIFFERENCE_MS_MAX:
         detail = f"its clock differs from this machine's by {difference} ms"
         return [Finding.problem(check, detail, "synchronise this machine's clock (NTP): deadlines of orders go by it")]
-    return [Finding.ok(check, f"{without_password(shown)} answers, clock difference {difference} ms")]
+    return [Finding.ok(check, f"{shown} answers, clock difference {difference} ms")]

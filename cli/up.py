@@ -39,7 +39,7 @@ from pipeline.invariants import Retryable
 _WORKER: Final = (sys.executable, "-m", "agents")
 # What the simulated exchange can stand in for.
 _SIMULATED: Final = frozenset({"binance", "binanceus"})
-_FIRST_CONTACT_SECONDS: Final = 12.0
+_FIRST_CONTACT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.2
 
 
@@ -105,7 +105,7 @@ async def run_up(*, workers: int, as_json: bool) -> Exit:
         say("Everything has stopped.")
     except (SimulatorNotReady, TimeoutError, Retryable) as error:
         raise CommandFailed(
-            f"The start was given up: {reason_of(error) if isinstance(error, TimeoutError) else error}. No order was accepted. "
+            f"The start was given up: {'no answer in time' if isinstance(error, TimeoutError) else error}. No order was accepted. "
             "`orchestrator doctor` checks every service.",
             Exit.OUT_OF_REACH,
         ) from error

@@ -1,0 +1,181 @@
+"""The checks of `doctor` that need no service, and how findings become an exit code."""
+
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from cli import doctor, service_checks
+from cli.doctor import check_data_directory, check_master_key, check_python, check_settings, check_variables, run_doctor
+from cli.findings import Finding
+from cli.installation import Installation
+from cli.output import Exit
+from cli.service_checks import check_exchange, offset_problems
+from infra.keyring import new_master_key
+from infra.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ORCHESTRATOR_"):
+            monkeypatch.delenv(name)
+
+
+def test_another_python_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The locked libraries are tested with 3.11 alone."""
+    assert check_python()[0].status == "ok"
+    monkeypatch.setattr("cli.doctor.sys.version_info", (3, 12, 1))
+    assert check_python()[0].status == "problem"
+
+
+def test_misspelt_variable_is_named_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would have no effect, and nothing else would tell."""
+    monkeypatch.setenv("ORCHESTRATOR_EXCHANGE_URL", "{}")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "")
+    (finding,) = check_variables()
+    assert "ORCHESTRATOR_EXCHANGE_URL is not a setting" in finding.detail
+    assert finding.remedy == "did you mean ORCHESTRATOR_EXCHANGE_URLS?"
+
+
+def test_every_setting_is_a_known_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets all of them is told of none."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ORCHESTRATOR_{name.upper()}", "x")
+    assert check_variables() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"kafka_replication_factor": 1, "kafka_min_insync_replicas": 2}, "ORCHESTRATOR_KAFKA_MIN_INSYNC_REPLICAS"),
+        ({"kafka_replication_factor": 3, "kafka_min_insync_replicas": 1}, "ORCHESTRATOR_KAFKA_MIN_INSYNC_REPLICAS"),
+        ({"trade_usd_min": "5", "trade_usd_max": "4"}, "ORCHESTRATOR_TRADE_USD_MIN"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_a_problem(settings: dict[str, object], named: str) -> None:
+    """Each is valid alone."""
+    (finding,) = check_settings(Settings.model_validate(settings))
+    assert finding.status == "problem"
+    assert named in finding.detail
+
+
+@pytest.mark.parametrize(("factor", "replicas"), [(1, 1), (3, 2)])
+def test_settings_that_fit_together_are_well(factor: int, replicas: int) -> None:
+    """One broker for a trial, three with two in sync for money."""
+    (finding,) = check_settings(Settings(kafka_replication_factor=factor, kafka_min_insync_replicas=replicas))
+    assert finding.status == "ok"
+
+
+def test_data_directory_that_does_not_exist_yet_is_judged_by_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it will be made counts; nothing is made."""
+    settings = Settings(data_dir=tmp_path / "a" / "b")
+    assert check_data_directory(settings)[0].status == "ok"
+    usage = namedtuple("usage", ["free"])
+    monkeypatch.setattr("cli.doctor.shutil.disk_usage", lambda _: usage(10 * 2**20))
+    (finding,) = check_data_directory(settings)
+    assert (finding.status, "10 MiB are free" in finding.detail) == ("problem", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_directory_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
+    """Nothing can be kept in it."""
+    (tmp_path / "file").touch()
+    assert check_data_directory(Settings(data_dir=tmp_path / "file"))[0].status == "problem"
+
+
+def test_master_key_that_others_can_read_is_a_problem(tmp_path: Path) -> None:
+    """It opens every stored exchange key."""
+    file = tmp_path / "master.key"
+    file.write_text(new_master_key())
+    file.chmod(0o640)
+    assert check_master_key(Settings(master_key_file=file))[0].status == "problem"
+    file.chmod(0o600)
+    assert check_master_key(Settings(master_key_file=file))[0].status == "ok"
+
+
+@pytest.mark.parametrize("key", [None, "", "no base64!", "c2hvcnQ="])
+def test_master_key_that_cannot_be_one_is_a_problem_and_is_not_shown(key: str | None) -> None:
+    """Missing, malformed or too short."""
+    (finding,) = check_master_key(Settings(master_key=None if key is None else SecretStr(key)))
+    assert finding.status == "problem"
+    assert not key or key not in finding.line()
+
+
+@pytest.mark.parametrize(
+    ("committed", "stored", "problems"),
+    [
+        ({("t", 0): 5}, {("t", 0): (3, 5)}, 0),
+        # The newest batch is stored and about to be published.
+        ({("t", 0): 3}, {("t", 0): (3, 5)}, 0),
+        # A partition that nobody has owned yet, or that has had no batch.
+        ({("t", 0): -1}, {}, 0),
+        ({("t", 0): -1}, {("t", 0): (-1, -1)}, 0),
+        ({("t", 0): 0}, {("t", 0): (-1, 0)}, 0),
+        # An offset that was reset, a database that was restored or is another installation's, partitions that were deleted.
+        ({("t", 0): 0}, {("t", 0): (3, 5)}, 1),
+        ({("t", 0): 4}, {("t", 0): (3, 5)}, 1),
+        ({("t", 0): -1}, {("t", 0): (3, 5)}, 1),
+        ({("t", 0): 5}, {}, 1),
+        ({}, {("t", 0): (3, 5)}, 1),
+    ],
+)
+def test_offsets_agree_when_equal_or_one_batch_apart(
+    committed: dict[tuple[str, int], int], stored: dict[tuple[str, int], tuple[int, int]], problems: int
+) -> None:
+    """Everything else means that orders could be lost or executed twice."""
+    assert len(offset_problems(committed, stored)) == problems
+
+
+async def test_exchange_without_base_address_is_a_problem_that_names_the_variable() -> None:
+    """Workers refuse it: there is no authentication, so there must be no real money."""
+    (finding,) = await check_exchange(Installation(Settings(exchanges=("binance",), exchange_urls={})), "binance")
+    assert (finding.status, finding.out_of_reach) == ("problem", False)
+    assert "ORCHESTRATOR_EXCHANGE_URLS" in finding.detail
+
+
+async def test_exchange_that_is_unknown_is_a_problem() -> None:
+    """No proof table, no orders."""
+    (finding,) = await check_exchange(Installation(Settings(exchanges=("mtgox",))), "mtgox")
+    assert finding.status == "problem"
+
+
+async def test_exchange_with_another_clock_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of orders go by this machine's clock."""
+
+    class Ahead:
+        clock_difference_ms = 90_000
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        async def ready(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr(service_checks, "VenueConnection", Ahead)
+    (finding,) = await check_exchange(Installation(Settings(exchange_urls={"binance": "http://127.0.0.1:1"})), "binance")
+    assert finding.status == "problem"
+    assert "90000 ms" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("findings", "code"),
+    [
+        ([Finding.ok("a", "well")], Exit.DONE),
+        ([Finding.ok("a", "well"), Finding.problem("b", "bad", "mend")], Exit.NOT_SO),
+        ([Finding.skipped("a", "why")], Exit.NOT_SO),
+        ([Finding.problem("b", "bad", "mend"), Finding.unreachable("c", "away", "start")], Exit.OUT_OF_REACH),
+    ],
+)
+async def test_doctor_ends_with_the_code_of_its_worst_finding(
+    monkeypatch: pytest.MonkeyPatch, findings: list[Finding], code: Exit
+) -> None:
+    """A service out of reach weighs more than a problem; a check that was skipped is no success."""
+
+    async def found() -> list[Finding]:
+        return findings
+
+    monkeypatch.setattr(doctor, "examine", found)
+    assert await run_doctor(as_json=True) == code
