@@ -42,6 +42,9 @@ T = TypeVar("T")
 Clock = Callable[[], datetime]
 
 _IDLE_SECONDS: Final = 0.25
+# A batch of 500 requests has about 200 KB, but a foreign record can have a megabyte. What a batch publishes is one row of the database and
+# one Kafka transaction, and both have a time limit: a batch that is too large for them would be tried again for ever.
+_BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -53,6 +56,12 @@ class Batch:
     records: tuple[ConsumerRecord, ...]
     base_offset: int
     next_offset: int
+
+
+def _bytes_of(record: ConsumerRecord) -> int:
+    """The size of a record's parts; one without key or value counts as -1 there."""
+    size = int(record.serialized_key_size) + int(record.serialized_value_size)
+    return size + sum(len(name) + len(text or b"") for name, text in record.headers) if record.headers else size
 
 
 class Step(Protocol):
@@ -155,6 +164,7 @@ class PartitionTask:
         self._fail = fail
         self._queue: deque[tuple[faust.EventT, Chunk]] = deque()
         self._queued_records = 0
+        self._queued_bytes = 0
         # How many records of the first chunk in the queue are done.
         self._taken_of_first = 0
         self._held = False
@@ -189,10 +199,14 @@ class PartitionTask:
         self._expected_start = chunk.next_offset
         self._queue.append((event, chunk))
         self._queued_records += len(chunk.records)
-        if self._queued_records > 4 * self._batch_size_max and not self._held:
+        self._queued_bytes += sum(map(_bytes_of, chunk.records))
+        if self._queue_exceeds(4) and not self._held:
             self._held = True
             self._hold(self.kafka_partition)
         self._arrived.set()
+
+    def _queue_exceeds(self, batches: int) -> bool:
+        return self._queued_records > batches * self._batch_size_max or self._queued_bytes > batches * _BATCH_BYTES_MAX
 
     def drop(self) -> None:
         """Gives back what has not begun; the next owner reads it again. The batch that has begun is finished."""
@@ -201,6 +215,7 @@ class PartitionTask:
             event, _ = self._queue.popleft()
             event.ack()
         self._queued_records = 0
+        self._queued_bytes = 0
         self._taken_of_first = 0
         self._arrived.set()
 
@@ -232,12 +247,16 @@ class PartitionTask:
         records: list[ConsumerRecord] = []
         events: list[faust.EventT] = []
         next_offset = self.next_offset
-        while self._queue and len(records) < self._batch_size_max:
+        taken_bytes = 0
+        while self._queue and len(records) < self._batch_size_max and taken_bytes < _BATCH_BYTES_MAX:
             event, chunk = self._queue[0]
             wanted = self._batch_size_max - len(records)
-            part = chunk.records[self._taken_of_first : self._taken_of_first + wanted]
-            records += part
-            self._taken_of_first += len(part)
+            for record in chunk.records[self._taken_of_first : self._taken_of_first + wanted]:
+                records.append(record)
+                self._taken_of_first += 1
+                taken_bytes += _bytes_of(record)
+                if taken_bytes >= _BATCH_BYTES_MAX:
+                    break
             if self._taken_of_first < len(chunk.records):
                 next_offset = chunk.records[self._taken_of_first].offset
                 break
@@ -248,7 +267,8 @@ class PartitionTask:
         if not records:
             return None
         self._queued_records -= len(records)
-        if self._held and self._queued_records < 2 * self._batch_size_max:
+        self._queued_bytes -= taken_bytes
+        if self._held and not self._queue_exceeds(2):
             self._held = False
             self._resume(self.kafka_partition)
         return Batch(self.partition, tuple(records), self.next_offset, next_offset), events
