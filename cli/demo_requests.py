@@ -2,7 +2,7 @@
 
 Invariants:
 1. The same seed, run name and count give the same records, byte by byte (`expires_at` aside, which follows the clock).
-2. From `len(KINDS)` requests on, every kind occurs at least once.
+2. From `len(KINDS) + 1` requests on, every kind occurs at least once (a concurrent copy makes two).
 3. A copy follows its original; a concurrent copy goes to another partition, as it has another record key.
 
 Start with `Generator`.
@@ -69,10 +69,10 @@ class Generator:
         kinds = [kind for kind, _ in KINDS]
         weights = [weight for _, weight in KINDS]
         # Copies and cancels need something to refer to.
-        first = sorted(kinds, key=lambda kind: kind in _REFERRING)
+        first = iter(sorted(kinds, key=lambda kind: kind in _REFERRING))
         made = 0
         while made < count:
-            kind = first[made] if made < len(first) else self._random.choices(kinds, weights)[0]
+            kind = next(first, None) or self._random.choices(kinds, weights)[0]
             self._made.clear()
             _MAKERS[kind](self, kind)
             for record in self._made[: count - made]:
