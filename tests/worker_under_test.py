@@ -7,6 +7,7 @@ The first time it happens the file `TEST_ONCE` is made; while it exists nothing 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,15 +17,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import agents.execution
-import infra.kafka.transactions as transactions
-import infra.postgres.step as step
-import pipeline.execution as execution
 from agents.batch import Batch, StepRunner
+from agents.intake import IntakeStep
 from agents.worker import run_worker
+from infra.kafka import transactions
+from infra.postgres import step
 from infra.settings import Settings
+from pipeline import execution
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint, pass_by
+from pipeline.invariants import Retryable
 from pipeline.order import Order
+from schemas.requests import TradeRequest, decode_request
 from schemas.routing import RoutedOrder
 
 
@@ -46,6 +50,17 @@ def _pause(seconds: float) -> None:
     wake_up = f"import os,signal,time; time.sleep({seconds}); os.kill({os.getpid()}, signal.SIGCONT)"
     subprocess.Popen([sys.executable, "-c", wake_up], start_new_session=True)
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+_PAUSES_SKIPPED = 3
+_pauses = [0]
+
+
+def _pause_once() -> None:
+    """Pauses the first worker that comes here for the fourth time, for as long as TEST_PAUSE says (seconds)."""
+    _pauses[0] += 1
+    if _pauses[0] > _PAUSES_SKIPPED and _once():
+        _pause(float(os.environ["TEST_PAUSE"]))
 
 
 def _reached() -> Callable[[CrashPoint, str], None]:
@@ -70,19 +85,36 @@ def _reached() -> Callable[[CrashPoint, str], None]:
 
 
 def _transactional_id_per_worker() -> None:
-    """Each worker uses ids of its own: a paused worker is not fenced when its partition moves."""
+    """Each worker uses ids of its own: a worker that is paused with a final answer in hand is not fenced when its partition moves."""
+    publish = transactions.PartitionProducer.publish
+
+    async def pause_and_publish(self: transactions.PartitionProducer, outputs: Sequence[OutputRecord], next_offset: int) -> None:
+        if any(record.topic.endswith("trade.results") and b'"final":true' in (record.value or b"") for record in outputs):
+            _pause_once()
+        await publish(self, outputs, next_offset)
+
     transactions.transactional_id_of = lambda group, partition: f"{group}.{os.getpid()}.{partition.topic}.{partition.partition}"
+    transactions.PartitionProducer.publish = pause_and_publish
 
 
 def _no_fence_in_the_database() -> None:
-    """The database takes steps of any worker: neither the fencing epoch nor the partition's position is compared, here or by a constraint."""
+    """The database takes steps of any worker, one that is paused with orders in hand too: neither epoch nor position is compared."""
+    run = IntakeStep.run
+
+    async def pause_and_run(self: IntakeStep, batch: Batch) -> tuple[OutputRecord, ...]:
+        if any(isinstance(decode_request(record.value), TradeRequest) for record in batch.records):
+            _pause_once()
+        return await run(self, batch)
 
     def accept(partition: step.InputPartition, stored_epoch: int) -> None:
         object.__setattr__(partition, "fencing_epoch", stored_epoch)
 
     async def run_anywhere(self: StepRunner, batch: Batch, attempt: Callable[[step.StepTransaction], Awaitable[object]]) -> object:
-        async with self._database.step(batch.partition) as open_step:
-            return await attempt(open_step)
+        while True:
+            with contextlib.suppress(Retryable):
+                async with self._database.step(batch.partition) as open_step:
+                    return await attempt(open_step)
+            await asyncio.sleep(0.1)
 
     async def finish_anywhere(
         self: step.StepTransaction, next_offset: int, outputs: Sequence[OutputRecord], now: datetime
@@ -90,7 +122,8 @@ def _no_fence_in_the_database() -> None:
         everything = (*self.progress.carried, *outputs)
         await self._connection.execute(
             """
-            UPDATE input_partitions SET base_offset = least(next_offset, $4), next_offset = $4, outputs = $5, carried = NULL, updated_at = $6
+            UPDATE input_partitions
+            SET base_offset = least(next_offset, $4), next_offset = $4, outputs = $5, carried = NULL, updated_at = $6
             WHERE consumer_group = $1 AND topic = $2 AND partition = $3
             """,
             *self._row,
@@ -100,6 +133,7 @@ def _no_fence_in_the_database() -> None:
         )
         return everything
 
+    IntakeStep.run = pause_and_run
     step.check_fencing_epoch = accept
     step.StepTransaction.finish = finish_anywhere
     StepRunner.run = run_anywhere

@@ -53,6 +53,8 @@ Connection = PoolConnectionProxy
 _PASSING: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # A worker that wakes up from a pause finds the time limits of all its statements over at once.
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,

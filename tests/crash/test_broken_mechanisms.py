@@ -14,9 +14,9 @@ from tests.installation import unique_file
 
 # Longer than the demo's session time-out, so that the partitions of a paused worker have moved when it wakes up, and shorter than its load,
 # so that it wakes up while there is work.
-PAUSE = "pause:11"
-LOAD_SECONDS = 20.0
-AT_PUBLISHING = {"TEST_AT": "before_kafka_commit@trade.orders.binance:3", "TEST_THEN": PAUSE}
+PAUSE_SECONDS = "16"
+LOAD_SECONDS = 26.0
+PAUSED = {"TEST_PAUSE": PAUSE_SECONDS}
 
 
 async def _run(
@@ -41,8 +41,8 @@ async def _run(
 @pytest.mark.parametrize(
     ("broken", "environment", "promise"),
     [
-        ("transactional_id_per_worker", AT_PUBLISHING, "answered_twice"),
-        ("no_fence_in_the_database", {"TEST_AT": "batch_taken@trade.requests:3", "TEST_THEN": PAUSE}, "audit_on_topic_matches_database"),
+        ("transactional_id_per_worker", PAUSED, "answered_twice"),
+        ("no_fence_in_the_database", PAUSED, "audit_on_topic_matches_database"),
         ("offsets_outside_the_transaction", {}, "answered_twice"),
         ("blind_resend", {"TEST_AT": "after_exchange_call@trade.orders.binance:2", "TEST_THEN": "kill"}, "executed_twice"),
         ("audit_key_order_id", {}, "audit_key_unique"),
@@ -66,4 +66,5 @@ async def test_same_fault_with_all_mechanisms_in_place_breaks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The control: a worker that is paused while it publishes, with nothing broken, leaves every promise whole."""
-    assert await _run(AT_PUBLISHING, tmp_path, monkeypatch, capsys) == (0, set())
+    environment = {"TEST_AT": "before_kafka_commit@trade.orders.binance:3", "TEST_THEN": f"pause:{PAUSE_SECONDS}"}
+    assert await _run(environment, tmp_path, monkeypatch, capsys) == (0, set())

@@ -70,7 +70,7 @@ async def test_resumes_from_settlement(point: CrashPoint, kafka: str, database_u
         (CrashPoint.AFTER_EXCHANGE_CALL, "trade.orders.binance"),
         (CrashPoint.BEFORE_KAFKA_COMMIT, "trade.orders.binance"),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 async def test_zombie_changes_nothing(
     point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
