@@ -170,8 +170,8 @@ class Watchdog:
         """The broker first: where it is lost, everything else stands still as well."""
         if self.broker.silent_seconds > self._limit:
             yield BrokerLost(
-                f"the broker has not answered for {self.broker.silent_seconds:.0f} s. Nothing is read or published meanwhile; the next worker "
-                "that reaches it publishes what is stored."
+                f"the broker has not answered for {self.broker.silent_seconds:.0f} s. Nothing is read or published meanwhile; the next "
+                "worker that reaches it publishes what is stored."
             )
         yield from self._stopped_parts()
         allowed = self._limit + (self._rebalance_limit if self._app.rebalancing or self._partitions.assigned_at is None else 0)

@@ -184,12 +184,16 @@ async def _main(settings: Settings, bootstrap_servers: str, database_url: str, r
         health = HealthServer(settings.web_host, settings.web_port, state.livez, state.readyz)
         await health.start()
         stack.push_async_callback(health.stop)
-        database = await _first_contact(settings, bootstrap_servers, database_url, stop, state)
-        if database is None:
-            return
-        stack.push_async_callback(database.close)
-        parts = state.composed = compose(settings, bootstrap_servers, database, reached, state.fail)
-        await _start(parts, settings, stack)
+        try:
+            database = await _first_contact(settings, bootstrap_servers, database_url, stop, state)
+            if database is None:
+                return
+            stack.push_async_callback(database.close)
+            parts = state.composed = compose(settings, bootstrap_servers, database, reached, state.fail)
+            await _start(parts, settings, stack)
+        # Here and not further out: what has failed to start may also fail to stop.
+        except Exception as error:  # noqa: BLE001 — told, and turned into the exit code
+            state.fail(error)
         state.parts = parts
         log.info("worker_started", health=health.address, consumer_group=settings.consumer_group, pid=os.getpid())
         await stop.asked.wait()
