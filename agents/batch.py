@@ -168,6 +168,7 @@ class PartitionTask:
         # How many records of the first chunk in the queue are done.
         self._taken_of_first = 0
         self._held = False
+        # Where the next chunk must begin; -1 for a partition of which nothing was ever committed.
         self._expected_start = next_offset
         self._arrived = asyncio.Event()
         self._stopping = False
@@ -186,9 +187,8 @@ class PartitionTask:
         if self._stopping:
             event.ack()
             return
-        first = chunk.records[0].offset
-        start = chunk.start_offset if chunk.start_offset is not None else max(first, self._expected_start)
-        if first < self._expected_start or (chunk.start_offset is not None and start != self._expected_start):
+        start = chunk.start_offset
+        if start is None or (start != self._expected_start if self._expected_start >= 0 else start < self.next_offset):
             self._fail(
                 InvariantViolation(
                     f"records of {self.partition} from {self._expected_start} to {start} did not arrive in order. Nothing was skipped or "

@@ -26,7 +26,7 @@ CommittedOffset = Callable[[TopicPartition], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Records of one partition. `start_offset` is where the chunk before ended (None for the first after an assignment)."""
+    """Records of one partition. `start_offset` is where the chunk before ended, or where the partition was sought to."""
 
     partition: TopicPartition
     records: tuple[ConsumerRecord, ...]
@@ -52,6 +52,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         conf = self.app.conf
+        # Where each partition was sought to, and where the newest chunk of it ended.
+        self._sought: dict[TopicPartition, int] = {}
         self._next_offsets: dict[TopicPartition, int] = {}
         self._assignor = RoundRobinPartitionAssignor
         return AIOKafkaConsumer(
@@ -95,10 +97,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return int(consumer._subscription.subscription.assignment.state_value(partition).position)
 
     async def _idle_position(self, partition: TopicPartition, handed_out: int, beyond: int) -> int | None:
-        """The position when it is past `beyond` and nothing was handed out since `handed_out`; runs in the consumer's own loop."""
+        """The position when it is past `beyond` and nothing was handed out since `handed_out`; runs in the consumer's own loop.
+
+        A negative `handed_out` means since the seek.
+        """
         subscription = self._ensure_consumer()._subscription.subscription
         state = subscription.assignment.state_value(partition) if subscription and subscription.assignment else None
-        if state is None or not state.has_valid_position or self._next_offsets.get(partition, handed_out) != handed_out:
+        since = self._sought.get(partition) if handed_out < 0 else handed_out
+        if state is None or not state.has_valid_position or since is None or self._next_offsets.get(partition) != since:
             return None
         position = int(state.position)
         return position if position > beyond else None
@@ -108,9 +114,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return result
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        # What was handed out before a seek is dropped by its owner; counting begins anew.
+        """Seeks every assigned partition to where the group stands; one that has no committed offset to its beginning.
+
+        aiokafka's own method leaves a partition alone whose committed offset is missing or 0. Faust seeks in order to read again what it
+        has just dropped: the first records of such a partition would be lost.
+        """
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        return offsets
+
+    async def _seek_to_committed(self) -> dict[TopicPartition, int]:
+        consumer = self._ensure_consumer()
+        # Counting begins anew where the seek ends. In between nothing is known: the position still stands behind records that are read
+        # again, and moving the offset there would lose them.
+        self._sought.clear()
         self._next_offsets.clear()
-        offsets: Mapping[TP, int] = await super().seek_to_committed()
+        offsets: dict[TopicPartition, int] = {}
+        for partition in sorted(consumer.assignment()):
+            offset = await consumer.committed(partition)
+            if offset is None:
+                offset = (await consumer.beginning_offsets([partition]))[partition]
+            offsets[partition] = int(offset)
+        for partition, offset in offsets.items():
+            # No waiting between a seek and its note: a fetch sees both or neither.
+            consumer.seek(partition, offset)
+            self._sought[partition] = self._next_offsets[partition] = offset
         return offsets
 
     async def committed(self, partition: TopicPartition) -> int | None:
