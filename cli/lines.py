@@ -53,23 +53,34 @@ async def numbered_lines(descriptor: int, bytes_max: int) -> AsyncIterator[Line 
 
 
 async def _chunks(descriptor: int) -> AsyncIterator[bytes]:
+    is_waited_for = True
+    while True:
+        if is_waited_for:
+            is_waited_for = await _until_readable(descriptor)
+        chunk = os.read(descriptor, _CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+        await asyncio.sleep(0)
+
+
+async def _until_readable(descriptor: int) -> bool:
+    """Waits until a read will not block; False for what never blocks and cannot be waited for, as a file on a disk."""
     loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
     try:
-        loop.add_reader(descriptor, readable.set)
+        loop.add_reader(descriptor, tell)
     except PermissionError:
-        # epoll refuses what is always ready, as a file on a disk is.
-        while chunk := os.read(descriptor, _CHUNK_BYTES):
-            yield chunk
-            await asyncio.sleep(0)
-        return
+        # epoll(7) refuses it.
+        return False
     try:
-        while True:
-            await readable.wait()
-            readable.clear()
-            chunk = os.read(descriptor, _CHUNK_BYTES)
-            if not chunk:
-                return
-            yield chunk
+        await readable
     finally:
+        # Before the read: the loop would tell again of what is read by then, and the next read would block everything.
         loop.remove_reader(descriptor)
+    return True

@@ -65,6 +65,21 @@ async def test_lines_of_a_pipe_come_when_they_are_written() -> None:
     os.close(read_end)
 
 
+async def test_silence_after_a_line_does_not_block_the_event_loop() -> None:
+    """While the next line is not there everything else goes on, however often that happens."""
+    read_end, write_end = os.pipe()
+    lines = numbered_lines(read_end, 1_000)
+    for number in range(1, 30):
+        waiting = asyncio.ensure_future(anext(lines))
+        # Let the loop look at the silent pipe, then several times at the full one.
+        await asyncio.sleep(0.001)
+        assert not waiting.done()
+        os.write(write_end, b"x\n")
+        assert await asyncio.wait_for(waiting, 5) == Line(number, b"x")
+    os.close(write_end)
+    os.close(read_end)
+
+
 async def test_waiting_for_a_silent_pipe_can_be_canceled_without_a_thread_left() -> None:
     """Ctrl-C while nothing is typed ends the command at once."""
     read_end, write_end = os.pipe()

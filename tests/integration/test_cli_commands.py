@@ -1,0 +1,344 @@
+"""The commands against a running installation: what goes in by `submit` is what `orders`, `order`, `balances`, `lag` and `doctor` show."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from infra.embedded.services import Endpoints
+from infra.keyring import new_master_key
+from tests.orchestrator import Up, environment, running_up
+from tests.servers import fresh_database
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Running:
+    """`up` on the run's broker and a database of its own; `settings` name them as another shell would."""
+
+    up: Up
+    settings: dict[str, str]
+    database_url: str
+    prefix: str
+
+
+@pytest.fixture(scope="module")
+def running(servers: Endpoints, database_template: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One installation with one worker, the simulated exchange and the trial users."""
+    directory = tmp_path_factory.mktemp("cli")
+    prefix = f"t{uuid4().hex[:6]}."
+    with fresh_database(servers.database_url, database_template) as database_url:
+        settings = {
+            "KAFKA_BOOTSTRAP_SERVERS": servers.kafka_bootstrap_servers,
+            "DATABASE_URL": database_url,
+            "TOPIC_PREFIX": prefix,
+            "CONSUMER_GROUP": f"{prefix}workers",
+            "KAFKA_PARTITIONS": "2",
+            "SESSION_TIMEOUT_MS": "6000",
+        }
+        with running_up(directory / "data", directory / "errors", settings=settings) as up:
+            yield Running(up, settings, database_url, prefix)
+
+
+def _order(key: str, **fields: Any) -> str:
+    request = {
+        "schema_version": 1,
+        "type": "trade",
+        "idempotency_key": key,
+        "user_id": "alice",
+        "mode": "live",
+        "exchange": "binance",
+        "api_key_id": "main",
+        "symbol": "BTC/USDT",
+        "side": "buy",
+        "order_type": "market",
+        "quantity": "0.01",
+        "expires_at": "2100-01-01T00:00:00Z",
+        **fields,
+    }
+    return json.dumps(request) + "\n"
+
+
+def _execute(database_url: str, statement: str, *values: object) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(database_url, timeout=10)
+        try:
+            await connection.execute(statement, *values)
+        finally:
+            await connection.close(timeout=10)
+
+    asyncio.run(execute())
+
+
+def test_up_writes_its_addresses_for_its_owner_alone_and_prints_no_password(running: Running) -> None:
+    """The file that other commands go by has mode 0600; what is printed names every service."""
+    file = running.up.data_dir / "endpoints.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    addresses = running.up.addresses
+    assert addresses["kafka_bootstrap_servers"] == running.settings["KAFKA_BOOTSTRAP_SERVERS"]
+    assert set(addresses["exchange_urls"]) == {"binance"}
+    assert len(addresses["health"]) == 1
+    assert addresses["users"] == ["alice", "bob", "carol", "dave", "erin"]
+
+
+def test_submit_prints_the_final_answer_to_each_line_and_names_the_lines_it_left_out(running: Running) -> None:
+    """A line that is no JSON is told by its number and not published; the others are answered, each by its own source."""
+    lines = ["not json\n", _order("s-1"), "\n", _order("s-2", user_id="nobody"), '{"user_id": "bob"}\n', "[1]\n"]
+    ended = running.up.run("submit", "-", "--wait", given="".join(lines))
+    assert ended.code == 1
+    assert "line 1: is not a JSON object; it was not published." in ended.errors
+    assert "line 6: is not a JSON object; it was not published." in ended.errors
+    assert "3 lines published" in ended.errors
+    results = ended.json_lines
+    assert all(result["final"] for result in results)
+    assert sorted((result["user_id"] or "", result["status"], result["reason_code"] or "") for result in results) == [
+        ("", "rejected", "SCHEMA_INVALID"),
+        ("alice", "executed", ""),
+        ("nobody", "rejected", "USER_UNKNOWN"),
+    ]
+
+
+def test_submit_of_a_repeated_line_matches_every_copy_to_its_own_answer(running: Running, tmp_path: Path) -> None:
+    """Three equal lines are three records with three answers: one of them executed it, the others say so."""
+    file = tmp_path / "requests.jsonl"
+    file.write_text(_order("again") * 3)
+    ended = running.up.run("submit", str(file), "--wait")
+    assert ended.code == 0
+    results = ended.json_lines
+    assert len({tuple(result["source"].values()) for result in results}) == 3
+    assert [result["replayed"] or result["status"] == "duplicate" for result in results].count(False) == 1
+    assert len({result["order_id"] or result["duplicate_of"] for result in results} - {None}) >= 1
+
+
+def test_submit_of_raw_lines_publishes_what_is_no_json(running: Running) -> None:
+    """With --raw the line goes out as it stands, and is answered by its source, without a user."""
+    ended = running.up.run("submit", "-", "--wait", "--raw", given="not json\n")
+    assert ended.code == 0
+    (result,) = ended.json_lines
+    assert (result["status"], result["reason_code"], result["user_id"]) == ("rejected", "SCHEMA_INVALID", None)
+
+
+def test_submit_says_where_each_line_went(running: Running) -> None:
+    """Without --wait and with --json: the place of each record, by line."""
+    ended = running.up.run("submit", "-", "--json", given="\n" + _order("where"))
+    (placed,) = ended.json_lines
+    assert ended.code == 0
+    assert placed["line"] == 2
+    assert placed["source"]["topic"] == f"{running.prefix}trade.requests"
+
+
+def test_submit_of_nothing_ends_with_1(running: Running) -> None:
+    """An empty file is most likely the wrong file."""
+    ended = running.up.run("submit", "-", "--wait", given="\n")
+    assert (ended.code, ended.output) == (1, "")
+    assert "There is no line to publish." in ended.errors
+
+
+def test_submit_with_an_open_order_at_the_limit_ends_with_1_and_says_that_it_rests(running: Running) -> None:
+    """An order that rests in the book has no final answer yet; that is told apart from silence."""
+    ended = running.up.run("submit", "-", "--wait", "--timeout", "6", given=_order("rest", order_type="limit", price="1000"))
+    assert ended.code == 1
+    assert ended.output == ""
+    assert "1 lines have no final answer after 6 s: line 1" in ended.errors
+    assert "Of these, 1 are open orders" in ended.errors
+    canceled = running.up.run(
+        *("submit", "-", "--wait"),
+        given=json.dumps({
+            "schema_version": 1, "type": "cancel", "idempotency_key": "cancel-rest", "user_id": "alice", "mode": "live",
+            "target_idempotency_key": "rest", "expires_at": "2100-01-01T00:00:00Z",
+        }),
+    )  # fmt: skip
+    assert canceled.code == 0, canceled.errors
+
+
+def test_order_is_found_by_either_id_with_its_history_and_its_transfers(running: Running) -> None:
+    """The listing, the order, its audit events and its ledger movements tell one story."""
+    assert running.up.run("submit", "-", "--wait", given=_order("story", user_id="carol", side="sell")).code == 0
+    listed = running.up.run("orders", "--user", "carol", "--status", "filled", "--json").json
+    (order,) = [order for order in listed if order["idempotency_key"] == "story"]
+    assert (order["quantity"], order["cum_quantity"], order["hold_amount"]) == ("0.01", "0.01", "0")
+    shown = running.up.run("order", order["order_id"], "--json").json
+    assert shown == running.up.run("order", order["client_order_id"], "--json").json
+    assert [event["event_type"] for event in shown["history"]] == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "ORDER_FILLED"]
+    kinds = {(transfer["kind"], transfer["asset"], transfer["amount"]) for transfer in shown["transfers"]}
+    assert ("hold", "BTC", "0.01") in kinds
+    assert ("post_held", "BTC", "0.01") in kinds
+    text = running.up.run("order", order["order_id"]).output
+    assert "== history" in text
+    assert "submitting → filled" in text
+
+
+@pytest.mark.parametrize("arguments", [("order", "no-such-order"), ("orders", "--user", "nobody"), ("balances", "--user", "nobody")])
+def test_what_does_not_exist_ends_with_1_and_one_sentence(running: Running, arguments: tuple[str, ...]) -> None:
+    """Asked about an order or a user that there is not, the answer is no."""
+    ended = running.up.run(*arguments)
+    assert (ended.code, ended.output) == (1, "")
+    assert ended.errors.startswith("There is no ")
+
+
+def test_orders_with_hostile_keys_do_not_reach_the_terminal(running: Running) -> None:
+    """An idempotency key with escape sequences is shown escaped; programs get it as it is."""
+    key = "\x1b[2Jclear"
+    assert running.up.run("submit", "-", "--wait", given=_order(key, user_id="dave")).code == 0
+    (order,) = running.up.run("orders", "--user", "dave", "--json").json
+    assert order["idempotency_key"] == key
+    assert "\x1b" not in running.up.run("order", order["order_id"]).output
+
+
+def test_balances_are_decimal_strings_that_add_up(running: Running) -> None:
+    """posted − pending = available, per account, for one user or for all."""
+    rows = running.up.run("balances", "--user", "erin", "--json").json
+    assert {row["asset"]: row["posted"] for row in rows} == {"BTC": "5", "ETH": "50", "USDT": "100000"}
+    everybody = running.up.run("balances", "--json").json
+    assert {row["user_id"] for row in everybody} == {"alice", "bob", "carol", "dave", "erin"}
+    for row in everybody:
+        assert Decimal(row["posted"]) - Decimal(row["pending"]) == Decimal(row["available"])
+
+
+def test_lag_is_zero_when_idle(running: Running) -> None:
+    """Every input partition of every agent is listed; each commits what it has seen."""
+    deadline = time.monotonic() + 30
+    rows = running.up.run("lag", "--json").json
+    while any(row["behind"] for row in rows) and time.monotonic() < deadline:
+        rows = running.up.run("lag", "--json").json
+    assert {row["topic"].removeprefix(running.prefix) for row in rows} == {"trade.requests", "trade.orders.binance", "trade.reports"}
+    assert len(rows) == 6
+    assert [row["behind"] for row in rows] == [0] * 6
+
+
+def test_lag_of_a_group_that_never_ran_is_every_record_with_the_age_of_the_first(running: Running) -> None:
+    """Without a committed offset all that is there waits; the oldest one's age is told."""
+    assert running.up.run("submit", "-", "--wait", given=_order("age")).code == 0
+    settings = {**running.settings, "CONSUMER_GROUP": f"{running.prefix}nobody"}
+    rows = running.up.run("lag", "--json", settings=settings).json
+    requests = [row for row in rows if row["topic"] == f"{running.prefix}trade.requests"]
+    assert [row["committed"] for row in requests] == [None, None]
+    (waiting,) = [row for row in requests if row["behind"] == max(row["behind"] for row in requests)]
+    oldest = datetime.fromisoformat(waiting["oldest_at"])
+    assert waiting["behind"] > 0
+    assert abs((datetime.now(UTC) - oldest).total_seconds() - waiting["age_seconds"]) < 60
+
+
+def test_doctor_finds_a_running_installation_well(running: Running) -> None:
+    """Every check is made and every one holds."""
+    ended = running.up.run("doctor", "--json")
+    assert ended.code == 0, ended.output
+    assert {finding["check"] for finding in ended.json} == {
+        "Python", "settings", "data directory", "master key", "broker", "topics", "database", "schema", "append-only", "stored keys",
+        "offsets", "exchange binance",
+    }  # fmt: skip
+
+
+def test_doctor_names_what_is_broken(running: Running) -> None:
+    """A trigger that was disabled, a key that is another one, an offset that does not fit, a topic with another clean-up: exit code 1."""
+    settings = {
+        **running.settings,
+        "MASTER_KEY": new_master_key(),
+        "EXCHANGE_URLS": json.dumps(running.up.addresses["exchange_urls"]),
+        "KAFKA_MIN_INSYNC_REPLICAS": "2",
+        "KAFKA_REPLICATION_FACTOR": "2",
+    }
+    _execute(running.database_url, "ALTER TABLE transfers DISABLE TRIGGER append_only")
+    _execute(
+        running.database_url,
+        "INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at) "
+        "VALUES ($1, $2, 7, 1, 3, 5, now())",
+        f"{running.prefix}workers",
+        f"{running.prefix}trade.requests",
+    )
+    try:
+        ended = running.up.run("doctor", "--json", settings=settings)
+    finally:
+        _execute(running.database_url, "ALTER TABLE transfers ENABLE TRIGGER append_only")
+        _execute(running.database_url, "DELETE FROM input_partitions WHERE partition = 7")
+    broken = {finding["check"]: finding for finding in ended.json if finding["status"] == "problem"}
+    assert ended.code == 1
+    assert set(broken) == {"append-only", "stored keys", "offsets", "topics"}
+    assert "transfers can be rewritten" in broken["append-only"]["detail"]
+    assert "does not decrypt 5 of 5" in broken["stored keys"]["detail"]
+    assert f"{running.prefix}trade.requests/7" in broken["offsets"]["detail"]
+    assert all(finding["remedy"] for finding in broken.values())
+
+
+def test_verify_finds_every_promise_kept(running: Running) -> None:
+    """What the commands above did leaves nothing broken, judged against the exchange's own log."""
+    ended = running.up.run("verify")
+    assert ended.code == 0, ended.output + ended.errors
+
+
+def test_second_up_on_the_same_directory_is_refused_and_harms_nothing(running: Running) -> None:
+    """It names the process that has it and a way out."""
+    ended = running.up.run("up", settings=running.settings)
+    assert ended.code == 3
+    assert f"process {running.up.process.pid}" in ended.errors
+    assert running.up.run("orders", "--limit", "1").code == 0
+
+
+def test_worker_finds_the_installation_and_stops_when_asked(running: Running, tmp_path: Path) -> None:
+    """A worker with no setting but the data directory joins in, and ends with 0."""
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        command = [sys.executable, "-m", "cli", "worker"]
+        worker = subprocess.Popen(command, cwd=_ROOT, env=environment(running.up.data_dir), stdout=errors, stderr=errors)
+    try:
+        deadline = time.monotonic() + 60
+        while "worker_started" not in log.read_text() and time.monotonic() < deadline and worker.poll() is None:
+            time.sleep(0.1)
+        assert "worker_started" in log.read_text()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+
+
+def test_submit_interrupted_while_it_waits_tells_what_was_published(running: Running) -> None:
+    """Ctrl-C during --wait ends with 130; the published lines stay published and are named by number."""
+    command = [sys.executable, "-m", "cli", "submit", "-", "--wait", "--timeout", "60"]
+    with subprocess.Popen(
+        command, cwd=_ROOT, env=environment(running.up.data_dir), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise RuntimeError("no pipes")
+        process.stdin.write(_order("interrupted").encode())
+        process.stdin.flush()
+        # The answer has come; standard input stays open.
+        assert json.loads(process.stdout.readline())["idempotency_key"] == "interrupted"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"1 lines published" in errors
+    assert b"Traceback" not in errors
+
+
+def test_submit_whose_reader_goes_away_ends_quietly(running: Running) -> None:
+    """`submit --wait | head -0` publishes and ends with the code of a broken pipe."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    ran = subprocess.run(
+        [sys.executable, "-m", "cli", "submit", "-", "--wait"],
+        cwd=_ROOT,
+        env=environment(running.up.data_dir),
+        input=_order("unread").encode(),
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(write_end)
+    assert ran.returncode == 128 + signal.SIGPIPE
+    assert b"Traceback" not in ran.stderr
