@@ -141,7 +141,7 @@ class World:
             self.inbox = rest
 
     def execute(self, batch_size: int, outcome_of: Callable[[Submission], str], *, crash_after: str | None = None) -> None:
-        """`outcome_of` names what becomes of each call. A crash after the `intent` or after the `call` leaves the batch to the next owner."""
+        """`outcome_of` names what becomes of each call. A crash after the `intent` or the `call` leaves the batch to the next owner."""
         batch, rest = self.queue[:batch_size], self.queue[batch_size:]
         changes = self._loaded({routed.order_id for routed in batch}, {routed.user_id for routed in batch})
         decided = plan(batch, changes, self.fencing_epoch, 0)
