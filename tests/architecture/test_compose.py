@@ -69,7 +69,7 @@ def test_workers_are_started_again_whatever_their_exit_code() -> None:
     workers = {name: service for name, service in services.items() if service.get("command") == ["worker"]}
     assert len(workers) == 2
     assert {service["restart"] for service in workers.values()} == {"always"}
-    assert {service["stop_grace_period"] for service in workers.values()} == {"45s"}
+    assert {service["stop_grace_period"] for service in workers.values()} == {"30s"}
 
 
 def test_program_in_the_compose_file_names_what_exists() -> None:

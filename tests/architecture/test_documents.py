@@ -1,10 +1,13 @@
 """The documents say what the code does, as far as a program can tell."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from agents.worker import exit_code_of
 from checks.generate_docs import documents, exit_codes, problems, settings, with_parts
 from checks.tree import ROOT, files
 from infra.settings import Settings
@@ -90,6 +93,14 @@ def test_links_lead_somewhere(path: Path) -> None:
         if not file.exists() or (anchor and anchor not in heading_anchors(file.read_text(encoding="utf-8"))):
             broken.append(target)
     assert broken == []
+
+
+def test_errors_that_end_a_worker_are_documented() -> None:
+    """Every exception that has an exit code of its own has a line that says what it means and what to do."""
+    source = ast.parse(inspect.getsource(exit_code_of))
+    named = {node.cls.id for node in ast.walk(source) if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name)}
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert sorted(name for name in named - {"KafkaError"} if not re.search(rf"^\|.*`{name}`.*\| .+ \| .+ \|$", text, re.MULTILINE)) == []
 
 
 @pytest.mark.parametrize("point", CrashPoint)
