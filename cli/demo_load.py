@@ -34,11 +34,13 @@ async def publish(
     topic = Topics(settings.topic_prefix).requests
     producer = AIOKafkaProducer(**client_options(settings, bootstrap_servers), enable_idempotence=True, acks="all", linger_ms=2)
     started_at = monotonic()
+    # Ten parts a second where the load is spread, so that it is a stream and not a few bursts.
+    size = _CHUNK if seconds <= 0 else max(1, min(_CHUNK, int(len(records) / (10 * seconds))))
     try:
         await producer.start()
         try:
-            for begin in range(0, len(records), _CHUNK):
-                chunk = records[begin : begin + _CHUNK]
+            for begin in range(0, len(records), size):
+                chunk = records[begin : begin + size]
                 async with asyncio.timeout(_SEND_SECONDS_MAX):
                     sends = [await producer.send(topic, record.value, key=record.key, headers=list(record.headers)) for record in chunk]
                     await asyncio.gather(*sends)
