@@ -136,6 +136,9 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     run = uuid4().hex[:8]
     users = await add_demo_users(stage, run)
     asked_from = await begin_offsets(stage.settings, stage.kafka)
+    # A data directory that was used before has earlier faults in its log.
+    simulator_dir = stage.simulator.options.data_dir
+    faults_before = injected_faults(simulator_dir)
     records = list(Generator(options.seed, run, users, datetime.now(UTC)).records(options.requests))
     environment = {**worker_environment(stage.settings, stage.endpoints), **options.worker_environment}
     logs = stage.settings.data_dir / "workers"
@@ -152,11 +155,12 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
     findings = [*check_all(evidence), _workers_run(pool, restless)]
+    own = set(users)
     figures = summary(
         findings,
         tally(evidence.answers, asked_from),
-        len(evidence.books.orders) if evidence.books else 0,
-        {**injected_faults(stage.simulator.options.data_dir), **faults},
+        sum(1 for order in evidence.books.orders if order.user_id in own) if evidence.books else 0,
+        {**(injected_faults(simulator_dir) - faults_before), **faults},
         {"workers": options.workers, "workers_restarted": pool.restarts, "seed": options.seed},
     )
     if options.as_json:

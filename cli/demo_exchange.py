@@ -121,10 +121,8 @@ class SimulatorAdmin:
         return found if isinstance(found, dict) else {}
 
 
-def injected_faults(simulator_dir: Path) -> dict[str, int]:
+def injected_faults(simulator_dir: Path) -> Counter[str]:
     """What the exchange's own log of faults counts, per kind."""
     log = simulator_dir / LOG_NAME
-    if not log.exists():
-        return {}
-    kinds = Counter(str(orjson.loads(line)["kind"]) for line in log.read_bytes().splitlines() if line)
-    return dict(sorted(kinds.items()))
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    return Counter(sorted(str(orjson.loads(line)["kind"]) for line in lines))

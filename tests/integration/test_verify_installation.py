@@ -1,5 +1,6 @@
 """`verify` on a real installation: all holds; then one thing is changed by hand at a time, and it is reported by name."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from infra.settings import Settings
 from infra.verification.database import read_database
 from infra.verification.evidence import gather_evidence
 from pipeline.invariants import Retryable
+from pipeline.verification.promises import UNDER_WAY
 from tests.installation import Installation, installation, order
 from tests.promises import assert_promises_hold
 
@@ -107,6 +109,31 @@ async def test_verify_reports_each_damage_by_name(
         await _trail_is_cut(made, capsys)
         await _exchange_has_another_order(made, capsys, tmp_path)
         await _answer_comes_again(made, capsys)
+
+
+@pytest.mark.timeout(240)
+async def test_verify_while_requests_arrive_takes_none_for_broken(
+    kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is under way differs from look to look: it is no breach, and an operator can verify a system that works."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+        made.start_worker("agents")
+        await made.final_results(await made.publish([order(0)]), 60)
+        published = [0]
+
+        async def arrive() -> None:
+            while True:
+                published[0] += 5
+                await made.publish([order(published[0] + number) for number in range(5)])
+
+        arriving = asyncio.create_task(arrive())
+        try:
+            code, broken = await reported(made, capsys)
+        finally:
+            arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)
+        assert published[0] >= 10
+        assert (code, broken - UNDER_WAY) == (0, set())
 
 
 async def _trail_is_cut(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
