@@ -82,9 +82,9 @@ docs: .venv/.installed ## Write the documents that are generated from the code
 	@$(VENV_PYTHON) -m checks.generate_docs
 
 lock: .venv/.installed ## Write the lock files anew from requirements*.in (needs the network)
-	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
-	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.lock
-	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --allow-unsafe --python-version 3.11 requirements-build.in -o requirements-build.lock
+	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 requirements.in -o requirements.lock
+	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 requirements-dev.in -o requirements-dev.lock
+	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --allow-unsafe --universal --python-version 3.11 requirements-build.in -o requirements-build.lock
 
 bench: .venv/.installed ## Measure against two baselines, print a table, write bench/latest.json
 	@exec $(VENV_PYTHON) -m bench $(BENCH_ARGS)
