@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 2.0
 _PROBE_SECONDS_MAX: Final = 5.0
+# An answer that takes longer than this is not just on its way.
+_OWES_SECONDS: Final = 1.0
 
 
 class Stalled(Exception):
@@ -174,6 +176,9 @@ class Watchdog:
                 "worker that reaches it publishes what is stored."
             )
         yield from self._stopped_parts()
+        if self.broker.silent_seconds > _OWES_SECONDS:
+            # Polls and fetches stand still for that reason. It has the same limit, and a better name for it.
+            return
         allowed = self._limit + (self._rebalance_limit if self._app.rebalancing or self._partitions.assigned_at is None else 0)
         if self.poll_age_seconds > allowed:
             doing = "is in a rebalance that does not end and" if self._app.rebalancing else "did not crash, but"

@@ -1,6 +1,9 @@
 """Logs: one JSON object per line on standard error, UTC times with microseconds; or lines for people on a terminal.
 
-Invariant: what may hold a secret is not logged at all; as a second line of defence, values under these names are replaced.
+Invariants:
+1. What may hold a secret is not logged at all; as a second line of defence, values under these names are replaced.
+2. A library that complains several times a second (aiokafka does while its broker is away) is heard once in a while: our own parts say
+   once that something is away, and once that it is back.
 """
 
 import logging
@@ -11,6 +14,8 @@ from typing import Any, Final
 import orjson
 import structlog
 
+_TALKATIVE: Final = ("aiokafka", "faust", "mode", "infra.kafka.transport")
+_INTERVAL_SECONDS: Final = 30.0
 _SECRET_NAMES: Final = frozenset({"authorization", "x-totp", "secret", "password", "api_key", "token", "signature", "master_key"})
 
 
@@ -19,6 +24,29 @@ def _hide_secrets(logger: object, method: str, event: MutableMapping[str, Any]) 
         if name.lower() in _SECRET_NAMES:
             event[name] = "…"
     return event
+
+
+class _OnceInAWhile(logging.Filter):
+    """Lets a library say each of its sentences once per interval; how often it was said meanwhile is added to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """By the place in the code: the text has addresses and times in it."""
+        if not record.name.startswith(_TALKATIVE):
+            return True
+        place = (record.pathname, record.lineno)
+        said_at, unsaid = self._said.get(place, (-_INTERVAL_SECONDS, 0))
+        if record.created - said_at < _INTERVAL_SECONDS:
+            self._said[place] = (said_at, unsaid + 1)
+            return False
+        self._said[place] = (record.created, 0)
+        if unsaid:
+            record.msg = f"{record.getMessage()} (said {unsaid} times more since)"
+            record.args = ()
+        return True
 
 
 def configure_logging(level: str) -> None:
@@ -47,6 +75,7 @@ def configure_logging(level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_OnceInAWhile())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

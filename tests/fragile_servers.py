@@ -7,6 +7,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,6 +30,13 @@ T = TypeVar("T")
 Start = Callable[[DataDirectory], Awaitable[tuple[GuardedServer, str]]]
 
 _STEP_SECONDS_MAX = 120.0
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _say_nothing(text: str) -> None:
