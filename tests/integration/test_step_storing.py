@@ -1,0 +1,297 @@
+"""What a step stores: exactly what was decided, once, and never what the database's own rules forbid."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from infra.postgres.accounts import NewUser, add_users, stored_key
+from infra.postgres.step import Database
+from infra.postgres.unfinished import purge_claims
+from pipeline.audit import hash_of_value
+from pipeline.changes import Changes
+from pipeline.execution import plan
+from pipeline.intake import decide
+from pipeline.invariants import InvariantViolation
+from pipeline.ledger import AccountKey, Balance, clearing
+from pipeline.settlement import apply_venue_order
+from pipeline.venue import Fee
+from schemas.orders import OrderStatus
+from schemas.reasons import ReasonCode
+from schemas.results import ResultStatus
+from schemas.routing import Action, RoutedOrder
+from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
+from tests.unit.builders import EXCHANGE, NOW, RULES, account, arrival, cancel, finals_of, intake_state, limit, results_of, told, trade
+
+DAY = timedelta(hours=24)
+CUTOFF = NOW - DAY
+
+
+async def _through(database: Database, topic: str, act: Callable[[Changes], object], orders: set[str]) -> Changes:
+    """One step of another agent about alice's orders."""
+    owned = await taken(database, topic=topic)
+    async with database.step(owned) as step:
+        changes = await changes_in(step, ["alice"], orders=orders)
+        act(changes)
+        await step.store(changes, CUTOFF)
+        await step.finish(1, changes.outputs, NOW)
+    return changes
+
+
+async def test_batch_is_read_back_as_it_was_decided(database_url: str) -> None:
+    """Orders, claims, balances, cancels and chain heads of the next step are those that this one decided, field by field."""
+    documents = [
+        limit(request_id="r", idempotency_key="ключ 🔑"),
+        trade(),
+        cancel(),
+        limit(idempotency_key="k3", side="sell"),
+        trade(side="x"),
+    ]
+    async with open_database(database_url) as database:
+        owned = await taken(database)
+        batch = [arrival(document, offset, headers=[("traceparent", b"0" * 55)]) for offset, document in enumerate(documents)]
+        changes, _ = await take_in(database, owned, batch, 5)
+        async with database.step(owned) as step:
+            assert await step.orders(sorted(changes.orders)) == changes.orders
+            assert await step.claims(changes.claims) == changes.claims
+            balances = await step.balances(["alice"])
+            assert balances == {key: balance for key, balance in changes.ledger.balances.items() if key.owner == "alice"}
+            assert await step.lock_accounts(["alice"]) == changes.trail.heads
+
+
+async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> None:
+    """Accepted, sent, filled in parts with fees in two assets: each step finds what the one before left, money to the last place."""
+    async with open_database(database_url) as database:
+        accepted, _ = await take_in(database, await taken(database), [arrival(limit(quantity="2", price="400"))], 1)
+        (order_id,) = accepted.made
+        work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order_id, user_id="alice", attempt=1)]
+        await _through(database, "orders", lambda changes: plan(work, changes, 1, 3), {order_id})
+        half = told(OrderStatus.PARTIALLY_FILLED, "1", "399.123456789012345678", {"BNB": "0.1", "BTC": "0.000000000000000001"})
+        await _through(database, "reports", lambda changes: apply_venue_order(changes.orders[order_id], half, changes), {order_id})
+        whole = told(OrderStatus.FILLED, "2", "799", {"BNB": "0.1", "BTC": "0.002"})
+        ended = await _through(database, "reports", lambda changes: apply_venue_order(changes.orders[order_id], whole, changes), {order_id})
+        async with database.step(await taken(database)) as step:
+            (order,) = (await step.orders([order_id])).values()
+            assert order == ended.orders[order_id]
+            assert order.fees == (Fee("BNB", Decimal("0.1")), Fee("BTC", Decimal("0.002")))
+            assert (order.work_partition, order.attempt, order.status) == (3, 1, OrderStatus.FILLED)
+            (claim,) = (await step.claims([("alice", "key-1")])).values()
+            assert claim.result == ended.finished["alice", "key-1"]
+            balances = await step.balances(["alice"])
+            assert balances[account("USDT")] == Balance(Decimal(100_000 - 799), Decimal(0))
+            assert balances[account("BTC")] == Balance(Decimal("11.998"), Decimal(0))
+        await _assert_ledger_adds_up(database_url)
+
+
+async def _assert_ledger_adds_up(url: str) -> None:
+    """Balances are the sums of their transfers, and every asset's sum is zero."""
+    async with plain_connection(url) as connection:
+        wrong = await connection.fetch(
+            """
+            WITH sides AS (
+                SELECT credit_owner AS owner, exchange, book, asset, amount FROM transfers WHERE kind NOT IN ('hold', 'release')
+                UNION ALL
+                SELECT debit_owner, exchange, book, asset, -amount FROM transfers WHERE kind NOT IN ('hold', 'release')
+            ), sums AS (SELECT owner, exchange, book, asset, sum(amount) AS posted FROM sides GROUP BY owner, exchange, book, asset)
+            SELECT * FROM balances JOIN sums ON owner = user_id AND sums.exchange = balances.exchange AND sums.book = balances.book
+                AND sums.asset = balances.asset WHERE sums.posted <> balances.posted
+            """
+        )
+        assert wrong == []
+
+
+@pytest.mark.parametrize("amount", ["12345678901234567890.123456789012345678", "99999999999999999999.999999999999999999", "1e-18"])
+async def test_amounts_of_38_digits_are_exact(database_url: str, amount: str) -> None:
+    """20 digits before and 18 after the point come back as they went, in balances, transfers and orders."""
+    value = Decimal(amount)
+    async with open_database(database_url, users=()) as database:
+        await add_users(database, [NewUser("whale", EXCHANGE, "k1", "key", b"c", {"BTC": value})], NOW, "test")
+        async with database.step(await taken(database)) as step:
+            key = AccountKey("whale", EXCHANGE, "live", "BTC")
+            assert await step.balances(["whale"]) == {key: Balance(value, Decimal(0))}
+    async with plain_connection(database_url) as connection:
+        assert await connection.fetchval("SELECT amount FROM transfers") == value
+
+
+async def test_second_final_answer_is_refused_by_the_database(database_url: str) -> None:
+    """Two steps that both end one request: the second is an invariant violation, and nothing of its batch stays."""
+    async with open_database(database_url) as database:
+        accepted, _ = await take_in(database, await taken(database), [arrival(trade())], 1)
+        (order_id,) = accepted.made
+        result = replace(results_of(accepted)[0], final=True)
+
+        def end(changes: Changes) -> None:
+            changes.finish(("alice", "key-1"), result, None)
+
+        await _through(database, "reports", end, {order_id})
+        before = await counts(database_url, "audit_events", "transfers")
+        with pytest.raises(InvariantViolation, match="0 rows were written where 1 were meant"):
+            await _through(database, "reports", end, {order_id})
+        assert await counts(database_url, "audit_events", "transfers") == before
+
+
+async def test_key_that_another_step_claimed_meanwhile_is_never_claimed_twice(database_url: str) -> None:
+    """A batch that was decided without having seen the claim cannot be stored."""
+    async with open_database(database_url) as database:
+        owned = await taken(database)
+        await take_in(database, owned, [arrival(trade())], 1)
+        with pytest.raises(InvariantViolation, match="0 rows were written where 1 were meant"):
+            async with database.step(owned) as step:
+                changes = await changes_in(step, ["alice"])
+                decide([arrival(trade(), 5)], intake_state(), changes)
+                await step.store(changes, CUTOFF)
+
+
+@pytest.mark.parametrize(("age", "again"), [(DAY - timedelta(microseconds=1), False), (DAY, True)])
+async def test_expired_key_is_taken_over_with_its_row(database_url: str, age: timedelta, again: bool) -> None:
+    """24 hours after the decision a key serves a new request; before, its answer is given again. One row per key, always."""
+    async with open_database(database_url) as database:
+        owned = await taken(database)
+        first, _ = await take_in(database, owned, [arrival(trade(mode="paper"), 0)], 1)
+        later = NOW + age
+        second, _ = await take_in(database, owned, [arrival(trade(mode="paper"), 1, appended_at=later)], 2, now=later)
+        (answer,) = finals_of(second)
+        assert answer.replayed is not again
+        assert finals_of(first)[0].reason_code is answer.reason_code is ReasonCode.REQUEST_UNSUPPORTED
+        async with database.step(owned) as step:
+            (claim,) = (await step.claims([("alice", "key-1")])).values()
+            assert claim.source.offset == (1 if again else 0)
+        assert await counts(database_url, "claims") == {"claims": 1}
+
+
+async def test_running_claim_is_neither_taken_over_nor_purged(database_url: str) -> None:
+    """However old: its order still runs, and a copy is told so."""
+    month = NOW + timedelta(days=30)
+    async with open_database(database_url) as database:
+        owned = await taken(database)
+        await take_in(database, owned, [arrival(limit(), 0), arrival(trade(mode="paper", idempotency_key="over"), 1)], 2)
+        assert await purge_claims(database, month) == 1
+        later, _ = await take_in(database, owned, [arrival(limit(), 2, appended_at=month)], 3, now=month)
+        assert [result.status for result in finals_of(later)] == [ResultStatus.DUPLICATE]
+
+
+async def test_purge_keeps_what_is_younger(database_url: str) -> None:
+    """The boundary is the moment itself."""
+    async with open_database(database_url) as database:
+        await take_in(database, await taken(database), [arrival(trade(mode="paper"))], 1)
+        assert await purge_claims(database, NOW - timedelta(microseconds=1)) == 0
+        assert await purge_claims(database, NOW) == 1
+
+
+@pytest.mark.parametrize("table", ["audit_events", "transfers"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET recorded_at = now()", "DELETE FROM {}", "TRUNCATE {}", "TRUNCATE {} CASCADE"])
+async def test_append_only_tables_refuse_every_change(database_url: str, table: str, statement: str) -> None:
+    """Also by the owner of the tables, also when no row is meant."""
+    async with open_database(database_url), plain_connection(database_url) as connection:
+        for sql in (statement.format(table), *([f"{statement.format(table)} WHERE false"] if "TRUNCATE" not in statement else [])):
+            with pytest.raises(asyncpg.RestrictViolationError, match=f"{table} is append-only"):
+                await connection.execute(sql)
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") > 0  # noqa: S608 — a literal of the test
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("UPDATE balances SET posted = -1", asyncpg.CheckViolationError),
+        ("UPDATE balances SET pending = -1", asyncpg.CheckViolationError),
+        ("UPDATE balances SET pending = posted + 0.000000000000000001", asyncpg.CheckViolationError),
+        ("UPDATE balances SET book = 'play'", asyncpg.CheckViolationError),
+        ("UPDATE orders SET status = 'filled'", asyncpg.CheckViolationError),
+        ("UPDATE orders SET status = 'received'", asyncpg.CheckViolationError),
+        ("UPDATE orders SET executed_at = now()", asyncpg.CheckViolationError),
+        ("UPDATE orders SET hold_amount = -1", asyncpg.CheckViolationError),
+        ("UPDATE orders SET cum_quantity = quantity + 0.000000000000000001", asyncpg.CheckViolationError),
+        ("UPDATE orders SET cum_quantity = -1", asyncpg.CheckViolationError),
+        ("UPDATE orders SET quote_quantity = 1", asyncpg.CheckViolationError),
+        ("UPDATE orders SET quantity = NULL", asyncpg.CheckViolationError),
+        ("UPDATE orders SET status = 'submitting'", asyncpg.CheckViolationError),
+        ("UPDATE audit_chains SET seq = -1", asyncpg.CheckViolationError),
+        ("INSERT INTO users VALUES ('@fees', 'active', now())", asyncpg.CheckViolationError),
+        ("INSERT INTO users VALUES ('', 'active', now())", asyncpg.CheckViolationError),
+        ("INSERT INTO audit_events SELECT * FROM audit_events LIMIT 1", asyncpg.UniqueViolationError),
+        ("INSERT INTO transfers SELECT * FROM transfers LIMIT 1", asyncpg.UniqueViolationError),
+        (
+            "INSERT INTO transfers VALUES ('t', 'post', NULL, 'e', 'live', 'BTC', 'alice', '@fees', 0, now())",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "INSERT INTO transfers VALUES ('t', 'post', NULL, 'e', 'live', 'BTC', 'alice', 'alice', 1, now())",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "INSERT INTO transfers VALUES ('t', 'hold', NULL, 'e', 'live', 'BTC', 'alice', '@fees', 1, now())",
+            asyncpg.CheckViolationError,
+        ),
+        ("DELETE FROM users", asyncpg.ForeignKeyViolationError),
+    ],
+)
+async def test_database_refuses_what_the_code_must_never_write(database_url: str, statement: str, error: type[Exception]) -> None:
+    """Each invariant a second time, as a constraint."""
+    async with open_database(database_url) as database:
+        await take_in(database, await taken(database), [arrival(limit())], 1)
+        async with plain_connection(database_url) as connection:
+            with pytest.raises(error):
+                await connection.execute(statement)
+
+
+async def test_transfer_written_twice_stops_the_batch(database_url: str) -> None:
+    """Two causes with one id are a defect; the batch is rolled back and says what the database refused."""
+    async with open_database(database_url) as database:
+        owned = await taken(database)
+
+        async def post() -> None:
+            async with database.step(owned) as step:
+                changes = await changes_in(step, ["alice"])
+                changes.ledger.post("same", None, account("USDT"), clearing(EXCHANGE, "live", "USDT"), Decimal(1))
+                await step.store(changes, CUTOFF)
+
+        await post()
+        with pytest.raises(InvariantViolation, match="transfers_pkey"):
+            await post()
+        async with database.step(owned) as step:
+            assert (await step.balances(["alice"]))[account("USDT")].posted == 99_999
+
+
+async def test_audit_rows_are_the_published_bytes(database_url: str) -> None:
+    """The stored body and hash are those of the record on the topic, and the chain's head is the last of them."""
+    async with open_database(database_url) as database:
+        changes, outputs = await take_in(
+            database, await taken(database), [arrival(trade(request_id="r"), 0), arrival(trade(symbol="BTC\x00"), 1)], 2
+        )
+        published = {output.key: output.value for output in outputs if output.topic.endswith("audit")}
+        async with plain_connection(database_url) as connection:
+            rows = await connection.fetch("SELECT * FROM audit_events WHERE account = 'alice' ORDER BY seq")
+            head = await connection.fetchrow("SELECT seq, hash FROM audit_chains WHERE account = 'alice'")
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+        assert (head["seq"], head["hash"]) == (rows[-1]["seq"], rows[-1]["hash"])
+        for row in rows[1:]:
+            value = row["body"].encode()[:-1] + b',"hash":"' + row["hash"].encode() + b'"}'
+            assert published[row["event_id"].encode()] == value
+            assert hash_of_value(value) == (row["hash"], row["hash"])
+        assert len(published) == len(rows) - 1 == len(changes.trail.rows)
+
+
+async def test_users_are_added_once_and_go_on_with_their_chain(database_url: str) -> None:
+    """Adding them again changes nothing; a stranger's rejected request began the chain that the user goes on with."""
+    async with open_database(database_url) as database:
+        await take_in(database, await taken(database), [arrival(trade(user_id="carol"))], 1)
+        new = [NewUser(user, EXCHANGE, "k1", "key", b"c", {"USDT": Decimal(5)}) for user in ("alice", "carol")]
+        rows = await add_users(database, new, NOW, "test")
+        assert [(row.account, row.seq) for row in rows] == [("carol", 2)]
+        assert await add_users(database, new, NOW, "test") == []
+        assert await stored_key(database, "carol", "k1") == b"c"
+        assert await stored_key(database, "carol", "k2") is None
+
+
+async def test_revoked_key_is_not_handed_out(database_url: str) -> None:
+    """A key that may not be used is as good as none."""
+    async with open_database(database_url) as database, plain_connection(database_url) as connection:
+        await connection.execute("UPDATE api_keys SET status = 'revoked' WHERE user_id = 'alice'")
+        assert await stored_key(database, "alice", "k1") is None
+        async with database.step(await taken(database)) as step:
+            changes = await decide_in(step, [arrival(trade())])
+        assert finals_of(changes)[0].reason_code is ReasonCode.API_KEY_REVOKED
+        assert RULES.key_lifetime == DAY
