@@ -14,7 +14,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+import tomllib
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from cli.findings import Finding, Findings
@@ -42,14 +44,22 @@ def check_python() -> Findings:
 
 def check_variables() -> Findings:
     """Variables with our prefix that no setting reads: a misspelt one would be left out in silence."""
-    known = {variable_of(name) for name in Settings.model_fields} | _NOT_SETTINGS
-    findings = []
-    for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "unset it; `orchestrator doctor` knows every setting"
-            findings.append(Finding.problem("settings", f"{name} is not a setting: it has no effect", remedy))
-    return findings
+    known = {variable_of(name) for name in Settings.model_fields}
+    given = {name for name in os.environ if name.startswith(_PREFIX)} - _NOT_SETTINGS
+    return [_unknown(name, known) for name in sorted(given - known)]
+
+
+def check_file() -> Findings:
+    """The same for the names in the settings file, which has been read without an error."""
+    file = os.environ.get("ORCHESTRATOR_CONFIG")
+    names = tomllib.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    return [_unknown(name, Settings.model_fields) for name in sorted(names.keys() - Settings.model_fields.keys())]
+
+
+def _unknown(name: str, known: Iterable[str]) -> Finding:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    remedy = f"did you mean {near[0]}?" if near else "take it out, or look its name up in docs/operations.md"
+    return Finding.problem("settings", f"{name} is not a setting: it has no effect", remedy)
 
 
 def check_settings(settings: Settings) -> Findings:
@@ -127,7 +137,7 @@ async def examine() -> Findings:
         return [*findings, *wrong]
     installation = find_installation()
     settings = installation.settings
-    findings += [*check_settings(settings), *check_data_directory(settings), *check_master_key(settings)]
+    findings += [*check_file(), *check_settings(settings), *check_data_directory(settings), *check_master_key(settings)]
     of_services = await asyncio.gather(
         _within_limit(check_broker, installation, "broker"),
         _within_limit(check_database, installation, "database"),

@@ -109,7 +109,7 @@ def simulator(context: typer.Context) -> None:
     from infra.exchange.simulator.server import run as run_simulator  # noqa: PLC0415 — invariant 1
 
     books = data_directory(read_settings()) / "simulator"
-    options = parse(["--data-dir", str(books), *context.args])
+    options = parse(["--data-dir", str(books), *context.args], "orchestrator simulator")
     raise typer.Exit(Exit.OUT_OF_REACH if run_simulator(options) else Exit.DONE)
 
 

@@ -72,6 +72,10 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, ordered[:_NAMED_MAX])) + more
 
 
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"
+
+
 def user_of(value: bytes) -> str | None:
     """The `user_id` of a line, which becomes the record's key, "" where it has none that is text; None where the line is no JSON object."""
     try:
@@ -204,7 +208,7 @@ class _Submission:
             raise self._failure
         if self._failure is not None:
             raise CommandFailed(
-                f"The broker stopped answering ({type(self._failure).__name__}). {self._progress.published} lines were published and "
+                f"The broker stopped answering ({type(self._failure).__name__}). {_lines(self._progress.published)} published, which "
                 f"will be worked off; not confirmed, so published or not: line {_listed(self._progress.unconfirmed)}; the lines after them "
                 f"were not published. {_AGAIN}",
                 Exit.OUT_OF_REACH,
@@ -252,7 +256,7 @@ class _Submission:
             self._refuse(number, f"was refused by the broker ({type(error).__name__})")
 
     def _tell_published(self) -> None:
-        found = f"{self._progress.published} lines published to {self._topics.requests}"
+        found = f"{_lines(self._progress.published)} published to {self._topics.requests}"
         refused = f", {len(self._progress.refused)} not published" if self._progress.refused else ""
         if not self._progress.published and not refused:
             say("There is no line to publish.")
@@ -305,15 +309,15 @@ class _Submission:
         progress = self._progress
         if progress.waiting:
             say(
-                f"{len(progress.waiting)} lines have no final answer after {self._options.timeout_seconds:g} s: "
-                f"line {_listed(progress.waiting.values())}. They are in Kafka and will be answered on {self._topics.results}; "
+                f"{_lines(len(progress.waiting))} without a final answer after {self._options.timeout_seconds:g} s: "
+                f"line {_listed(progress.waiting.values())}. What is in Kafka will be answered on {self._topics.results}; "
                 f"`orchestrator lag` shows whether workers are behind. {_AGAIN}"
             )
             resting = [number for number in progress.waiting.values() if progress.interim.get(number) == "open"]
             if resting:
-                say(f"Of these, {len(resting)} are open orders, answered when they are filled or canceled: line {_listed(resting)}.")
+                say(f"Among them orders that are open, answered when they are filled or canceled: line {_listed(resting)}.")
         elif self._options.wait and progress.published:
-            say(f"{progress.answered} lines answered.")
+            say(f"{_lines(progress.answered)} answered.")
         nothing = not progress.published
         return Exit.NOT_SO if progress.waiting or progress.refused or nothing else Exit.DONE
 

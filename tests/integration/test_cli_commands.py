@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -154,8 +155,8 @@ def test_submit_with_an_open_order_at_the_limit_ends_with_1_and_says_that_it_res
     ended = running.up.run("submit", "-", "--wait", "--timeout", "6", given=_order("rest", order_type="limit", price="1000"))
     assert ended.code == 1
     assert ended.output == ""
-    assert "1 lines have no final answer after 6 s: line 1" in ended.errors
-    assert "Of these, 1 are open orders" in ended.errors
+    assert "1 line without a final answer after 6 s: line 1." in ended.errors
+    assert "Among them orders that are open" in ended.errors
     canceled = running.up.run(
         *("submit", "-", "--wait"),
         given=json.dumps({
@@ -307,7 +308,7 @@ def test_worker_finds_the_installation_and_stops_when_asked(running: Running, tm
 
 
 def test_submit_interrupted_while_it_waits_tells_what_was_published(running: Running) -> None:
-    """Ctrl-C during --wait ends with 130; the published lines stay published and are named by number."""
+    """Ctrl-C during --wait ends with 130; the published lines stay published and are counted."""
     command = [sys.executable, "-m", "cli", "submit", "-", "--wait", "--timeout", "60"]
     with subprocess.Popen(
         command, cwd=_ROOT, env=environment(running.up.data_dir), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -321,7 +322,7 @@ def test_submit_interrupted_while_it_waits_tells_what_was_published(running: Run
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert b"1 lines published" in errors
+    assert b"1 line published" in errors
     assert b"Traceback" not in errors
 
 
@@ -342,3 +343,17 @@ def test_submit_whose_reader_goes_away_ends_quietly(running: Running) -> None:
     os.close(write_end)
     assert ran.returncode == 128 + signal.SIGPIPE
     assert b"Traceback" not in ran.stderr
+
+
+def test_simulator_alone_tells_its_address_and_stops_when_asked(tmp_path: Path) -> None:
+    """One line of JSON on standard output; its books lie in the data directory; SIGTERM ends it with 0."""
+    command = [sys.executable, "-m", "cli", "simulator", "--port", "0"]
+    with subprocess.Popen(command, cwd=_ROOT, env=environment(tmp_path), stdout=subprocess.PIPE) as simulator:
+        if simulator.stdout is None:
+            raise RuntimeError("no pipe")
+        url = json.loads(simulator.stdout.readline())["url"]
+        with urllib.request.urlopen(f"{url}/api/v3/time", timeout=10) as answer:  # noqa: S310 — the address it told
+            assert "serverTime" in json.load(answer)
+        simulator.send_signal(signal.SIGTERM)
+        assert simulator.wait(30) == 0
+    assert (tmp_path / "simulator").is_dir()

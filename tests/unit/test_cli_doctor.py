@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from cli import doctor, service_checks
-from cli.doctor import check_data_directory, check_master_key, check_python, check_settings, check_variables, run_doctor
+from cli.doctor import check_data_directory, check_file, check_master_key, check_python, check_settings, check_variables, run_doctor
 from cli.findings import Finding
 from cli.installation import Installation
 from cli.output import Exit
@@ -38,6 +38,16 @@ def test_misspelt_variable_is_named_with_what_was_meant(monkeypatch: pytest.Monk
     (finding,) = check_variables()
     assert "ORCHESTRATOR_EXCHANGE_URL is not a setting" in finding.detail
     assert finding.remedy == "did you mean ORCHESTRATOR_EXCHANGE_URLS?"
+
+
+def test_misspelt_name_in_the_settings_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As for a variable."""
+    file = tmp_path / "settings.toml"
+    file.write_text("kafka_partition = 4\nlog_level = 'info'\n")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(file))
+    (finding,) = check_file()
+    assert "kafka_partition is not a setting" in finding.detail
+    assert finding.remedy == "did you mean kafka_partitions?"
 
 
 def test_every_setting_is_a_known_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,10 @@ class SimulatorOptions:
     parent_pipe: bool = False
 
 
-def parse(arguments: Sequence[str] | None = None) -> SimulatorOptions:
-    """Reads the command line; a wrong option ends the process with status 2 and a message."""
+def parse(arguments: Sequence[str] | None = None, program: str = "python -m infra.exchange.simulator") -> SimulatorOptions:
+    """Reads the command line; a wrong option ends the process with status 2 and a message. `program` is its name in messages."""
     parser = argparse.ArgumentParser(
-        prog="python -m infra.exchange.simulator",
+        prog=program,
         description="A simulated exchange with Binance's spot REST API. Prints one line of JSON with its address when it is ready.",
     )
     add = parser.add_argument
