@@ -34,6 +34,7 @@ async def gather_evidence(settings: Settings, bootstrap_servers: str, database_u
             answers=database.answers,
             running=database.running,
         ),
+        dead_letters=reader.dead_letters,
         snapshots=reader.snapshots,
         topic_trail=reader.trail,
         database_trail=database.trail,

@@ -15,6 +15,7 @@ from infra.kafka.connection import client_options
 from infra.settings import Settings
 from pipeline.invariants import Retryable
 from pipeline.verification.answers import Answers
+from pipeline.verification.dead_letters import DeadLetters
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.trail import TopicTrail
 from schemas.results import RESULT
@@ -34,16 +35,24 @@ class TopicReader:
     def __init__(self, topics: Topics) -> None:
         self.answers = Answers()
         self.trail = TopicTrail()
+        self.dead_letters = DeadLetters()
         self.snapshots: dict[str, bytes] = {}
         self.takes: dict[str, Take] = {
             topics.requests: self._request,
             topics.results: self._result,
             topics.audit: self._audit,
             topics.state: self._state,
+            topics.requests_dlq: self._dead_letter,
         }
 
     def _request(self, record: ConsumerRecord) -> None:
-        self.answers.add_request(SourceOffset(record.topic, record.partition, record.offset), record.timestamp)
+        source = SourceOffset(record.topic, record.partition, record.offset)
+        self.answers.add_request(source, record.timestamp)
+        self.dead_letters.add_request(source, record.key, record.value)
+
+    def _dead_letter(self, record: ConsumerRecord) -> None:
+        where = f"{record.topic}/{record.partition}/{record.offset}"
+        self.dead_letters.add_dead_letter(record.key, record.value, list(record.headers), where)
 
     def _result(self, record: ConsumerRecord) -> None:
         try:

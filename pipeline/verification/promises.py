@@ -8,6 +8,7 @@ from pipeline.order import Order
 from pipeline.verification.accounts import Accounts, check_accounts, owned_at_exchange
 from pipeline.verification.answers import Answers, Requested, check_answers
 from pipeline.verification.books import ExchangeBooks, books_missing, check_books
+from pipeline.verification.dead_letters import DeadLetters, check_dead_letters
 from pipeline.verification.finding import Finding
 from pipeline.verification.progress import PartitionProgress, check_progress
 from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_state, check_trail
@@ -29,6 +30,7 @@ class Evidence:
 
     answers: Answers
     requested: Requested
+    dead_letters: DeadLetters
     snapshots: Mapping[str, bytes]
     topic_trail: TopicTrail
     database_trail: DatabaseTrail
@@ -47,6 +49,7 @@ def check_all(evidence: Evidence) -> list[Finding]:
     orders = evidence.orders
     return [
         *check_answers(evidence.answers, evidence.requested),
+        check_dead_letters(evidence.dead_letters, evidence.answers.requests, evidence.requested.read_to),
         *_books(evidence),
         *check_accounts(evidence.accounts, orders.values()),
         *check_trail(evidence.topic_trail, evidence.database_trail),

@@ -17,6 +17,7 @@ from pipeline.order import Order
 from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Answers, Requested
 from pipeline.verification.books import BookedOrder, ExchangeBooks
+from pipeline.verification.dead_letters import DeadLetters
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.promises import Evidence
 from pipeline.verification.trail import DatabaseTrail, TopicTrail
@@ -93,6 +94,7 @@ class Sound:
     stored: dict[tuple[str, str], bytes] = field(default_factory=dict)
     running: set[tuple[str, str]] = field(default_factory=set)
     pending_cancels: set[SourceOffset] = field(default_factory=set)
+    letters: DeadLetters = field(default_factory=DeadLetters)
     snapshots: dict[str, bytes] = field(default_factory=dict)
     topic: TopicTrail = field(default_factory=TopicTrail)
     database: DatabaseTrail = field(default_factory=DatabaseTrail)
@@ -107,6 +109,7 @@ class Sound:
         return Evidence(
             answers=self.answers,
             requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running),
+            dead_letters=self.letters,
             snapshots=self.snapshots,
             topic_trail=self.topic,
             database_trail=self.database,
@@ -151,10 +154,21 @@ def sound() -> Sound:
     made.running.add((USER, orders[2].idempotency_key))
     made.answers.add_request(source(3), 1_000)
     made.tell(replace(result_of_order(filled), source=source(3), replayed=True, duplicate_of=filled.request_id))
+    _bury(made)
     _book(made, orders)
     _pay(made)
     made.partitions = [PartitionProgress("trade.requests", 0, 10, 10, 10), PartitionProgress("trade.reports", 0, 0, None, -1)]
     return made
+
+
+def _bury(made: Sound) -> None:
+    """A record that is no JSON, answered by its source alone."""
+    made.answers.add_request(source(4), 1_000)
+    made.letters.add_request(source(4), b"k", b"{")
+    made.letters.add_dead_letter(b"k", b"{", [("dlq-source", b"forged"), ("dlq-source", str(source(4)).encode())], "trade.requests.dlq/0/0")
+    refused = result_of_order(made.orders[REFUSED])
+    nobody = replace(refused, source=source(4), user_id=None, idempotency_key=None, order_id=None, client_order_id=None, type=None)
+    made.tell(replace(nobody, reason_code=ReasonCode.SCHEMA_INVALID))
 
 
 def booked_order(order: Order) -> BookedOrder:

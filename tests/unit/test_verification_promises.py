@@ -54,18 +54,18 @@ def _answer_unasked(made: Sound) -> None:
 
 
 def _two_answers_for_a_key(made: Sound) -> None:
-    made.answers.add_request(source(4), 1_000)
-    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(4)), stored=False)
+    made.answers.add_request(source(5), 1_000)
+    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(5)), stored=False)
 
 
 def _replay_of_nothing(made: Sound) -> None:
-    made.answers.add_request(source(4), 1_000)
-    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(4), idempotency_key="never", replayed=True, order_id=None))
+    made.answers.add_request(source(5), 1_000)
+    made.tell(replace(result_of_order(made.orders[FILLED]), source=source(5), idempotency_key="never", replayed=True, order_id=None))
 
 
 def _replay_differs(made: Sound) -> None:
-    made.answers.add_request(source(4), 1_000)
-    wrong = replace(result_of_order(made.orders[FILLED]), source=source(4), replayed=True, filled_quantity=Decimal(2))
+    made.answers.add_request(source(5), 1_000)
+    wrong = replace(result_of_order(made.orders[FILLED]), source=source(5), replayed=True, filled_quantity=Decimal(2))
     made.tell(wrong)
 
 
@@ -242,6 +242,32 @@ def _in_doubt(made: Sound) -> None:
     made.orders[RESTING] = replace(made.orders[RESTING], status=OrderStatus.IN_DOUBT)
 
 
+def _not_buried(made: Sound) -> None:
+    made.letters.found.clear()
+
+
+def _buried_twice(made: Sound) -> None:
+    made.letters.add_dead_letter(b"k", b"{", [("dlq-source", str(source(4)).encode())], "trade.requests.dlq/0/1")
+
+
+def _buried_otherwise(made: Sound) -> None:
+    made.letters.found.clear()
+    made.letters.add_dead_letter(b"k", b"[", [("dlq-source", str(source(4)).encode())], "trade.requests.dlq/0/1")
+
+
+def _request_buried(made: Sound) -> None:
+    made.letters.add_dead_letter(b"k", b"v", [("dlq-source", str(source(0)).encode())], "trade.requests.dlq/0/1")
+
+
+def _buried_without_a_name(made: Sound) -> None:
+    made.letters.add_dead_letter(b"k", b"v", [], "trade.requests.dlq/0/1")
+
+
+def _secret_buried(made: Sound) -> None:
+    headers = [("Authorization", b"Bearer x"), ("dlq-source", b"t/0/0")]
+    made.letters.add_dead_letter(b"k", b"v", headers, "trade.requests.dlq/0/1")
+
+
 WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("lost", _forget_answer),
     ("lost", _forget_order_answer),
@@ -253,6 +279,12 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("replays_agree", _replay_differs),
     ("results_match_database", _stored_answer_differs),
     ("results_match_database", _result_lags_behind),
+    ("dead_letters", _not_buried),
+    ("dead_letters", _buried_twice),
+    ("dead_letters", _buried_otherwise),
+    ("dead_letters", _request_buried),
+    ("dead_letters", _buried_without_a_name),
+    ("dead_letters", _secret_buried),
     ("executed_twice", _accepted_twice),
     ("executed_twice", _two_orders_for_a_key),
     ("rejected_but_executed", _rejected_yet_accepted),
@@ -312,8 +344,8 @@ def test_promises_have_each_a_way_to_break_them() -> None:
 def test_promise_of_one_answer_allows_a_key_again_after_its_day() -> None:
     """A key lives 24 hours; afterwards its next use is a request of its own."""
     made = sound()
-    order = replace(made.orders[FILLED], decided_at=NOW.replace(day=26), source=source(4))
-    made.answers.add_request(source(4), 1_000)
+    order = replace(made.orders[FILLED], decided_at=NOW.replace(day=26), source=source(5))
+    made.answers.add_request(source(5), 1_000)
     made.tell(result_of_order(order), stored=False)
     assert "one_answer_per_key" not in broken(made)
 
@@ -370,8 +402,8 @@ def test_tally_counts_the_records_of_this_run_only() -> None:
     """Figures are about the records from the given offsets on; a replay is a duplicate, not an execution."""
     answers = sound().answers
     whole = tally(answers, {0: 0})
-    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (4, 3, 1, 1, 1)
-    assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1}
+    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (5, 4, 1, 2, 1)
+    assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1, "SCHEMA_INVALID": 1}
     assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
-    assert tally(answers, {0: 3}).requests == 1
+    assert tally(answers, {0: 3}).requests == 2
     assert tally(answers, {0: 9}).requests == 0
