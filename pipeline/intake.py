@@ -37,11 +37,13 @@ from schemas.requests import CancelRequest, Request, TradeRequest, Unreadable, d
 from schemas.results import Result, ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.state import ORDER_STATE
-from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_HEADERS_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
 from schemas.wire import SCHEMA_VERSION, SourceOffset
 
 _SECRET_HEADERS = frozenset({"authorization", "x-totp"})
 _TRACEPARENT_LENGTH = 55
+# Each look-up of a resting order goes through the cancels that wait for it.
+CANCELS_PENDING_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +167,25 @@ def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
 
 
 def _bury(arrival: Arrival, unreadable: Unreadable, changes: Changes) -> None:
-    """Copies a record to the dead-letter topic: original key and bytes, secrets taken out of the headers."""
+    """Copies a record to the dead-letter topic: original key and bytes, secrets taken out of the headers.
+
+    A compressed record may be many times larger than the broker's limit once it is read. What would not fit into a dead letter is cut, and
+    its headers say so: a record that cannot be buried would stop every worker that reads it.
+    """
     headers = [(name, value) for name, value in arrival.headers if name.lower() not in _SECRET_HEADERS]
+    if sum(len(name.encode()) + len(value) for name, value in headers) > DEAD_LETTER_HEADERS_BYTES_MAX:
+        headers = [("dlq-headers-in-all", str(len(headers)).encode())]
     headers.append(("dlq-source", str(arrival.source).encode()))
     headers.append(("dlq-reason-code", unreadable.reason_code.value.encode()))
     headers.append(("dlq-reason", unreadable.reason.encode()))
-    value = arrival.value
+    key, value = arrival.key, arrival.value
     if value is not None and len(value) > DEAD_LETTER_BYTES_MAX:
-        # A compressed record may be far larger than the broker's limit once it is read.
         headers.append(("dlq-bytes-in-all", str(len(value)).encode()))
         value = value[:DEAD_LETTER_BYTES_MAX]
-    changes.bury(arrival.key, value, tuple(headers))
+    if key is not None and len(key) > DEAD_LETTER_KEY_BYTES_MAX:
+        headers.append(("dlq-key-bytes-in-all", str(len(key)).encode()))
+        key = key[:DEAD_LETTER_KEY_BYTES_MAX]
+    changes.bury(key, value, tuple(headers))
 
 
 def _base_fields(arrival: Arrival, request_id: str) -> dict[str, Value]:
@@ -376,6 +386,10 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
         return
     if order.status in TERMINAL:
         _reject(arrival, claim, Refusal(ReasonCode.ORDER_NOT_CANCELABLE, f"the order is {order.status} already"), changes)
+        return
+    if len(changes.cancels.get(order.order_id, [])) >= CANCELS_PENDING_MAX:
+        text = f"{CANCELS_PENDING_MAX} cancels of this order are under way already; the order ends when the exchange confirms one of them"
+        _reject(arrival, claim, Refusal(ReasonCode.ORDER_NOT_CANCELABLE, text), changes)
         return
     cancel = PendingCancel(
         source=arrival.source,

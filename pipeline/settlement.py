@@ -27,6 +27,10 @@ from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, Report, RoutedOrder
 
+# Each attempt is two audit events; at one or two seconds an attempt this outlasts an outage of many minutes.
+ATTEMPTS_MAX: Final = 1_000
+DETAIL_MAX: Final = 300
+
 _EVENT_OF_STATUS: Final[dict[OrderStatus, EventType]] = {
     OrderStatus.NEW: EventType.ORDER_ACKNOWLEDGED,
     OrderStatus.PARTIALLY_FILLED: EventType.ORDER_PARTIALLY_FILLED,
@@ -101,7 +105,14 @@ def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
 
 
 def requeue(order: Order, detail: str, changes: Changes) -> None:
-    """Queues an order again of which the last attempt provably reached nothing: not sent, or absent after the horizon."""
+    """Queues an order again of which the last attempt provably reached nothing: not sent, or absent after the horizon.
+
+    After `ATTEMPTS_MAX` it is refused: a deadline far ahead must not let an exchange that is down fill the audit trail.
+    """
+    if order.attempt >= ATTEMPTS_MAX:
+        text = f"the exchange was not available in {order.attempt} attempts; nothing was executed and the funds are released. {detail}"
+        apply_refusal(order, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), changes)
+        return
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now)
     changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": _storable(detail)})
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.changes import Changes, Claim
-from pipeline.intake import decide
+from pipeline.intake import CANCELS_PENDING_MAX, decide
 from pipeline.order import TERMINAL, Order
 from schemas.orders import OrderStatus, RequestType
 from schemas.reasons import ReasonCode
@@ -137,6 +137,13 @@ def test_two_cancels_of_one_order_both_get_their_answer() -> None:
     """The second one waits for the same end; each of the three records has one final answer."""
     changes = _canceled(order_of(status=S.NEW), cancel(), cancel(idempotency_key="cancel-2"))
     assert [pending.idempotency_key for pending in changes.cancels[next(iter(changes.orders))]] == ["cancel-1", "cancel-2"]
+
+
+def test_cancels_of_one_order_are_bounded() -> None:
+    """A producer that sends a cancel per second does not make every look-up slower: what is too much is refused at once."""
+    changes = _canceled(order_of(status=S.NEW), *(cancel(idempotency_key=f"c{number}") for number in range(CANCELS_PENDING_MAX + 2)))
+    assert len(changes.cancels_made) == CANCELS_PENDING_MAX
+    assert [result.reason_code for result in finals_of(changes)] == [ReasonCode.ORDER_NOT_CANCELABLE] * 2
 
 
 def test_copy_of_a_cancel_is_a_duplicate() -> None:

@@ -15,7 +15,7 @@ from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.state import ORDER_STATE
-from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.topics import DEAD_LETTER_BYTES_MAX, DLQ_MESSAGE_BYTES_MAX
 from tests.unit.builders import (
     NOW,
     TOPICS,
@@ -134,6 +134,19 @@ def test_dead_letter_of_a_huge_record_is_cut_and_says_so() -> None:
     (letter,) = outputs_on(changes, TOPICS.requests_dlq)
     assert len(letter.value or b"") == DEAD_LETTER_BYTES_MAX
     assert dict(letter.headers)["dlq-bytes-in-all"] == str(DEAD_LETTER_BYTES_MAX + 5).encode()
+
+
+def test_dead_letter_fits_into_its_topic_whatever_is_in_the_record() -> None:
+    """Key, value and headers of any size together stay below what the broker takes for a dead letter, and say what was cut."""
+    huge = b"x" * (2 * DLQ_MESSAGE_BYTES_MAX)
+    record = replace(arrival(huge, headers=[("big", huge), ("authorization", b"secret")]), key=huge)
+    (letter,) = outputs_on(_decided(record), TOPICS.requests_dlq)
+    headers = dict(letter.headers)
+    size = len(letter.key or b"") + len(letter.value or b"") + sum(len(name) + len(text) for name, text in letter.headers)
+    assert size < DLQ_MESSAGE_BYTES_MAX - 64 * 1024
+    assert (headers["dlq-key-bytes-in-all"], headers["dlq-bytes-in-all"], headers["dlq-headers-in-all"]) == (
+        str(len(huge)).encode(), str(len(huge)).encode(), b"1",
+    )  # fmt: skip
 
 
 def test_oversized_record_with_a_name_is_buried_and_answered_by_key() -> None:

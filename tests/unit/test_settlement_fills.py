@@ -9,7 +9,7 @@ from pipeline.changes import Changes
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Balance, TransferKind
 from pipeline.order import Order
-from pipeline.settlement import apply_refusal, apply_venue_order, mark_in_doubt, requeue
+from pipeline.settlement import ATTEMPTS_MAX, apply_refusal, apply_venue_order, mark_in_doubt, requeue
 from pipeline.venue import Fee, Refused, VenueOrder
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -236,6 +236,20 @@ def test_requeue_asks_for_the_next_attempt() -> None:
     assert (routed.action, routed.attempt, routed.order_id) == (Action.SUBMIT, 2, ORDER_ID)
     assert changes.orders[ORDER_ID].status is S.ACCEPTED
     assert not results_of(changes)
+
+
+@pytest.mark.parametrize("before", [S.SUBMITTING, S.IN_DOUBT])
+def test_order_is_not_queued_again_without_end(before: OrderStatus) -> None:
+    """An exchange that is down for hours ends the order, proven unsent, with its funds free."""
+    order = order_of(status=before, attempt=ATTEMPTS_MAX)
+    changes = changes_of(order, funds=NOTHING)
+    requeue(order, "not sent " * 100, changes)
+    (result,) = results_of(changes)
+    assert (result.status, result.reason_code, result.final) == (ResultStatus.REJECTED, ReasonCode.EXCHANGE_UNAVAILABLE, True)
+    assert not outputs_on(changes, TOPICS.orders("binance"))
+    assert _balances(changes) == {"USDT": (200, 0)}
+    requeue(replace(order, attempt=ATTEMPTS_MAX - 1), "not sent", again := changes_of(order, funds=NOTHING))
+    assert len(outputs_on(again, TOPICS.orders("binance"))) == 1
 
 
 def test_order_that_was_never_sent_cannot_be_filled() -> None:
