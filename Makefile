@@ -17,22 +17,23 @@ endif
 
 VENV_PYTHON := .venv/bin/python
 
-# The first stamp is older than a lock that changed, the second than pyproject.toml; a directory that was moved has neither.
+# The first stamp is older than a lock that changed, the second than pyproject.toml. Neither counts where the directory was moved, or where
+# the Python that .venv was made with is gone.
 LOCKS := requirements-dev.lock requirements-build.lock
 ifneq ($(wildcard .venv/.directory),)
-ifneq ($(shell cat .venv/.directory),$(CURDIR))
-MOVED := moved
+ifneq ($(shell test -x $(VENV_PYTHON) && cat .venv/.directory),$(CURDIR))
+UNUSABLE := unusable
 endif
 endif
 
-.PHONY: help demo test check bench clean lock docs env-file environment moved ruff mypy imports secrets compose generated locks
+.PHONY: help demo test check bench clean lock docs env-file environment unusable ruff mypy imports secrets compose generated locks
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-moved:
+unusable:
 
-.venv/.locked: $(LOCKS) checks/make_environment.sh $(MOVED)
+.venv/.locked: $(LOCKS) checks/make_environment.sh $(UNUSABLE)
 	@sh checks/make_environment.sh
 	@touch $@
 
@@ -41,6 +42,7 @@ moved:
 	@touch $@
 
 environment: .venv/.installed ## Make or refresh .venv from the lock files
+	@:
 
 demo: .venv/.installed ## Start everything, trade 2,000 requests on a simulated exchange, check every promise (DEMO_ARGS="--kill --json")
 	@exec .venv/bin/orchestrator demo $(DEMO_ARGS)

@@ -21,8 +21,8 @@ find_python() {
         fi
     done
     say "Python 3.11 was not found (tried ${PYTHON:+$PYTHON, }python3.11 and python3). Nothing was installed."
-    say "Install it (Debian and Ubuntu: apt-get install python3.11 python3.11-venv; macOS: brew install python@3.11; any system: uv python"
-    say "install 3.11), or name it: make demo PYTHON=/path/to/python3.11"
+    say "Install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv; macOS: brew install python@3.11; all: uv python install 3.11),"
+    say "or name it: make demo PYTHON=/path/to/python3.11"
     exit 1
 }
 
