@@ -113,7 +113,11 @@ class Installation:
     async def read(self, topic: str) -> list[ConsumerRecord]:
         """Everything that a read_committed consumer sees of a topic now."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_bootstrap_servers, isolation_level="read_committed", fetch_max_wait_ms=100
+            bootstrap_servers=self.settings.kafka_bootstrap_servers,
+            isolation_level="read_committed",
+            fetch_max_wait_ms=100,
+            # By default aiokafka goes to the end as soon as it is assigned, and may do so after it was told to go to the beginning.
+            auto_offset_reset="earliest",
         )
         await consumer.start()
         try:
