@@ -93,7 +93,9 @@ async def _read(endpoints: Endpoints, records_expected: int) -> tuple[list[bytes
     finally:
         await connection.close()
     partition = TopicPartition("kept", 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=endpoints.kafka_bootstrap_servers, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=endpoints.kafka_bootstrap_servers, isolation_level="read_committed", auto_offset_reset="earliest"
+    )
     await consumer.start()
     try:
         consumer.assign([partition])

@@ -20,9 +20,13 @@ import pytest
 import pytest_asyncio
 from aiokafka import ConsumerRecord
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.embedded.services import Endpoints
+from infra.kafka.topics import TopicsUnfit, ensure_topics
 from infra.postgres.step import unpack
+from infra.settings import Settings
+from schemas.topics import Topics
 from tests.installation import Installation, installation, order
 from tests.kcat import Kcat, needs_kcat
 from tests.promises import assert_promises_hold
@@ -233,14 +237,12 @@ class Transactions:
         steady.producer.abort_transaction(20)
         harvest.behind["aborted"] = ours.publish(_request("behind an aborted transaction"), _TRANSACTIONS_PARTITION)
         # Its program is gone, as far as the broker can tell: it hears nothing of it until the transaction's time is over.
-        self._open = self._begin("gone", **{"transaction.timeout.ms": 1_000})
+        self._open = self._begin("gone", **{"transaction.timeout.ms": 5_000, "message.timeout.ms": 5_000})
         harvest.source["in a transaction left open"] = self._open.publish(_request("in a transaction left open"), _TRANSACTIONS_PARTITION)
         harvest.behind["left open"] = ours.publish(_request("behind a transaction left open"), _TRANSACTIONS_PARTITION)
 
     def _begin(self, name: str, **options: Any) -> Librdkafka:
-        client = Librdkafka(
-            self._made, **{"transactional.id": f"{self._made.settings.topic_prefix}{name}", "message.timeout.ms": 1_000, **options}
-        )
+        client = Librdkafka(self._made, **{"transactional.id": f"{self._made.settings.topic_prefix}{name}", **options})
         client.producer.init_transactions(20)
         client.producer.begin_transaction()
         return client
@@ -312,8 +314,8 @@ async def test_foreign_record_is_answered_once_and_the_order_behind_it_executed(
     letters = harvest.buried(case.name)
     assert [letter.value for letter in letters] == ([case.value] if case.is_buried else [])
     for letter in letters:
-        # A record needs a key or a value.
-        assert letter.key == (case.key.encode() if case.key is not None else b"" if case.value is None else None)
+        # A tombstone without a key may get an empty one: not every client sends records that have neither.
+        assert (letter.key or None) == (case.key.encode() if case.key is not None else None)
         assert dict(letter.headers)["dlq-reason-code"].decode() == case.code
     harvest.assert_executed(harvest.behind[case.name])
 
@@ -363,6 +365,17 @@ async def test_broker_refuses_what_grows_beyond_the_limit_when_it_is_unpacked(ha
     assert refused.value.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
 
 
+async def test_requests_topic_that_keeps_what_producers_packed_is_refused(kafka: str, unique_prefix: str) -> None:
+    """On a topic that was made without us, and lets any codec through, no worker starts: it could stop for ever at the first record."""
+    settings = Settings(topic_prefix=unique_prefix)
+    requests = next(spec for spec in Topics(unique_prefix).specs(()) if spec.name.endswith("trade.requests"))
+    config = {**requests.config, "cleanup.policy": requests.cleanup_policy, "compression.type": "producer"}
+    admin = AdminClient({"bootstrap.servers": kafka})
+    await asyncio.to_thread(admin.create_topics([NewTopic(requests.name, 1, 1, config=config)])[requests.name].result, 20)
+    with pytest.raises(TopicsUnfit, match=r"compression\.type is producer, must be uncompressed"):
+        await ensure_topics(settings, kafka)
+
+
 async def test_secrets_in_headers_and_unknown_fields_are_nowhere(harvest: Harvest) -> None:
     """No topic but the producers' own, no table, no log has a token or a code that came in a header or in a field that is none."""
     made = harvest.made
@@ -376,7 +389,7 @@ async def test_secrets_in_headers_and_unknown_fields_are_nowhere(harvest: Harves
     secrets = [text.encode() for text in (_TOKEN, _TOTP)]
     assert [name for name, texts in places.items() if any(secret in text for text in texts for secret in secrets)] == []
     # What is looked at is not nothing.
-    assert all(_TRACEPARENT.encode() in b"".join(places[name]) for name in (topics.results, "table orders"))
+    assert [name for name in (topics.results, "table orders") if _TRACEPARENT.encode() not in b"".join(places[name])] == []
 
 
 def _all_of(record: ConsumerRecord) -> bytes:
