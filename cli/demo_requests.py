@@ -49,13 +49,26 @@ class DemoRecord:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Generator:
-    """Makes records for users that exist under `user_ids`; `run` tells this run's keys from those of other runs."""
+@dataclass(frozen=True, slots=True)
+class DemoUsers:
+    """Users by their ids. The exchange knows the keys of `trading`, and refuses that of `locked_out`, who has funds there all the same."""
 
-    def __init__(self, seed: int, run: str, user_ids: list[str], now: datetime) -> None:
+    trading: tuple[str, ...]
+    locked_out: str
+
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        return (*self.trading, self.locked_out)
+
+
+class Generator:
+    """Makes records for users that exist; `run` tells this run's keys from those of other runs."""
+
+    def __init__(self, seed: int, run: str, users: DemoUsers, now: datetime) -> None:
         self._random = random.Random(seed)
         self._run = run
-        self._users = user_ids
+        self._users = users.trading
+        self._locked_out = users.locked_out
         self._expires_at = format_time(now + _DEADLINE)
         self._expired_at = format_time(now - timedelta(minutes=1))
         self._symbols = list(make_symbols(Decimal(5)).values())
@@ -195,6 +208,8 @@ class Generator:
         fields = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001")
         if kind == "missing_field":
             del fields[self._random.choice(("symbol", "side", "idempotency_key", "user_id", "mode"))]
+        elif kind == "refused_by_exchange":
+            fields["user_id"] = self._locked_out
         elif kind == "expired":
             fields["expires_at"] = self._expired_at
         else:
@@ -269,7 +284,7 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("concurrent_copy", 30, Generator.concurrent_copy),
     ("key_reused", 20, Generator.copy),
     *((kind, 7, Generator.unreasonable) for kind in (
-        *_UNREASONABLE, "expired", "missing_field",
+        *_UNREASONABLE, "expired", "missing_field", "refused_by_exchange",
     )),
     ("bad_decimal", 25, Generator.bad_decimal),
     ("withdrawal", 10, Generator.transfer),

@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from cli.demo import DemoOptions, run_demo
-from cli.demo_requests import KINDS, Generator
+from cli.demo_requests import KINDS, DemoUsers, Generator
 from schemas.wire import SourceOffset
 from tests.unit.sound_evidence import NOW
 
 _ROOT = Path(__file__).parents[2]
+USERS = DemoUsers(("a", "b"), "c")
 _CONTRACT = [
     "requests", "results_final", "lost", "answered_twice", "executed", "executed_twice", "rejected", "rejected_by_reason", "duplicates",
     "withdrawals_completed", "deposits_credited", "in_doubt", "exchange_orders", "faults_injected", "ledger_balanced", "audit_verified",
@@ -58,6 +59,7 @@ async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     assert (figures["lost"], figures["answered_twice"], figures["executed_twice"], figures["in_doubt"]) == (0, 0, 0, 0)
     assert figures["ledger_balanced"] is figures["audit_verified"] is figures["topic_matches_database"] is True
     assert figures["executed"] > 100
+    assert figures["promises"]["rejected_but_executed"]["checked"] > 0
     assert {"REQUEST_UNSUPPORTED", "BALANCE_INSUFFICIENT", "SCHEMA_INVALID", "INVALID_DECIMAL"} <= figures["rejected_by_reason"].keys()
     assert descendants_using(tmp_path / "demo") == []
 
@@ -112,14 +114,14 @@ def values(records: Sequence[Any]) -> list[tuple[str, bytes | None, bytes | None
 
 def test_generator_with_the_same_seed_makes_the_same_records() -> None:
     """A run that found something can be repeated."""
-    one, two, other = (list(Generator(seed, "run", ["a", "b"], NOW).records(3_000)) for seed in (5, 5, 6))
+    one, two, other = (list(Generator(seed, "run", USERS, NOW).records(3_000)) for seed in (5, 5, 6))
     assert values(one) == values(two)
     assert values(one) != values(other)
 
 
 def test_generator_makes_every_kind_even_in_a_short_run() -> None:
     """Small demos show all kinds too, and the count is exact."""
-    records = list(Generator(1, "run", ["a", "b"], NOW).records(len(KINDS) + 1))
+    records = list(Generator(1, "run", USERS, NOW).records(len(KINDS) + 1))
     assert len(records) == len(KINDS) + 1
     assert {record.kind for record in records} == {kind for kind, _ in KINDS}
     assert SourceOffset("t", 0, 0) < SourceOffset("t", 0, 1)
