@@ -171,6 +171,7 @@ def balances(user: _User = None, as_json: _AsJson = False) -> None:
 @app.command()
 def verify(
     from_topic: Annotated[bool, typer.Option("--from-topic", help="Judge the audit trail from Kafka alone.")] = False,
+    exchange_log: Annotated[Path | None, typer.Option(metavar="FILE", help="A simulated exchange's log, where `up` runs none.")] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Check every promise: one line each."""
@@ -181,8 +182,8 @@ def verify(
     installation = find_installation()
     options = VerifyOptions(
         settings=installation.settings,
-        endpoints=Endpoints(installation.kafka, installation.database_url),
-        exchange_log=installation.running.exchange_log if installation.running else None,
+        endpoints=Endpoints(installation.kafka, "" if from_topic else installation.database_url),
+        exchange_log=exchange_log or (installation.running.exchange_log if installation.running else None),
         from_topic=from_topic,
         as_json=as_json,
     )

@@ -280,6 +280,9 @@ def test_verify_finds_every_promise_kept(running: Running) -> None:
     """What the commands above did leaves nothing broken, judged against the exchange's own log."""
     ended = running.up.run("verify")
     assert ended.code == 0, ended.output + ended.errors
+    assert "not checked" not in ended.output
+    from_topic = running.up.run("verify", "--from-topic", "--json")
+    assert from_topic.code == 0, from_topic.output + from_topic.errors
 
 
 def test_second_up_on_the_same_directory_is_refused_and_harms_nothing(running: Running) -> None:
