@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import agents.execution
+import agents.worker
 from agents.batch import Batch, StepRunner
 from agents.intake import IntakeStep
 from agents.worker import run_worker
@@ -84,6 +85,21 @@ def _reached() -> Callable[[CrashPoint, str], None]:
     return reached
 
 
+def _end_late() -> None:
+    """A zombie does all the harm that the broken mechanism allows before another mechanism ends it."""
+    compose = agents.worker.compose
+
+    def compose_late(*arguments: object) -> object:
+        *others, fail = arguments
+
+        def fail_late(error: BaseException) -> None:
+            asyncio.get_running_loop().call_later(5, fail, error)
+
+        return compose(*others, fail_late)
+
+    agents.worker.compose = compose_late
+
+
 def _transactional_id_per_worker() -> None:
     """Each worker uses ids of its own: a worker that is paused with a final answer in hand is not fenced when its partition moves."""
     publish = transactions.PartitionProducer.publish
@@ -149,7 +165,7 @@ def _offsets_outside_the_transaction() -> None:
             await publish(self, outputs, next_offset)
             return
         await self._producer.begin_transaction()
-        await asyncio.gather(*[await self._send(record) for record in outputs])
+        await self._send(outputs)
         await self._producer.commit_transaction()
         remaining[0] -= 1
         if remaining[0] == 0 and _once():
@@ -205,6 +221,7 @@ def main() -> int:
     broken = os.environ.get("TEST_BROKEN")
     if broken:
         BROKEN[broken]()
+        _end_late()
     settings = Settings()
     if settings.kafka_bootstrap_servers is None or settings.database_url is None:
         sys.stderr.write("the test must name broker and database\n")

@@ -39,27 +39,29 @@ async def _run(
 
 
 @pytest.mark.parametrize(
-    ("broken", "environment", "promise"),
+    ("broken", "environment", "promises"),
     [
-        ("transactional_id_per_worker", PAUSED, "answered_twice"),
-        ("no_fence_in_the_database", PAUSED, "audit_on_topic_matches_database"),
-        ("offsets_outside_the_transaction", {}, "answered_twice"),
-        ("blind_resend", {"TEST_AT": "after_exchange_call@trade.orders.binance:2", "TEST_THEN": "kill"}, "executed_twice"),
-        ("audit_key_order_id", {}, "audit_key_unique"),
+        # What the zombie publishes once more depends on what it had in hand: final answers, or older words about running orders.
+        ("transactional_id_per_worker", PAUSED, {"answered_twice", "results_match_database", "state_matches_database"}),
+        ("no_fence_in_the_database", PAUSED, {"audit_on_topic_matches_database"}),
+        ("offsets_outside_the_transaction", {}, {"answered_twice"}),
+        ("blind_resend", {"TEST_AT": "after_exchange_call@trade.orders.binance:2", "TEST_THEN": "kill"}, {"executed_twice"}),
+        ("audit_key_order_id", {}, {"audit_key_unique"}),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 async def test_broken_mechanism_is_reported_by_name(
     broken: str,
     environment: dict[str, str],
-    promise: str,
+    promises: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The run ends with 1 and names the promise that the broken mechanism kept."""
+    """The run ends with 1 and names a promise that the broken mechanism kept."""
     code, breaches = await _run({**environment, "TEST_BROKEN": broken}, tmp_path, monkeypatch, capsys)
-    assert (code, promise in breaches) == (1, True), breaches
+    assert code == 1
+    assert breaches & promises, breaches
 
 
 async def test_same_fault_with_all_mechanisms_in_place_breaks_nothing(
