@@ -13,7 +13,7 @@ A database that does not answer ends only a worker that has a batch for it (agen
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
@@ -32,11 +32,32 @@ from pipeline.invariants import Retryable
 
 log = structlog.get_logger(__name__)
 
+_TASKS_MAX: Final = 60
+_DEPTH_MAX: Final = 30
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 2.0
 _PROBE_SECONDS_MAX: Final = 5.0
 # An answer that takes longer than this is not just on its way.
 _OWES_SECONDS: Final = 1.0
+
+
+def waiting_tasks(loops: Sequence[asyncio.AbstractEventLoop]) -> list[str]:
+    """Where each task of these loops waits, the innermost line of each, for whoever looks into the end of a worker. Bounded."""
+    tasks = [task for loop in loops for task in asyncio.all_tasks(loop)]
+    return [_place_of(task) for task in tasks[:_TASKS_MAX]]
+
+
+def _place_of(task: asyncio.Task[object]) -> str:
+    waiting: object = task.get_coro()
+    place = ""
+    # Through what it awaits, down to where that ends in a future.
+    for _ in range(_DEPTH_MAX):
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is None:
+            break
+        place = f"{frame.f_code.co_qualname} ({frame.f_code.co_filename.rpartition('site-packages/')[2]}:{frame.f_lineno})"
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return f"{task.get_name()}: {place}"
 
 
 class Stalled(Exception):
@@ -150,6 +171,7 @@ class Watchdog:
         finally:
             for task in probes:
                 task.cancel()
+        log.error("standing_still", tasks=waiting_tasks(self._app.loops()))
         self._fail(problem)
 
     async def _ask_the_broker(self) -> None:

@@ -19,6 +19,7 @@ import asyncio
 import gc
 import os
 import signal
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from enum import IntEnum
 from importlib.metadata import version
@@ -231,17 +232,23 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
     await asyncio.gather(*(feed.first_answer(settings.exchange_timeout_ms / 1000) for feed in parts.feeds.values()))
     await parts.report_producer.start()
     stack.push_async_callback(parts.report_producer.stop)
+    # The watchdog first: the broker may go away in the middle of Faust's start, which has no time limit.
+    _run_beside(stack, "watchdog", parts.watchdog.run())
     await parts.app.start()
     stack.push_async_callback(parts.app.stop)
-    for name, coroutine in (("reconciler", parts.reconciler.run()), ("watchdog", parts.watchdog.run())):
-        task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(_report_end)
-        stack.callback(task.cancel)
+    _run_beside(stack, "reconciler", parts.reconciler.run())
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
     # through all of ccxt's tables several times a second.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _run_beside(stack: AsyncExitStack, name: str, coroutine: Coroutine[None, None, None]) -> None:
+    """Runs something in the background until the stack is left; its failure ends the process."""
+    task = asyncio.create_task(coroutine, name=name)
+    task.add_done_callback(_report_end)
+    stack.callback(task.cancel)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ Invariants:
 4. Faust commits nothing: offsets are committed with the outputs, by `infra.kafka.transactions`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -253,12 +254,17 @@ class OrchestratorApp(faust.App):
         position: int | None = await self.consumer._thread.idle_position(partition, handed_out, beyond)
         return position
 
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """The event loops that this app runs in, its consumer's own included."""
+        consumer = self._consumer
+        return [self.loop] if consumer is None else [self.loop, consumer._thread.thread_loop]
+
     def dead_agents(self) -> list[str]:
         """Agents that were started and read their topic no more."""
         return [
             agent.name
             for agent in self.agents.values()
-            if agent.started and (agent.should_stop or not agent._actors or any(actor.actor_task.done() for actor in agent._actors))
+            if agent.started and (agent.should_stop or any(actor.actor_task.done() for actor in agent._actors))
         ]
 
     def fetched_at_ms(self, partition: TopicPartition) -> int | None:
