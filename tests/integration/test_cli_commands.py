@@ -25,6 +25,9 @@ from infra.keyring import new_master_key
 from tests.orchestrator import Up, environment, running_up
 from tests.servers import fresh_database
 
+# One installation for all of them.
+pytestmark = pytest.mark.xdist_group("cli_commands")
+
 _ROOT = Path(__file__).parents[2]
 
 

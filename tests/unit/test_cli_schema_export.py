@@ -55,6 +55,14 @@ def test_request_schema_has_every_field_and_refuses_others(model: type[TradeRequ
     assert set(schema["required"]) == {name for name, field in model.model_fields.items() if field.is_required()}
 
 
+def test_alternatives_of_a_request_are_told_apart_by_a_constant_type() -> None:
+    """Each alternative names its own type, in plain JSON Schema: `discriminator` means something else in AsyncAPI."""
+    schema = _document("request.schema.json")
+    types = [schema["$defs"][alternative["$ref"].rpartition("/")[2]]["properties"]["type"]["const"] for alternative in schema["oneOf"]]
+    assert sorted(types) == ["cancel", "deposit", "trade", "withdrawal"]
+    assert not any("discriminator" in node for name in documents() for node in _nodes(_document(name)) if isinstance(node, dict))
+
+
 def test_money_is_a_string_everywhere() -> None:
     """No document allows a JSON number for an amount: a client that sends one would be refused."""
     for name in documents():
