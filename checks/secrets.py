@@ -23,7 +23,11 @@ _SHAPES: Final[dict[str, re.Pattern[str]]] = {
     "Google API key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
     "package registry token": re.compile(r"\b(?:pypi-AgE[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36})\b"),
     "JSON web token": re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
-    "password in an address": re.compile(r"\b[a-z][a-z0-9+]*://[^\s:/@{}$<>]+:(?P<value>[^\s/@{}$<>]{3,})@"),
+    "password in an address": re.compile(
+        r"\b[a-z][a-z0-9+]*://[^\s:/@{}$<>]+:(?P<value>[^\s/@{}$<>]{8,})@"
+        # Not where nobody can be: this machine, and the names that RFC 2606 reserves.
+        r"(?!127\.0\.0\.1\b|localhost\b|\[::1\]|[\w.-]+\.(?:example|invalid|test)\b)"
+    ),
 }
 _ASSIGNED: Final = re.compile(
     r"(?i)(?:secret|password|passwd|token|api_?key|master_?key|private_?key)[a-z0-9_]*[\"']?\s*[:=]\s*[\"']?(?P<value>[A-Za-z0-9+/=_-]{20,})"
@@ -35,7 +39,7 @@ _MIXTURE_MIN: Final = 0.35
 _HEX: Final = re.compile(r"[0-9a-f]{32,}")
 _HEX_ENTROPY_MIN: Final = 3.0
 # Passwords that anybody can see through: examples.
-_PLACEHOLDERS: Final = frozenset({"password", "secret", "changeme", "pass", "xxx", "…"})
+_PLACEHOLDERS: Final = frozenset({"password", "changeme"})
 _BYTES_MAX: Final = 5_000_000
 
 

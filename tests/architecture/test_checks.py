@@ -25,6 +25,8 @@ HARMLESS = [
     'password = settings.kafka_sasl_password.get_secret_value()',
     "ORCHESTRATOR_DATABASE_URL=postgresql://orchestrator:${POSTGRES_PASSWORD}@postgres/orchestrator",
     "`postgresql://user:password@host:port/name`",
+    "postgresql://u:a-long-password@127.0.0.1/db",
+    "postgresql://u:a-long-password@db.example/db",
     'api_key = "scripted-api-key-0123456789"',
     "--hash=sha256:065665c041c42a5938ed220bdcd7230f22527fbec085e1853d2402c8a3615d9d",
 ]
