@@ -39,7 +39,7 @@ _ANSWER_SECONDS_MAX = 90
 _CASES_PARTITION = 0
 # A transaction that is left open keeps the records behind it waiting: not those of the cases.
 _TRANSACTIONS_PARTITION = 1
-_TOKEN = "SECRET-eyJhbGciOiJFZERTQSJ9"
+_TOKEN = "SECRET-eyJhbGciOiJFZERTQSJ9"  # not a secret: made up, to be looked for in what is published
 _TOTP = "SECRET-731946"
 _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
