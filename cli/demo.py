@@ -50,7 +50,7 @@ _SECONDS_PER_FAULT: Final = 13.0
 _FAULTS_MIN_MAX: Final = (3, 9)
 _REQUESTS_PER_FAULT: Final = 2_000
 _REST_SECONDS_MAX: Final = 60.0
-_REST_SECONDS_PER_REQUEST: Final = 0.01
+_REST_SECONDS_PER_REQUEST: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
