@@ -8,7 +8,7 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -31,8 +31,14 @@ class DatabaseUnfit(Exception):
 
 
 def engine_url(database_url: str) -> str:
-    """SQLAlchemy's form of a `postgresql://` URL, for its asyncpg dialect."""
-    return database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    """SQLAlchemy's form of a `postgresql://` or `postgres://` URL, for its asyncpg dialect.
+
+    The dialect hands the query to asyncpg as arguments, where libpq's `sslmode` is called `ssl`. Raises ArgumentError for what is no URL.
+    """
+    url = make_url(database_url)
+    if "sslmode" in url.query:
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
+    return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 async def migrate(database_url: str) -> None:

@@ -1,0 +1,71 @@
+"""The schema: made once however many workers start, the same again when it is there."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from infra.postgres.migrate import engine_url, migrate
+from tests.integration.step_database import open_database, plain_connection, take_in, taken
+from tests.unit.builders import arrival, limit
+
+
+async def _tables(url: str) -> set[str]:
+    async with plain_connection(url) as connection:
+        return {row["tablename"] for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+
+async def test_workers_that_start_at_once_migrate_once(empty_database_url: str) -> None:
+    """Four at the same moment: one makes the tables, the others wait and find them."""
+    await asyncio.gather(*(migrate(empty_database_url) for _ in range(4)))
+    expected = {"users", "api_keys", "claims", "orders", "cancels", "balances", "transfers", "audit_chains", "audit_events"}
+    assert expected | {"input_partitions", "alembic_version"} <= await _tables(empty_database_url)
+
+
+async def test_migration_of_a_database_in_use_changes_nothing(database_url: str) -> None:
+    """Every start migrates; what is there stays."""
+    async with open_database(database_url) as database:
+        await take_in(database, await taken(database), [arrival(limit())], 1)
+        before = await _tables(database_url)
+        await migrate(database_url)
+        assert await _tables(database_url) == before
+        async with plain_connection(database_url) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_append_only_triggers_are_there_for_every_kind_of_change(database_url: str) -> None:
+    """One trigger per table, for UPDATE, DELETE and TRUNCATE, switched on."""
+    async with plain_connection(database_url) as connection:
+        rows = await connection.fetch(
+            "SELECT tgrelid::regclass::text AS table, tgtype, tgenabled FROM pg_trigger WHERE tgname = 'append_only' ORDER BY 1"
+        )
+    # pg_trigger.tgtype: 2 before, 8 delete, 16 update, 32 truncate
+    assert [(row["table"], row["tgtype"], row["tgenabled"]) for row in rows] == [
+        ("audit_events", 2 + 8 + 16 + 32, b"O"),
+        ("transfers", 2 + 8 + 16 + 32, b"O"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u:p%40w@h:5433/db", {"username": "u", "password": "p@w", "host": "h", "port": 5433, "query": {}}),
+        ("postgres://u@h/db", {"username": "u", "host": "h"}),
+        ("postgresql://postgres@/db?host=/run/socket", {"query": {"host": "/run/socket"}}),
+        ("postgresql://u@h/db?sslmode=require&application_name=x", {"query": {"ssl": "require", "application_name": "x"}}),
+    ],
+)
+def test_database_address_means_the_same_to_both_drivers(url: str, expected: dict[str, object]) -> None:
+    """Whatever asyncpg takes for the pool, the migration's engine takes as well."""
+    parsed = make_url(engine_url(url))
+    assert (parsed.drivername, parsed.database) == ("postgresql+asyncpg", "db")
+    for name, value in expected.items():
+        assert getattr(parsed, name) == value
+
+
+async def test_error_of_the_database_is_an_error_of_asyncpg(empty_database_url: str) -> None:
+    """A pool on a database without tables says so plainly."""
+    with pytest.raises(asyncpg.UndefinedTableError):
+        async with open_database(empty_database_url):
+            pass
