@@ -123,6 +123,9 @@ class Partitions:
             task.start()
         log.info("partitions_assigned", partitions=sorted(str(task.partition) for task in tasks))
 
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        return {partition: task.next_offset for partition, task in self.tasks.items()}
+
     def on_revoking(self) -> None:
         for task in self.tasks.values():
             task.drop()

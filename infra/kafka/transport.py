@@ -4,7 +4,7 @@ Faust 0.15.3 is pinned: the methods overridden here are private, and tests/integ
 
 Invariants:
 1. One Faust event is one chunk: records of one partition, in order, with the offset at which the next chunk begins.
-2. On assignment the owner fences and recovers before `super()` seeks to the committed offsets: nothing is read under an older claim.
+2. On assignment the owner fences and recovers before `super()` seeks to where the owner stands: nothing is read under an older claim.
 3. On revocation the owner drops what has not begun, Faust waits for what has, and only then the owner lets go.
 4. Faust commits nothing: offsets are committed with the outputs, by `infra.kafka.transactions`.
 """
@@ -40,6 +40,9 @@ class PartitionOwner(Protocol):
 
     async def on_assigned(self, partitions: Iterable[TopicPartition], committed: CommittedOffset) -> None:
         """Fences and recovers the partitions. What it raises ends the worker."""
+
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """Where each partition that it owns goes on; known when `on_assigned` has returned."""
 
     def on_revoking(self) -> None:
         """Drops everything that has not begun."""
@@ -115,26 +118,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return result
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seeks every assigned partition to where the group stands; one that has no committed offset to its beginning.
+        """Seeks every partition to where its owner stands, and leaves those alone that have none.
 
-        aiokafka's own method leaves a partition alone whose committed offset is missing or 0. Faust seeks in order to read again what it
-        has just dropped: the first records of such a partition would be lost.
+        Not to what the broker says is committed: it confirms a transaction before the offset in it can be read, and what a new owner has
+        just published would be read again.
         """
-        offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        owner: PartitionOwner = self.transport.owner
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek, owner.next_offsets())
         return offsets
 
-    async def _seek_to_committed(self) -> dict[TopicPartition, int]:
+    async def _seek(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         consumer = self._ensure_consumer()
-        # Counting begins anew where the seek ends. In between nothing is known: the position still stands behind records that are read
-        # again, and moving the offset there would lose them.
+        assigned = consumer.assignment()
+        # Counting begins anew here. A partition without an owner is counted again from its next assignment on.
         self._sought.clear()
         self._next_offsets.clear()
-        offsets: dict[TopicPartition, int] = {}
-        for partition in sorted(consumer.assignment()):
-            offset = await consumer.committed(partition)
-            if offset is None:
-                offset = (await consumer.beginning_offsets([partition]))[partition]
-            offsets[partition] = int(offset)
+        offsets = {partition: offset for partition, offset in next_offsets.items() if partition in assigned}
         for partition, offset in offsets.items():
             # No waiting between a seek and its note: a fetch sees both or neither.
             consumer.seek(partition, offset)

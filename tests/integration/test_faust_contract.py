@@ -92,7 +92,6 @@ RELIED_ON = {
     ),
     "aiokafka.consumer.fetcher:Fetcher._proc_fetch_request": ("0358258eb105", "sets lso and timestamp of a partition at every answer"),
     "aiokafka.consumer.subscription_state:TopicPartitionState.consumed_to": ("fdd33ceabceb", "sets the position"),
-    "aiokafka:AIOKafkaConsumer.seek_to_committed": ("2f6e4c146dff", "seeks to what the broker has committed now"),
     "aiokafka:AIOKafkaProducer.start": ("ea7c66a3d465", "returns after InitProducerId: the previous owner is fenced"),
     "aiokafka:AIOKafkaProducer.send_offsets_to_transaction": (
         "cd0d41f2da8d",
@@ -156,11 +155,16 @@ class RecordingOwner:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.committed_at_assignment: list[int | None] = []
+        self.owned: dict[TopicPartition, int] = {}
 
     async def on_assigned(self, partitions: Iterable[TopicPartition], committed: CommittedOffset) -> None:
         partitions = list(partitions)
         self.calls.append(f"assigned {len(partitions)}")
         self.committed_at_assignment += [await committed(partition) for partition in partitions]
+        self.owned = dict.fromkeys(partitions, 0)
+
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        return self.owned
 
     def on_revoking(self) -> None:
         self.calls.append("revoking")

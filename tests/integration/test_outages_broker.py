@@ -71,7 +71,7 @@ async def test_broker_that_restarts_under_load_loses_nothing(
     broker: FragileServer, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
     """A broker that is restarted, and one that is killed, under load: whether workers survive it or are replaced, every promise holds."""
-    async with installation(broker.address, database_url, unique_prefix, tmp_path) as made:
+    async with installation(broker.address, database_url, unique_prefix, tmp_path, stall_seconds_max=15) as made:
         done = asyncio.Event()
         supervisor = asyncio.create_task(keep_running(made, done))
         try:
@@ -89,7 +89,8 @@ async def test_broker_that_restarts_under_load_loses_nothing(
             codes = await supervisor
         assert {result["status"] for result in finals.values()} == {"executed"}
         assert len(made.accepted_orders()) == 2 * REQUESTS
-        assert codes <= {ExitCode.OUT_OF_REACH, ExitCode.FENCED}
+        ends = [made.events(number)[-1] for number in range(len(made.workers))]
+        assert codes <= {ExitCode.OUT_OF_REACH, ExitCode.FENCED}, ends
         made.start_worker()
         await assert_promises_hold(made)
 
