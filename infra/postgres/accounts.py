@@ -28,8 +28,13 @@ class NewUser:
 async def add_users(database: Database, users: Sequence[NewUser], now: datetime, actor: str) -> list[AuditRow]:
     """Adds those users that are not there yet, in one database transaction; returns their audit events, to be published.
 
-    Opening balances are transfers from `@opening`: nothing else creates money.
+    Opening balances are transfers from `@opening`: nothing else creates money. Raises ValueError for a negative one and for a user who is
+    named twice; nothing is added then.
     """
+    if len({user.user_id for user in users}) != len(users):
+        raise ValueError("a user is named twice; nobody was added")
+    if any(amount < 0 for user in users for amount in user.balances.values()):
+        raise ValueError("an opening balance is negative; nobody was added")
     async with database.connection() as connection, connection.transaction():
         # A rejected request of somebody who was no user yet may have begun the chain already; it goes on from there. Behind the locks it is
         # clear who is there: two that add the same users queue up.
@@ -42,7 +47,7 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
         trail = AuditTrail({user.user_id: heads[user.user_id] for user in added}, now)
         transfers: list[Transfer] = []
         for user in added:
-            own = [_opening(user, asset, amount) for asset, amount in sorted(user.balances.items())]
+            own = [_opening(user, asset, amount) for asset, amount in sorted(user.balances.items()) if amount > 0]
             transfers += own
             fields: dict[str, Value] = {"actor": actor, "ts_event": now, "user_id": user.user_id, "exchange": user.exchange}
             fields["transfers"] = [transfer_entry(transfer) for transfer in own]

@@ -289,6 +289,21 @@ async def test_users_are_added_once_and_go_on_with_their_chain(database_url: str
         assert await stored_key(database, "carol", "k2") is None
 
 
+async def test_users_with_impossible_balances_are_not_added(database_url: str) -> None:
+    """Nothing is no transfer; less than nothing, or the same user twice, is refused before anything is written."""
+
+    def new(user: str, **balances: str) -> NewUser:
+        return NewUser(user, EXCHANGE, "k1", "key", b"c", {asset: Decimal(amount) for asset, amount in balances.items()})
+
+    async with open_database(database_url, users=()) as database:
+        for users in ([new("a", USDT="-1")], [new("a", USDT="1"), new("a", USDT="1")]):
+            with pytest.raises(ValueError, match="nobody was added"):
+                await add_users(database, users, NOW, "test")
+        (row,) = await add_users(database, [new("a", USDT="1", BTC="0")], NOW, "test")
+        assert row.body.count(b'"kind":"opening"') == 1
+        assert await counts(database_url, "users", "transfers", "balances") == {"users": 1, "transfers": 1, "balances": 1}
+
+
 async def test_revoked_key_is_not_handed_out(database_url: str) -> None:
     """A key that may not be used is as good as none."""
     async with open_database(database_url) as database, plain_connection(database_url) as connection:

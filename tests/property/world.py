@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.audit import AuditRow, AuditTrail, ChainHead
+from pipeline.audit import AuditRow, AuditTrail, ChainHead, hash_of_value
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.execution import NotSent, Outcome, conclude, plan
 from pipeline.intake import Arrival, decide
@@ -19,10 +19,12 @@ from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind,
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.settlement import apply_report
 from pipeline.venue import Confirmed, Fee, InDoubt, Refused, Submission, VenueOrder, acceptance_horizon
+from schemas.audit import AuditEvent
 from schemas.orders import OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
 from schemas.routing import Report, ReportedFee, RoutedOrder
+from schemas.state import ORDER_STATE
 from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, account, arrival, intake_state, market_data
 
 USERS: Final = ("alice", "bob")
@@ -274,6 +276,12 @@ class World:
                 self.results.append(RESULT.validate_json(output.value or b""))
             elif output.topic == TOPICS.orders(EXCHANGE):
                 self.queue.append(RoutedOrder.model_validate_json(output.value or b""))
+            elif output.topic == TOPICS.state:
+                assert ORDER_STATE.validate_json(output.value or b"", strict=True).order_id.encode() == output.key
+            elif output.topic == TOPICS.audit:
+                event = AuditEvent.model_validate_json(output.value or b"", strict=True)
+                assert event.event_id.encode() == output.key
+                assert hash_of_value(output.value or b"") == (event.hash, event.hash)
 
     # What must always hold
 
