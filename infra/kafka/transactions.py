@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
-from aiokafka.structs import RecordMetadata
+from aiokafka.producer.message_accumulator import BatchBuilder
 
+from infra.kafka.partitioner import partition_of
 from pipeline.changes import OutputRecord
 from pipeline.invariants import Fenced, Retryable
 from schemas.topics import DLQ_MESSAGE_BYTES_MAX
@@ -30,6 +31,10 @@ class CommitUnknown(Exception):
 def transactional_id_of(consumer_group: str, partition: TopicPartition) -> str:
     """One id per input partition, the same for every worker that ever owns it."""
     return f"{consumer_group}.{partition.topic}.{partition.partition}"
+
+
+def _append(batch: BatchBuilder, record: OutputRecord) -> bool:
+    return batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers)) is not None
 
 
 class PartitionProducer:
@@ -77,9 +82,7 @@ class PartitionProducer:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._producer.begin_transaction()
-                sends = [await self._send(record) for record in outputs]
-                # A send that failed does not fail the transaction by itself: every one is waited for before the commit.
-                await asyncio.gather(*sends)
+                await self._send(outputs)
                 await self._producer.send_offsets_to_transaction({self._partition: next_offset}, self._consumer_group)
                 await self._producer.commit_transaction()
         except ProducerFenced as error:
@@ -94,13 +97,30 @@ class PartitionProducer:
                 f"({type(error).__name__}: {error}). Nothing is lost or doubled: the partition's next owner publishes what is stored."
             ) from error
 
-    async def _send(self, record: OutputRecord) -> asyncio.Future[RecordMetadata]:
-        # aiokafka sends no record that has neither key nor value, which the dead letter of a tombstone can be: it gets an empty key.
-        key = b"" if record.key is None and record.value is None else record.key
-        future: asyncio.Future[RecordMetadata] = await self._producer.send(
-            record.topic, record.value, key=key, headers=list(record.headers)
-        )
-        return future
+    async def _send(self, outputs: Sequence[OutputRecord]) -> None:
+        batches = await self._batches(outputs)
+        sends = [await self._producer.send_batch(batch, to.topic, partition=to.partition) for to, batch in batches]
+        # A send that failed does not fail the transaction by itself: every one is waited for before the commit.
+        await asyncio.gather(*sends)
+
+    async def _batches(self, outputs: Sequence[OutputRecord]) -> list[tuple[TopicPartition, BatchBuilder]]:
+        """The outputs as whole batches, in order within each partition.
+
+        Whole, because a send per record costs aiokafka a future and a look at the topic's metadata for each.
+        """
+        producer = self._producer
+        partitions = {topic: sorted(await producer.partitions_for(topic)) for topic in {record.topic for record in outputs}}
+        batches: list[tuple[TopicPartition, BatchBuilder]] = []
+        open_batches: dict[TopicPartition, BatchBuilder] = {}
+        for record in outputs:
+            target = TopicPartition(record.topic, partition_of(record.key, partitions[record.topic]))
+            batch = open_batches.get(target)
+            # A batch that is full takes nothing; an empty one takes a record of any size.
+            if batch is None or not _append(batch, record):
+                batch = open_batches[target] = producer.create_batch()
+                batches.append((target, batch))
+                _append(batch, record)
+        return batches
 
     async def stop(self) -> None:
         """Closes the connections; an open transaction is aborted by the next owner's start or by its time-out."""
