@@ -107,8 +107,13 @@ def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
 def requeue(order: Order, detail: str, changes: Changes) -> None:
     """Queues an order again of which the last attempt provably reached nothing: not sent, or absent after the horizon.
 
-    After `ATTEMPTS_MAX` it is refused: a deadline far ahead must not let an exchange that is down fill the audit trail.
+    One that its user canceled meanwhile ends instead: it must not be sent once more and perhaps be executed. After `ATTEMPTS_MAX` it is
+    refused: a deadline far ahead must not let an exchange that is down fill the audit trail.
     """
+    if changes.cancels.get(order.order_id):
+        canceled = replace(order, status=OrderStatus.CANCELED, reason=None, updated_at=changes.now, executed_at=changes.now)
+        end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+        return
     if order.attempt >= ATTEMPTS_MAX:
         text = f"the exchange was not available in {order.attempt} attempts; nothing was executed and the funds are released. {detail}"
         apply_refusal(order, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), changes)

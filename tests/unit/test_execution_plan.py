@@ -209,6 +209,16 @@ def test_cancel_that_came_while_its_order_was_sent_is_queued_again(outcome: Conf
     assert [cancel.attempt for cancel in changes.cancels_repeated] == [2]
 
 
+def test_order_that_was_not_sent_and_is_canceled_meanwhile_is_not_sent_again() -> None:
+    """Proven unsent is proof enough for its cancel: a second attempt could be executed against its user's word."""
+    changes = changes_of(order_of(status=S.SUBMITTING))
+    changes.cancels[ORDER_ID] = [_pending(1)]
+    conclude({ORDER_ID: NotSent("its turn came too late")}, {}, changes, RULES)
+    assert [result.status for result in finals_of(changes)] == [ResultStatus.CANCELED, ResultStatus.EXECUTED]
+    assert not outputs_on(changes, TOPICS.orders("binance"))
+    assert changes.ledger.balance(account("USDT")).pending == 0
+
+
 @pytest.mark.parametrize("outcome", [Refused(ReasonCode.ORDER_NOT_FOUND, "gone"), InDoubt("no answer")])
 def test_unproven_cancel_changes_nothing(outcome: Refused | InDoubt) -> None:
     """The next look-up shows how the order stands."""
