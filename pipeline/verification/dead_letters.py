@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.verification.finding import Check, Finding
 from schemas.requests import Unreadable, decode_request
-from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
 from schemas.wire import SourceOffset
 
 SOURCE_HEADER: Final = "dlq-source"
@@ -44,8 +44,8 @@ class DeadLetters:
 
 
 def _digest(key: bytes | None, value: bytes | None) -> bytes:
-    # A dead letter without a key and a value would not be sent at all: it stands with an empty value.
-    return sha256((key or b"") + b"\x00" + (value or b"")[:DEAD_LETTER_BYTES_MAX]).digest()
+    # A dead letter without a key and a value would not be sent at all: it stands with an empty key. What does not fit is cut.
+    return sha256((key or b"")[:DEAD_LETTER_KEY_BYTES_MAX] + b"\x00" + (value or b"")[:DEAD_LETTER_BYTES_MAX]).digest()
 
 
 def check_dead_letters(letters: DeadLetters, requests: Collection[SourceOffset], read_to: Mapping[int, int]) -> Finding:
