@@ -1,6 +1,7 @@
 """kcat, a producer that is not ours: C, librdkafka, what people use by hand and in scripts.
 
-Every call is one process with a time limit. Start with `publish`, or `publish_lines` for many records.
+Every call is one process with a time limit. Start with `publish`, or `publish_lines` for many records. Tests that can do without it use
+librdkafka as a Python program does where kcat is not installed (`IS_INSTALLED`; Debian and Ubuntu: `apt-get install kcat`).
 """
 
 import asyncio
@@ -11,13 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 _SECONDS_MAX = 30.0
 KEY_DELIMITER = "\t"
 
-# Debian and Ubuntu: `apt-get install kcat`.
-needs_kcat = pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed")
+IS_INSTALLED = shutil.which("kcat") is not None
 
 
 class NotDelivered(Exception):

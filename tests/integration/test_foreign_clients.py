@@ -26,14 +26,14 @@ from infra.embedded.services import Endpoints
 from infra.kafka.topics import TopicsUnfit, ensure_topics
 from infra.postgres.step import unpack
 from infra.settings import Settings
-from schemas.topics import Topics
+from schemas.topics import DEAD_LETTER_KEY_BYTES_MAX, Topics
+from tests import kcat
 from tests.installation import Installation, installation, order
-from tests.kcat import Kcat, needs_kcat
 from tests.promises import assert_promises_hold
 from tests.servers import fresh_database
 
 # One worker of pytest-xdist runs all of them, so that the installation is made once.
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("foreign_clients"), needs_kcat]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("foreign_clients")]
 
 _ANSWER_SECONDS_MAX = 90
 _CASES_PARTITION = 0
@@ -60,6 +60,8 @@ class Case:
     headers: tuple[bytes, ...] = ()
     codec: str = "none"
     properties: tuple[str, ...] = ()
+    # Python's client has only text for the names of headers.
+    needs_kcat: bool = False
 
     @property
     def is_buried(self) -> bool:
@@ -106,7 +108,7 @@ CASES = [
     _executed("traceparent", headers=(f"traceparent={_TRACEPARENT}".encode(),)),
     _executed("traceparent that is none", headers=(b"traceparent=yes",)),
     _executed("header without a value", headers=(b"traceparent", b"authorization", b"other")),
-    _executed("header named by no UTF-8", headers=(b"\xff\xfe=1", b"traceparent=\xff")),
+    _executed("header named by no UTF-8", headers=(b"\xff\xfe=1", b"traceparent=\xff"), needs_kcat=True),
     _executed("header twice", headers=(b"a=1", b"a=2")),
     _executed("thousand headers", headers=tuple(b"h%d=%d" % (number, number) for number in range(1000))),
     _executed("key of idempotency with an emoji \N{ROCKET}"),
@@ -114,8 +116,11 @@ CASES = [
     # Nobody can be read.
     _unreadable("broken JSON", b'{"user_id": "user-0", "idempotency_key": "broken", '),
     _unreadable("broken JSON with secrets in headers", b"{", headers=_SECRET_HEADERS),
+    _unreadable("broken JSON with headers like ours", b"{", headers=(b"dlq-source=forged/0/0", b"dlq-reason-code=FORGED")),
     _unreadable("broken JSON in zstd", b"{" * 3000, codec="zstd"),
-    _unreadable("broken JSON with a header named by no UTF-8", b"{", headers=(b"\xff\xfe=1",), key="\N{ROCKET}"),
+    _unreadable("broken JSON with a header named by no UTF-8", b"{", headers=(b"\xff\xfe=1",), key="\N{ROCKET}", needs_kcat=True),
+    _unreadable("long key", b"{", key="k" * 100_000),
+    _unreadable("long header", b"{", headers=(b"long=" + b"x" * 100_000,)),
     _unreadable("no JSON", b"BUY 1 BTC"),
     _unreadable("tombstone", None),
     _unreadable("tombstone with key", None, key="user-0"),
@@ -182,9 +187,14 @@ class Harvest:
 
     def final(self, name: str) -> dict[str, Any]:
         """The one final answer to a case."""
+        self._skip_unpublished(name)
         answers = self.finals.get(self.source[name], [])
         assert len(answers) == 1
         return answers[0]
+
+    def _skip_unpublished(self, name: str) -> None:
+        if name not in self.source:
+            pytest.skip("kcat is not installed")
 
     def assert_executed(self, place: tuple[int, int]) -> None:
         """Fails unless the record at a place was answered once, as executed."""
@@ -192,6 +202,7 @@ class Harvest:
 
     def buried(self, name: str) -> list[ConsumerRecord]:
         """The dead letters of a case."""
+        self._skip_unpublished(name)
         partition, offset = self.source[name]
         return self.dead_letters.get(f"{self.made.topics.requests}/{partition}/{offset}", [])
 
@@ -248,20 +259,23 @@ class Transactions:
         return client
 
 
+async def _publish(made: Installation, case: Case, directory: Path) -> None:
+    servers, topic = made.settings.kafka_bootstrap_servers or "", made.topics.requests
+    if kcat.IS_INSTALLED:
+        dress = {"key": case.key, "headers": case.headers, "codec": case.codec, "properties": case.properties}
+        await kcat.Kcat(servers, topic).publish(case.value, directory, partition=_CASES_PARTITION, **dress)
+        return
+    client = Librdkafka(made, **{"compression.type": case.codec, **dict(text.split("=") for text in case.properties)})
+    headers = [(name.decode(), text if equals else None) for name, equals, text in (header.partition(b"=") for header in case.headers)]
+    await asyncio.to_thread(client.publish, case.value, _CASES_PARTITION, key=case.key, headers=headers)
+
+
 async def _publish_all(harvest: Harvest, directory: Path) -> None:
     made = harvest.made
-    kcat = Kcat(made.settings.kafka_bootstrap_servers or "", made.topics.requests)
     ours = Librdkafka(made)
-    for number, case in enumerate(CASES):
-        await kcat.publish(
-            case.value,
-            directory,
-            key=case.key,
-            headers=case.headers,
-            partition=_CASES_PARTITION,
-            codec=case.codec,
-            properties=case.properties,
-        )
+    published = [case for case in CASES if kcat.IS_INSTALLED or not case.needs_kcat]
+    for number, case in enumerate(published):
+        await _publish(made, case, directory)
         behind = await asyncio.to_thread(ours.publish, _request(f"behind {number}"), _CASES_PARTITION)
         if behind[1] != 2 * number + 1:
             raise RuntimeError(f"{case.name} is not one record")
@@ -315,7 +329,7 @@ async def test_foreign_record_is_answered_once_and_the_order_behind_it_executed(
     assert [letter.value for letter in letters] == ([case.value] if case.is_buried else [])
     for letter in letters:
         # A tombstone without a key may get an empty one: not every client sends records that have neither.
-        assert (letter.key or None) == (case.key.encode() if case.key is not None else None)
+        assert (letter.key or None) == (case.key.encode()[:DEAD_LETTER_KEY_BYTES_MAX] if case.key is not None else None)
         assert dict(letter.headers)["dlq-reason-code"].decode() == case.code
     harvest.assert_executed(harvest.behind[case.name])
 
