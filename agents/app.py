@@ -6,6 +6,7 @@ A newcomer reads `compose` once and then knows who holds what. Nothing below is 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import faust
@@ -15,6 +16,7 @@ from mode.supervisors import CrashingSupervisor
 from agents.batch import Step, StepContext, StepRunner
 from agents.execution import ExecutionStep
 from agents.intake import IntakeStep
+from agents.keys import KeyReader
 from agents.partitions import Limits, Partitions
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
@@ -26,7 +28,7 @@ from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
-from infra.postgres.accounts import stored_key
+from infra.postgres.accounts import stored_keys
 from infra.postgres.step import Database
 from infra.settings import Settings
 from pipeline.crash_points import Reached
@@ -94,14 +96,11 @@ class Parts:
 
 
 def _credential_source(database: Database, keyring: Keyring) -> CredentialSource:
-    async def credentials(user_id: str, api_key_id: str) -> Credentials | None:
-        ciphertext = await stored_key(database, user_id, api_key_id)
-        if ciphertext is None:
-            return None
+    def decrypt(user_id: str, api_key_id: str, ciphertext: bytes) -> Credentials:
         secret = keyring.decrypt(user_id, api_key_id, ciphertext)
         return Credentials(secret.api_key, secret.secret)
 
-    return credentials
+    return KeyReader(partial(stored_keys, database), decrypt)
 
 
 def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Gateway]:

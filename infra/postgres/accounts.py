@@ -1,6 +1,6 @@
 """Users, their exchange keys and what they start with. Secrets pass through here only as ciphertext."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -116,10 +116,14 @@ async def _insert_events(connection: Connection, trail: AuditTrail, now: datetim
     )
 
 
-async def stored_key(database: Database, user_id: str, api_key_id: str) -> bytes | None:
-    """The ciphertext of an active key, None when the user has no such key or it may not be used."""
+async def stored_keys(database: Database, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+    """The ciphertexts of active keys by (user id, API key id); one that does not exist or may not be used is left out."""
     async with database.connection() as connection:
-        ciphertext: bytes | None = await connection.fetchval(
-            "SELECT ciphertext FROM api_keys WHERE user_id = $1 AND api_key_id = $2 AND status = 'active'", user_id, api_key_id
+        rows = await connection.fetch(
+            """
+            SELECT user_id, api_key_id, ciphertext FROM unnest($1::text[], $2::text[]) AS wanted (user_id, api_key_id)
+            JOIN api_keys USING (user_id, api_key_id) WHERE status = 'active'
+            """,
+            *columns_of(sorted(set(wanted)), 2),
         )
-    return ciphertext
+    return {(row["user_id"], row["api_key_id"]): row["ciphertext"] for row in rows}

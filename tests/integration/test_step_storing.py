@@ -8,7 +8,7 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from infra.postgres.accounts import NewUser, add_users, stored_key
+from infra.postgres.accounts import NewUser, add_users, stored_keys
 from infra.postgres.step import Database
 from infra.postgres.unfinished import purge_claims
 from pipeline.audit import hash_of_value
@@ -285,8 +285,7 @@ async def test_users_are_added_once_and_go_on_with_their_chain(database_url: str
         rows = await add_users(database, new, NOW, "test")
         assert [(row.account, row.seq) for row in rows] == [("carol", 2)]
         assert await add_users(database, new, NOW, "test") == []
-        assert await stored_key(database, "carol", "k1") == b"c"
-        assert await stored_key(database, "carol", "k2") is None
+        assert await stored_keys(database, [("carol", "k1"), ("carol", "k2"), ("dave", "k1")]) == {("carol", "k1"): b"c"}
 
 
 async def test_users_with_impossible_balances_are_not_added(database_url: str) -> None:
@@ -308,7 +307,7 @@ async def test_revoked_key_is_not_handed_out(database_url: str) -> None:
     """A key that may not be used is as good as none."""
     async with open_database(database_url) as database, plain_connection(database_url) as connection:
         await connection.execute("UPDATE api_keys SET status = 'revoked' WHERE user_id = 'alice'")
-        assert await stored_key(database, "alice", "k1") is None
+        assert await stored_keys(database, [("alice", "k1")]) == {}
         async with database.step(await taken(database)) as step:
             changes = await decide_in(step, [arrival(trade())])
         assert finals_of(changes)[0].reason_code is ReasonCode.API_KEY_REVOKED

@@ -1,0 +1,63 @@
+"""The exchange keys of the orders at hand: read together, and remembered for a moment.
+
+Invariants:
+1. A key that is revoked or replaced is used for `KEPT_SECONDS` more at most; nothing is remembered of a key that was not found.
+2. All who ask in one turn of the event loop share one statement: a batch of orders costs one round trip, not one per order.
+3. At most `_KEPT_MAX` keys are kept.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+from typing import Final
+
+from infra.exchange.gateway import Credentials
+
+KEPT_SECONDS: Final = 1.0
+_KEPT_MAX: Final = 4_096
+
+Key = tuple[str, str]
+
+
+class KeyReader:
+    """A `CredentialSource`. `read` gives the ciphertexts of those keys, by (user id, API key id), that exist and may be used."""
+
+    def __init__(
+        self,
+        read: Callable[[frozenset[Key]], Awaitable[Mapping[Key, bytes]]],
+        decrypt: Callable[[str, str, bytes], Credentials],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._read = read
+        self._decrypt = decrypt
+        self._clock = clock
+        self._kept: dict[Key, tuple[Credentials, float]] = {}
+        self._wanted: set[Key] = set()
+        self._reading: asyncio.Task[dict[Key, Credentials]] | None = None
+
+    async def __call__(self, user_id: str, api_key_id: str) -> Credentials | None:
+        """The credentials, None when there is no such key or it may not be used. Raises what `read` and `decrypt` raise."""
+        key = (user_id, api_key_id)
+        kept = self._kept.get(key)
+        if kept is not None and self._clock() - kept[1] < KEPT_SECONDS:
+            return kept[0]
+        self._wanted.add(key)
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_wanted(), name="exchange keys")
+        # One caller that is cancelled must not end the reading of the others.
+        found = await asyncio.shield(self._reading)
+        return found.get(key)
+
+    async def _read_wanted(self) -> dict[Key, Credentials]:
+        # Everybody who can run now asks first.
+        await asyncio.sleep(0)
+        wanted, self._wanted, self._reading = frozenset(self._wanted), set(), None
+        # Before the question: a key never counts as younger than what was read.
+        asked_at = self._clock()
+        ciphertexts = await self._read(wanted)
+        found = {key: self._decrypt(*key, ciphertext) for key, ciphertext in ciphertexts.items()}
+        if len(self._kept) + len(found) > _KEPT_MAX:
+            self._kept.clear()
+        for key, credentials in found.items():
+            self._kept[key] = (credentials, asked_at)
+        return found
