@@ -82,8 +82,9 @@ class PartitionProducer:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._producer.begin_transaction()
-                await self._send(outputs)
-                await self._producer.send_offsets_to_transaction({self._partition: next_offset}, self._consumer_group)
+                # The broker takes records and offset side by side; what counts is that both have arrived before the commit.
+                offset = self._producer.send_offsets_to_transaction({self._partition: next_offset}, self._consumer_group)
+                await asyncio.gather(self._send(outputs), offset)
                 await self._producer.commit_transaction()
         except ProducerFenced as error:
             raise Fenced(
