@@ -79,7 +79,7 @@ def _chunks(count: int, per_chunk: int, size: int, header_size: int = 0) -> list
         Chunk(
             _KAFKA_PARTITION,
             tuple(_record(offset, size, header_size) for offset in range(start, start + per_chunk)),
-            start or None,
+            start,
             start + per_chunk,
         )
         for start in range(0, count, per_chunk)
