@@ -174,10 +174,15 @@ def test_trace_context_that_is_none_is_dropped(value: bytes | None) -> None:
         assert all(text is not None for output in changes.outputs for _, text in output.headers)
 
 
-def test_rejection_is_audited_with_what_was_asked() -> None:
-    """An auditor sees the order that was refused, and why."""
-    changes = _decided(arrival(limit(symbol="DOGE/USDT"), 0))
+@pytest.mark.parametrize(
+    ("amounts", "shown"),
+    [({"quantity": "0.25"}, "0.25"), ({"quantity": None, "quote_quantity": "7", "price": None, "order_type": "market"}, "7")],
+)
+def test_rejection_is_audited_with_what_was_asked(amounts: dict[str, str | None], shown: str) -> None:
+    """An auditor sees the order that was refused, by quantity or by value, and why."""
+    changes = _decided(arrival(limit(symbol="DOGE/USDT", **amounts), 0))
     (event,) = _events(changes)
+    assert event.quantity == Decimal(shown)
     assert (event.event_type, event.reason_code, event.symbol, event.side) == (
         EventType.REQUEST_REJECTED, ReasonCode.SYMBOL_UNKNOWN, "DOGE/USDT", "buy",
     )  # fmt: skip
