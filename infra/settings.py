@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     """The smallest order, in US dollars."""
     trade_usd_max: Decimal = Decimal(1_000_000)
     """The largest order, in US dollars."""
-    slippage_allowance: Decimal = Decimal("0.05")
+    slippage_allowance: Decimal = Field(default=Decimal("0.05"), ge=0, lt=1)
     """What is held on top of the market price for a market purchase, as a fraction of it."""
     usd_assets: tuple[str, ...] = ("USD", "USDT", "USDC", "FDUSD")
     """Quote assets counted as one US dollar each, as a JSON list."""

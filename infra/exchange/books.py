@@ -17,8 +17,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
+from pydantic_core import PydanticCustomError
+
 from infra.exchange.venues import Venue, canceled_id
 from pipeline.venue import Fee, Market, OrderReference, VenueOrder
+from schemas.decimals import format_decimal, parse_decimal
 from schemas.orders import OrderStatus
 
 # What this system's own client order ids look like (pipeline.identifiers), with the mark of its own cancel.
@@ -52,16 +55,20 @@ def moment(timestamp_ms: object) -> datetime | None:
 
 
 def amount(value: object, name: str) -> Decimal:
-    """A venue's number. Raises UnreadableBooks for a float, for None and for what is no finite number."""
+    """A venue's number. Raises UnreadableBooks for a float, for None, and for what no amount of ours can be: below zero, not finite, or with more
+    digits than the contract has (schemas.decimals). A rebate is such a number: nothing of it is posted unseen."""
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise UnreadableBooks(f"{name} is {value!r}")
     try:
         number = Decimal(value)
     except InvalidOperation as error:
         raise UnreadableBooks(f"{name} is {value!r}") from error
-    if not number.is_finite():
+    if not number.is_finite() or number < 0:
         raise UnreadableBooks(f"{name} is {value!r}")
-    return number
+    try:
+        return parse_decimal(format_decimal(number))
+    except PydanticCustomError as error:
+        raise UnreadableBooks(f"{name} is {value!r}") from error
 
 
 def _total_fees(trades: Iterable[Mapping[str, Any]]) -> tuple[Fee, ...]:

@@ -1,9 +1,11 @@
 """The white list of each venue, rule by rule, and what no rule may ever prove."""
 
 import itertools
+from decimal import Decimal
 
 import pytest
 
+from infra.exchange.books import UnreadableBooks, amount
 from infra.exchange.gateway import Credentials, UnknownVenue
 from infra.exchange.venues import BINANCE, Evidence, proven_refusal, venue
 from schemas.reasons import ReasonCode
@@ -78,3 +80,15 @@ def test_credentials_repr_shows_no_secret() -> None:
     """Neither repr nor str tells a key, a secret or a passphrase."""
     shown = repr(Credentials("the-key", "the-secret", "the-passphrase")) + str(Credentials("the-key", "the-secret", "the-passphrase"))
     assert "the-" not in shown
+
+
+@pytest.mark.parametrize("told", ["-0.1", "0.1234567890123456789", "1" * 21, "NaN", 0.1, None])
+def test_amount_that_the_ledger_cannot_hold_is_unreadable(told: object) -> None:
+    """A rebate, too many digits, a float or nothing at all: the venue's word proves nothing, and no worker meets it in a report later."""
+    with pytest.raises(UnreadableBooks):
+        amount(told, "fee")
+
+
+def test_amount_in_any_notation_of_json_is_read_exactly() -> None:
+    """Exponents and trailing zeros are the same amount."""
+    assert (amount("1E-8", "fee"), amount("0.10000000000000000000", "fee")) == (Decimal("0.00000001"), Decimal("0.1"))
