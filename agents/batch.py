@@ -118,6 +118,19 @@ class StepRunner:
 
         await self.run(batch, attempt)
 
+    async def note_published(self, partition: InputPartition, next_offset: int) -> bool:
+        """Notes that Kafka has the newest batch, which ends at `next_offset`; False when the database is out of reach. Tries once.
+
+        Without the note a committed offset that somebody sets back to where that batch began looks like a death between the two commits.
+        """
+        try:
+            async with self._database.step(partition) as step:
+                if step.progress.next_offset == next_offset and not step.progress.carried:
+                    await step.finish(next_offset, (), self._clock())
+        except Retryable:
+            return False
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
@@ -172,6 +185,8 @@ class PartitionTask:
         self._expected_start = next_offset
         self._arrived = asyncio.Event()
         self._stopping = False
+        # Whether the database does not know yet that Kafka has the newest batch. It need not; see StepRunner.note_published.
+        self._unnoted = True
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -236,6 +251,7 @@ class PartitionTask:
                     await self._process(*taken)
                 else:
                     await self._idle()
+            await self._note_published()
         except asyncio.CancelledError:
             raise
         # The one place where a partition's end is reported: whatever it is, the process must not go on without this partition.
@@ -288,6 +304,7 @@ class PartitionTask:
         await self.producer.publish(outputs, next_offset)
         self._reached(CrashPoint.AFTER_KAFKA_COMMIT, self.partition.topic)
         self.next_offset = next_offset
+        self._unnoted = bool(outputs)
         self.busy_since = None
         self.progressed_at = monotonic()
 
@@ -298,9 +315,16 @@ class PartitionTask:
                 await self._arrived.wait()
         except TimeoutError:
             position = await self._idle_position(self.kafka_partition, self._expected_start, self.next_offset)
-            if position is None or self._queue or self._stopping:
+            if self._queue or self._stopping:
+                return
+            if position is None:
+                await self._note_published()
                 return
             # Only markers of transactions are left: the offset moves past them, or lag tools would never see zero.
             self.busy_since = monotonic()
             await self._runner.skip(Batch(self.partition, (), self.next_offset, position))
             await self._publish((), position)
+
+    async def _note_published(self) -> None:
+        if self._unnoted:
+            self._unnoted = not await self._runner.note_published(self.partition, self.next_offset)
