@@ -55,8 +55,11 @@ def moment(timestamp_ms: object) -> datetime | None:
 
 
 def amount(value: object, name: str) -> Decimal:
-    """A venue's number. Raises UnreadableBooks for a float, for None, and for what no amount of ours can be: below zero, not finite, or with more
-    digits than the contract has (schemas.decimals). A rebate is such a number: nothing of it is posted unseen."""
+    """A venue's number.
+
+    Raises UnreadableBooks for a float, for None, and for what no amount of ours can be: below zero, not finite, or with more digits than
+    the contract has (schemas.decimals). A rebate is such a number: nothing of it is posted unseen.
+    """
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise UnreadableBooks(f"{name} is {value!r}")
     try:
