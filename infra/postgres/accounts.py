@@ -83,8 +83,8 @@ async def _insert_users(connection: Connection, users: Sequence[NewUser], now: d
 
 
 async def _insert_opening(connection: Connection, transfers: Sequence[Transfer], now: datetime) -> None:
-    sql = f"INSERT INTO transfers ({TRANSFERS.names}, recorded_at) SELECT {TRANSFERS.names}, "
-    await connection.execute(f"{sql} ${len(TRANSFERS.columns) + 1} FROM {TRANSFERS.unnest}", *TRANSFERS.arrays(transfers), now)
+    sql = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)
+    await connection.execute(sql, *TRANSFERS.arrays(transfers), now)
     rows = [(transfer.credit.owner, transfer.credit.exchange, transfer.credit.asset, transfer.amount) for transfer in transfers]
     await connection.execute(
         """

@@ -37,15 +37,17 @@ class Columns(Generic[T]):
     def names(self) -> str:
         return ", ".join(name for name, _, _ in self.columns)
 
-    @property
-    def unnest(self) -> str:
-        """`unnest($1::text[], …) AS given (…)`, the batch as a table."""
-        types = ", ".join(f"${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(self.columns, start=1))
+    def unnest(self, first: int = 1) -> str:
+        """`unnest($1::text[], …) AS given (…)`, the batch as a table; `first` is the number of its first parameter."""
+        types = ", ".join(f"${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(self.columns, start=first))
         return f"unnest({types}) AS given ({self.names})"
 
-    def insert(self) -> str:
+    def insert(self, first: int = 1, **same: int) -> str:
+        """An insert of the batch. `same` are further columns by the numbers of their parameters: one value for all rows."""
+        names = ", ".join((self.names, *same))
+        values = ", ".join((self.names, *(f"${number}" for number in same.values())))
         # The names come from the literals below, never from a request.
-        return f"INSERT INTO {self.table} ({self.names}) SELECT {self.names} FROM {self.unnest}"  # noqa: S608 — see above
+        return f"INSERT INTO {self.table} ({names}) SELECT {values} FROM {self.unnest(first)}"  # noqa: S608 — see above
 
     def arrays(self, objects: Iterable[T]) -> list[list[object]]:
         taken = list(objects)

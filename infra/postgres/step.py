@@ -7,7 +7,7 @@ Invariants:
    next can publish it when this worker dies before Kafka has it.
 3. Every writer of a user's rows holds the lock of the user's audit chain, taken in sorted order: no circle of waiting, and what is read
    after the lock is the newest.
-4. One statement per table and batch.
+4. One statement writes a batch (infra/postgres/storing).
 
 Start with `StepTransaction`.
 """
@@ -24,20 +24,8 @@ import asyncpg
 import msgpack
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import (
-    AUDIT_EVENTS,
-    CANCEL_ATTEMPTS,
-    CANCELS,
-    CLAIM_RESULTS,
-    CLAIMS,
-    ORDERS,
-    ORDERS_CHANGING,
-    TRANSFERS,
-    cancel_of,
-    claim_of,
-    columns_of,
-    order_of,
-)
+from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
+from infra.postgres.storing import store
 from pipeline.audit import ChainHead
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.checks import ApiKeyState
@@ -45,7 +33,6 @@ from pipeline.invariants import Fenced, InvariantViolation, Retryable
 from pipeline.ledger import AccountKey, Balance
 from pipeline.order import Order
 from schemas.audit import GENESIS_HASH
-from schemas.results import RESULT
 
 Connection = PoolConnectionProxy
 
@@ -184,99 +171,7 @@ class StepTransaction:
 
     async def store(self, changes: Changes, claims_older_than: datetime) -> None:
         """Writes everything a batch decided. Raises InvariantViolation when the database disagrees with what was loaded."""
-        now = changes.now
-        await self._insert_claims(changes, claims_older_than)
-        await self._finish_claims(changes)
-        if changes.made:
-            await self._connection.execute(ORDERS.insert(), *ORDERS.arrays(changes.orders[order_id] for order_id in changes.made))
-        moved = [changes.orders[order_id] for order_id in changes.changed - changes.made]
-        if moved:
-            assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ORDERS_CHANGING.columns[1:])
-            await self._expect(
-                len(moved),
-                f"UPDATE orders SET {assignments} FROM {ORDERS_CHANGING.unnest} WHERE orders.order_id = given.order_id",  # noqa: S608 — literals
-                *ORDERS_CHANGING.arrays(moved),
-            )
-        await self._store_cancels(changes)
-        await self._store_ledger(changes, now)
-        await self._store_audit(changes, now)
-
-    async def _insert_claims(self, changes: Changes, older_than: datetime) -> None:
-        claims = [changes.claims[key] for key in changes.claimed]
-        if not claims:
-            return
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in CLAIMS.columns[2:])
-        cutoff = f"${len(CLAIMS.columns) + 1}"
-        # A row that is still there has expired, or its answer would have been given again; it is taken over.
-        sql = (
-            f"{CLAIMS.insert()} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
-            f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= {cutoff}"
-        )
-        await self._expect(len(claims), sql, *CLAIMS.arrays(claims), older_than)
-
-    async def _finish_claims(self, changes: Changes) -> None:
-        ended = [(*key, RESULT.dump_json(result).decode()) for key, result in changes.finished.items() if key not in changes.claimed]
-        if ended:
-            sql = (
-                f"UPDATE claims SET result = given.result FROM {CLAIM_RESULTS.unnest} "  # noqa: S608 — literals
-                "WHERE claims.user_id = given.user_id AND claims.idempotency_key = given.idempotency_key AND claims.result IS NULL"
-            )
-            # Fewer rows than answers: a request would get a second final answer.
-            await self._expect(len(ended), sql, *columns_of(ended, 3))
-
-    async def _store_cancels(self, changes: Changes) -> None:
-        if changes.cancels_made:
-            await self._connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
-        match = " AND ".join(f"cancels.{name} = given.{name}" for name, _, _ in CANCEL_ATTEMPTS.columns[:4])
-        if changes.cancels_repeated:
-            await self._connection.execute(
-                f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest} WHERE {match}",  # noqa: S608 — literals
-                *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
-            )
-        if changes.cancels_ended:
-            await self._connection.execute(
-                f"UPDATE cancels SET ended = true FROM {CANCEL_ATTEMPTS.unnest} WHERE {match}",  # noqa: S608 — literals
-                *CANCEL_ATTEMPTS.arrays(changes.cancels_ended),
-            )
-
-    async def _store_ledger(self, changes: Changes, now: datetime) -> None:
-        ledger = changes.ledger
-        if ledger.transfers:
-            sql = f"INSERT INTO transfers ({TRANSFERS.names}, recorded_at) SELECT {TRANSFERS.names}, "
-            sql += f"${len(TRANSFERS.columns) + 1} FROM {TRANSFERS.unnest}"
-            await self._connection.execute(sql, *TRANSFERS.arrays(ledger.transfers), now)
-        if ledger.changed:
-            changed = [(account, ledger.balances[account]) for account in sorted(ledger.changed)]
-            rows = [
-                (account.owner, account.exchange, account.book, account.asset, balance.posted, balance.pending)
-                for account, balance in changed
-            ]
-            await self._connection.execute(
-                """
-                INSERT INTO balances (user_id, exchange, book, asset, posted, pending)
-                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[], $6::numeric[])
-                ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = EXCLUDED.posted, pending = EXCLUDED.pending
-                """,
-                *columns_of(rows, 6),
-            )
-
-    async def _store_audit(self, changes: Changes, now: datetime) -> None:
-        rows = changes.trail.rows
-        if not rows:
-            return
-        sql = f"INSERT INTO audit_events ({AUDIT_EVENTS.names}, recorded_at) SELECT {AUDIT_EVENTS.names}, "
-        sql += f"${len(AUDIT_EVENTS.columns) + 1} FROM {AUDIT_EVENTS.unnest}"
-        await self._connection.execute(sql, *AUDIT_EVENTS.arrays(rows), now)
-        touched = sorted({row.account for row in rows})
-        heads = [(account, changes.trail.heads[account].seq, changes.trail.heads[account].hash) for account in touched]
-        await self._expect(
-            len(heads),
-            """
-            UPDATE audit_chains SET seq = given.seq, hash = given.hash
-            FROM unnest($1::text[], $2::bigint[], $3::text[]) AS given (account, seq, hash) WHERE audit_chains.account = given.account
-            """,
-            *columns_of(heads, 3),
-        )
+        await store(self._connection, changes, claims_older_than, str(self._partition))
 
     async def carry(self, outputs: Sequence[OutputRecord], now: datetime) -> None:
         """Keeps outputs of an unfinished step, to be published with the batch that ends it."""

@@ -1,0 +1,191 @@
+"""Everything that a batch decided, written by one statement.
+
+The statement has one part per table, each a common table expression that writes. PostgreSQL runs all of them on one snapshot, in no order
+that counts: so no two parts may touch the same row, and what refers to a row of the same batch (a cancel to its order) is written after
+it. One statement, because each one more is a round trip while the users' locks are held.
+
+Invariants:
+1. Each part writes exactly as many rows as it must, or the whole batch is rolled back (InvariantViolation).
+2. The text of a statement depends only on which parts it has, so that each is prepared once per connection.
+
+Start with `store`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from asyncpg.pool import PoolConnectionProxy
+
+from infra.postgres.rows import (
+    AUDIT_EVENTS,
+    CANCEL_ATTEMPTS,
+    CANCELS,
+    CLAIM_RESULTS,
+    CLAIMS,
+    ORDERS,
+    ORDERS_CHANGING,
+    TRANSFERS,
+    columns_of,
+)
+from pipeline.changes import Changes
+from pipeline.invariants import InvariantViolation
+from schemas.results import RESULT
+
+_CANCEL: Final = " AND ".join(f"cancels.{name} = given.{name}" for name, _, _ in CANCEL_ATTEMPTS.columns[:4])
+
+
+@dataclass(slots=True)
+class _Statement:
+    """The parts of one statement, by name. `rows` is how many each must write."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    arguments: list[object] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, sql: Callable[[int], str], arguments: Sequence[object], rows: int) -> None:
+        """Adds a part. `sql` gets the number of its first parameter."""
+        self.parts[name] = sql(len(self.arguments) + 1)
+        self.arguments += arguments
+        self.rows[name] = rows
+
+    async def run(self, connection: PoolConnectionProxy, subject: str) -> None:
+        """Writes. Raises InvariantViolation when a part has written other than it must; `subject` is whose batch it was."""
+        if not self.parts:
+            return
+        parts = ", ".join(f"{name} AS ({sql} RETURNING 1)" for name, sql in self.parts.items())
+        counts = ", ".join(f"(SELECT count(*) FROM {name})" for name in self.parts)  # noqa: S608 — the names are literals
+        written = await connection.fetchrow(f"WITH {parts} SELECT {counts}", *self.arguments)
+        for (name, wanted), count in zip(self.rows.items(), written or (), strict=True):
+            if wanted != count:
+                raise InvariantViolation(
+                    f"{count} rows were written where {wanted} were meant ({name}, {subject}). The batch was rolled back, no funds were "
+                    "moved. This is a defect: run `orchestrator verify` and report it with this line."
+                )
+
+
+async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_than: datetime, subject: str) -> None:
+    """Writes everything that `changes` holds. Raises InvariantViolation when the database disagrees with what was loaded."""
+    statement = _Statement()
+    _claims(statement, changes, claims_older_than)
+    _orders(statement, changes)
+    _ledger(statement, changes)
+    _trail(statement, changes)
+    await statement.run(connection, subject)
+    await _cancels(connection, changes)
+
+
+def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> None:
+    claims = [changes.claims[key] for key in changes.claimed]
+    if claims:
+        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in CLAIMS.columns[2:])
+        # A row that is still there has expired, or its answer would have been given again; it is taken over.
+        statement.add(
+            "claims_made",
+            lambda first: (
+                f"{CLAIMS.insert(first)} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
+                f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= ${first + len(CLAIMS.columns)}"
+            ),
+            [*CLAIMS.arrays(claims), older_than],
+            len(claims),
+        )
+    ended = [(*key, RESULT.dump_json(result).decode()) for key, result in changes.finished.items() if key not in changes.claimed]
+    if ended:
+        # Fewer rows than answers: a request would get a second final answer.
+        statement.add(
+            "claims_ended",
+            lambda first: (
+                f"UPDATE claims SET result = given.result FROM {CLAIM_RESULTS.unnest(first)} "  # noqa: S608 — literals
+                "WHERE claims.user_id = given.user_id AND claims.idempotency_key = given.idempotency_key AND claims.result IS NULL"
+            ),
+            columns_of(ended, 3),
+            len(ended),
+        )
+
+
+def _orders(statement: _Statement, changes: Changes) -> None:
+    if changes.made:
+        made = [changes.orders[order_id] for order_id in changes.made]
+        statement.add("orders_made", ORDERS.insert, ORDERS.arrays(made), len(made))
+    moved = [changes.orders[order_id] for order_id in changes.changed - changes.made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ORDERS_CHANGING.columns[1:])
+        statement.add(
+            "orders_moved",
+            lambda first: (
+                f"UPDATE orders SET {assignments} FROM {ORDERS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE orders.order_id = given.order_id"
+            ),
+            ORDERS_CHANGING.arrays(moved),
+            len(moved),
+        )
+
+
+def _ledger(statement: _Statement, changes: Changes) -> None:
+    ledger = changes.ledger
+    if ledger.transfers:
+        statement.add(
+            "transfers_made",
+            lambda first: TRANSFERS.insert(first, recorded_at=first + len(TRANSFERS.columns)),
+            [*TRANSFERS.arrays(ledger.transfers), changes.now],
+            len(ledger.transfers),
+        )
+    if ledger.changed:
+        rows = []
+        for account in sorted(ledger.changed):
+            balance = ledger.balances[account]
+            rows.append((account.owner, account.exchange, account.book, account.asset, balance.posted, balance.pending))
+        statement.add(
+            "balances_moved",
+            lambda first: (
+                "INSERT INTO balances (user_id, exchange, book, asset, posted, pending) "  # noqa: S608 — literals
+                f"SELECT * FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], ${first + 3}::text[], "
+                f"${first + 4}::numeric[], ${first + 5}::numeric[]) "
+                "ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = EXCLUDED.posted, pending = EXCLUDED.pending"
+            ),
+            columns_of(rows, 6),
+            len(rows),
+        )
+
+
+def _trail(statement: _Statement, changes: Changes) -> None:
+    events = changes.trail.rows
+    if not events:
+        return
+    statement.add(
+        "events_made",
+        lambda first: AUDIT_EVENTS.insert(first, recorded_at=first + len(AUDIT_EVENTS.columns)),
+        [*AUDIT_EVENTS.arrays(events), changes.now],
+        len(events),
+    )
+    heads = []
+    for account in sorted({event.account for event in events}):
+        head = changes.trail.heads[account]
+        heads.append((account, head.seq, head.hash))
+    statement.add(
+        "chains_moved",
+        lambda first: (
+            "UPDATE audit_chains SET seq = given.seq, hash = given.hash "  # noqa: S608 — literals
+            f"FROM unnest(${first}::text[], ${first + 1}::bigint[], ${first + 2}::text[]) AS given (account, seq, hash) "
+            "WHERE audit_chains.account = given.account"
+        ),
+        columns_of(heads, 3),
+        len(heads),
+    )
+
+
+async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
+    """After the orders they refer to, and one statement after the other: a batch may make a cancel and end it."""
+    if changes.cancels_made:
+        await connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
+    if changes.cancels_repeated:
+        await connection.execute(
+            f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
+        )
+    if changes.cancels_ended:
+        await connection.execute(
+            f"UPDATE cancels SET ended = true FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            *CANCEL_ATTEMPTS.arrays(changes.cancels_ended),
+        )
