@@ -1,7 +1,7 @@
 """A worker for tests: the product's own, with a crash or a pause at a named point, or with one mechanism broken on purpose.
 
 These switches live here and nowhere in the product:
-- `TEST_AT=point@topic_suffix:count` with `TEST_THEN=kill|pause:seconds`: what happens when a point is reached for the count-th time,
+- `TEST_AT=point@topic_suffix:count` with `TEST_THEN=kill|stop|pause:seconds`: what happens when a point is reached for the count-th time,
 - `TEST_BROKEN=name`: see BROKEN.
 The first time it happens the file `TEST_ONCE` is made; while it exists nothing happens any more, so that a restarted worker runs on.
 """
@@ -79,6 +79,9 @@ def _reached() -> Callable[[CrashPoint, str], None]:
         if remaining[0] == 0 and _once():
             if then == "kill":
                 _kill()
+            elif then == "stop":
+                # The test wakes it up, when others have done its work.
+                os.kill(os.getpid(), signal.SIGSTOP)
             else:
                 _pause(float(then.partition(":")[2]))
 

@@ -1,6 +1,7 @@
 """A worker that dies at any named point changes nothing that a consumer, the ledger or the exchange can see."""
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ async def _answers_after(made: Installation, at: str, then: str, directory: Path
     finals = await made.final_results(sent, 60)
     assert {result["status"] for result in finals.values()} == {"executed"}
     if then != "kill":
-        # The zombie has woken up by now or does soon; it must notice that it is one.
+        # Others have done its work. Now it wakes up, and must notice that it is a zombie.
+        first.send_signal(signal.SIGCONT)
         assert await ended(first, 40) != 0, made.worker_log(0)
         await asyncio.sleep(1)
     assert len(made.accepted_orders()) == REQUESTS
@@ -77,4 +79,4 @@ async def test_zombie_changes_nothing(
 ) -> None:
     """A worker that is paused at a point until its partitions have moved wakes up, notices, and ends without a trace."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
-        await _answers_after(made, f"{point}@{topic}:1", "pause:15", tmp_path)
+        await _answers_after(made, f"{point}@{topic}:1", "stop", tmp_path)
