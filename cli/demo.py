@@ -155,7 +155,7 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
     findings = [*check_all(evidence), _workers_run(pool, restless)]
-    own = set(users.everybody)
+    own = set(users)
     figures = summary(
         findings,
         tally(evidence.answers, asked_from),

@@ -49,26 +49,13 @@ class DemoRecord:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DemoUsers:
-    """Users by their ids. The exchange knows the keys of `trading`, and refuses that of `locked_out`, who has funds there all the same."""
-
-    trading: tuple[str, ...]
-    locked_out: str
-
-    @property
-    def everybody(self) -> tuple[str, ...]:
-        return (*self.trading, self.locked_out)
-
-
 class Generator:
-    """Makes records for users that exist; `run` tells this run's keys from those of other runs."""
+    """Makes records for users that exist under `user_ids`; `run` tells this run's keys from those of other runs."""
 
-    def __init__(self, seed: int, run: str, users: DemoUsers, now: datetime) -> None:
+    def __init__(self, seed: int, run: str, user_ids: list[str], now: datetime) -> None:
         self._random = random.Random(seed)
         self._run = run
-        self._users = users.trading
-        self._locked_out = users.locked_out
+        self._users = user_ids
         self._expires_at = format_time(now + _DEADLINE)
         self._expired_at = format_time(now - timedelta(minutes=1))
         self._symbols = list(make_symbols(Decimal(5)).values())
@@ -208,8 +195,6 @@ class Generator:
         fields = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001")
         if kind == "missing_field":
             del fields[self._random.choice(("symbol", "side", "idempotency_key", "user_id", "mode"))]
-        elif kind == "refused_by_exchange":
-            fields["user_id"] = self._locked_out
         elif kind == "expired":
             fields["expires_at"] = self._expired_at
         else:
@@ -256,6 +241,8 @@ _UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
     "unknown_field": tuple({name: "1"} for name in ("stopprice", "leverage", "Quantity")),
     "wrong_version": tuple({"schema_version": version} for version in (0, 2, "1")),
     "wrong_type": tuple({name: 7} for name in ("user_id", "symbol", "side", "idempotency_key")),
+    # Above the highest price that the exchange takes, which only the exchange knows.
+    "refused_by_exchange": ({"side": "sell", "order_type": "limit", "quantity": "0.0001", "price": "2000000"},),
     "two_amounts": ({"quote_quantity": "50"},),
 }
 _WRONG_DECIMALS: Final[tuple[object, ...]] = (
@@ -284,7 +271,7 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("concurrent_copy", 30, Generator.concurrent_copy),
     ("key_reused", 20, Generator.copy),
     *((kind, 7, Generator.unreasonable) for kind in (
-        *_UNREASONABLE, "expired", "missing_field", "refused_by_exchange",
+        *_UNREASONABLE, "expired", "missing_field",
     )),
     ("bad_decimal", 25, Generator.bad_decimal),
     ("withdrawal", 10, Generator.transfer),

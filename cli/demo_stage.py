@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from cli.demo_exchange import ExchangeAccount, SimulatorAdmin
-from cli.demo_requests import API_KEY_ID, EXCHANGE, OPENING_BALANCES, DemoUsers
+from cli.demo_requests import API_KEY_ID, EXCHANGE, OPENING_BALANCES
 from infra.embedded.services import Endpoints, services
 from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
@@ -151,11 +151,11 @@ async def _simulator(settings: Settings, seed: int) -> AsyncIterator["asyncio.Ta
                 await asyncio.to_thread(starting.result().stop)
 
 
-async def add_demo_users(stage: Stage, run: str) -> DemoUsers:
-    """Users of this run, with equal balances here and at the exchange; their audit events are published."""
+async def add_demo_users(stage: Stage, run: str) -> list[str]:
+    """Users of this run, with equal balances here and at the exchange; their audit events are published. Returns their ids."""
     keyring = keyring_of(stage.settings)
-    added = DemoUsers(tuple(f"demo-{run}-{number:02}" for number in range(1, _USERS + 1)), f"demo-{run}-locked-out")
-    accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in added.everybody]
+    user_ids = [f"demo-{run}-{number:02}" for number in range(1, _USERS + 1)]
+    accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in user_ids]
     await SimulatorAdmin(stage.simulator.url).open_accounts(accounts)
     users = [
         NewUser(
@@ -163,7 +163,7 @@ async def add_demo_users(stage: Stage, run: str) -> DemoUsers:
             EXCHANGE,
             API_KEY_ID,
             keyring.key_id,
-            keyring.encrypt(account.user_id, API_KEY_ID, _stored_secret(account, is_known=account.user_id != added.locked_out)),
+            keyring.encrypt(account.user_id, API_KEY_ID, StoredSecret(account.api_key, account.secret)),
             account.balances,
         )
         for account in accounts
@@ -180,9 +180,4 @@ async def add_demo_users(stage: Stage, run: str) -> DemoUsers:
                 await producer.stop()
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
-    return added
-
-
-def _stored_secret(account: ExchangeAccount, *, is_known: bool) -> StoredSecret:
-    """The account's own key, or one that the exchange has never seen."""
-    return StoredSecret(account.api_key, account.secret) if is_known else StoredSecret(f"key{uuid4().hex}", uuid4().hex)
+    return user_ids

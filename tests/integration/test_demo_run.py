@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from cli.demo import DemoOptions, run_demo
-from cli.demo_requests import KINDS, DemoUsers, Generator
+from cli.demo_requests import KINDS, Generator
 from schemas.wire import SourceOffset
 from tests.unit.sound_evidence import NOW
 
 _ROOT = Path(__file__).parents[2]
-USERS = DemoUsers(("a", "b"), "c")
+USERS = ["a", "b"]
 _CONTRACT = [
     "requests", "results_final", "lost", "answered_twice", "executed", "executed_twice", "rejected", "rejected_by_reason", "duplicates",
     "withdrawals_completed", "deposits_credited", "in_doubt", "exchange_orders", "faults_injected", "ledger_balanced", "audit_verified",
