@@ -37,6 +37,7 @@ from pipeline.venue import MarketData
 from schemas.topics import Topics
 
 _CANCEL_ATTEMPTS_MAX: Final = 20
+_HEARTBEAT_SECONDS_MAX: Final = 0.5
 
 
 def utc_now() -> datetime:
@@ -138,7 +139,8 @@ def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions) ->
         stream_wait_empty=True,
         stream_buffer_maxsize=64,
         broker_session_timeout=settings.session_timeout_ms / 1000,
-        broker_heartbeat_interval=settings.session_timeout_ms / 5000,
+        # A heartbeat's answer is how a worker learns that another has left: its partitions stand still until then.
+        broker_heartbeat_interval=min(_HEARTBEAT_SECONDS_MAX, settings.session_timeout_ms / 5000),
         broker_rebalance_timeout=settings.rebalance_timeout_ms / 1000,
         broker_request_timeout=40.0,
         broker_max_poll_interval=300.0,

@@ -27,7 +27,7 @@ RUNTIME_EXIT_CODE: Final = 1
 _BEAT_SECONDS: Final = 1.0
 # How long the message may take; a pipe that nobody reads would take for ever.
 _MESSAGE_SECONDS_MAX: Final = 2.0
-_RUNTIME_MARGIN_SECONDS: Final = 10.0
+_RUNTIME_MARGIN_SECONDS: Final = 5.0
 _STACK_FRAMES_MAX: Final = 12
 
 

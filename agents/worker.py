@@ -95,7 +95,7 @@ def _end_standing(seconds: float, stack: list[str]) -> NoReturn:
         f"the event loop has stood still for {seconds:.0f} s (see the stack). The next worker publishes what was stored, and looks up what "
         "was sent."
     )
-    end_process(ExitCode.STALLED, "worker_ends", error=Stalled.__name__, what=what, stack=stack)
+    end_process(ExitCode.STALLED, "worker_ends", error=Stalled.__name__, what=what, loop_stack=stack)
 
 
 class _Stop:

@@ -19,8 +19,8 @@ _TIMEOUT_MS: Final = 15_000
 _ASKED_MAX: Final = 20
 _ASK_AGAIN_SECONDS: Final = 0.25
 # What must be as created, or a promise is broken: a requests topic with the producer's time, an audit topic that deletes, a record that
-# workers cannot unpack and so stop at.
-_BINDING: Final = ("cleanup.policy", "message.timestamp.type", "compression.type")
+# workers cannot unpack and so stop at, a dead letter that does not fit.
+_BINDING: Final = ("cleanup.policy", "message.timestamp.type", "compression.type", "max.message.bytes")
 
 
 class TopicsUnfit(Exception):

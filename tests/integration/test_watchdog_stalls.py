@@ -45,7 +45,7 @@ async def test_worker_that_stands_still_ends_with_a_message(
         assert (end["event"], end["exit_code"]) == ("worker_ends", ExitCode.STALLED)
         assert MESSAGES[stall] in end["what"]
         if stall == "loop_blocked":
-            assert "time.sleep" in "".join(end["stack"])
+            assert "time.sleep" in "".join(end["loop_stack"])
 
 
 async def test_worker_whose_reconciler_fails_ends_with_its_traceback(
