@@ -89,7 +89,7 @@ lock: .venv/.installed ## Write the lock files anew from requirements*.in (needs
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --allow-unsafe --universal --python-version 3.11 requirements-build.in -o requirements-build.lock
 
 bench: .venv/.installed ## Measure against two baselines, print a table, write bench/latest.json
-	@exec $(VENV_PYTHON) -m bench $(BENCH_ARGS)
+	@exec $(VENV_PYTHON) -m bench.run $(BENCH_ARGS)
 
 env-file: ## Write .env with fresh random secrets for docker-compose.yml (never overwrites one)
 	@sh checks/make_env_file.sh
