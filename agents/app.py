@@ -24,6 +24,7 @@ from agents.watchdog import Watchdog
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
+from infra.exchange.venues import is_real_money
 from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
@@ -62,6 +63,13 @@ def require_base_addresses(settings: Settings) -> None:
             "not authenticated in this version, so real money is refused; nothing was read or sent, and requests wait in Kafka. Name a "
             f"sandbox or the simulated exchange, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of "
             "ORCHESTRATOR_EXCHANGES."
+        )
+    real = [exchange for exchange in settings.exchanges if is_real_money(settings.exchange_urls[exchange])]
+    if real:
+        raise ExchangeNotPermitted(
+            f"{', '.join(real)}: the base address in ORCHESTRATOR_EXCHANGE_URLS is that of a real exchange. Requests are not authenticated "
+            "in this version, so real money is refused; nothing was read or sent, and requests wait in Kafka. Name a sandbox or the "
+            "simulated exchange."
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
+from urllib.parse import urlsplit
 
 from infra.exchange.gateway import UnknownVenue
 from schemas.reasons import ReasonCode
@@ -89,6 +90,7 @@ class Venue:
     history_page: int
     prices_call: str
     options: Mapping[str, object]
+    real_money_domains: frozenset[str]
 
 
 _BAD_REQUEST: Final = frozenset({400})
@@ -170,15 +172,29 @@ BINANCE: Final = Venue(
         "fetchCurrencies": False,
         "warnOnFetchOpenOrdersWithoutSymbol": False,
     },
+    # Its sandbox is under binance.vision (Binance spot API, Testnet).
+    real_money_domains=frozenset({"binance.com"}),
 )
 
 # Binance.US publishes the same rules for its spot API: return codes, timing security, order endpoints, error codes
 # (github.com/binance-us/binance-us-api-docs). ccxt switches orders by quote quantity off there, the API takes them.
-BINANCE_US: Final = replace(BINANCE, exchange_id="binanceus", options={**BINANCE.options, "quoteOrderQty": True})
+BINANCE_US: Final = replace(
+    BINANCE,
+    exchange_id="binanceus",
+    options={**BINANCE.options, "quoteOrderQty": True},
+    real_money_domains=frozenset({"binance.us"}),
+)
 
 # A row needs two bounds that are not proven here for other venues: what refuses a late request (Kraken's requests are signed with a nonce,
 # not a time), and how long a request that was taken in may still be executed. Without them no look-up could prove an order absent.
 _VENUES: Final = {row.exchange_id: row for row in (BINANCE, BINANCE_US)}
+
+
+def is_real_money(address: str) -> bool:
+    """Whether an address is one at which some venue trades for real money."""
+    host = (urlsplit(address).hostname or "").rstrip(".").lower()
+    domains = {domain for row in _VENUES.values() for domain in row.real_money_domains}
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
 
 
 def venue(exchange_id: str) -> Venue:

@@ -20,6 +20,18 @@ def test_worker_with_an_empty_base_address_is_refused() -> None:
         require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": ""}))
 
 
+@pytest.mark.parametrize("address", ["https://api.binance.com", "https://API1.Binance.com./", "https://api.binance.us:443/api"])
+def test_worker_with_the_address_of_a_real_exchange_is_refused(address: str) -> None:
+    """Naming the real exchange as its own sandbox does not open the way to real money."""
+    with pytest.raises(ExchangeNotPermitted, match="real exchange"):
+        require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": address}))
+
+
+def test_worker_with_a_sandbox_of_the_exchange_is_permitted() -> None:
+    """The exchange's own sandbox trades for nothing."""
+    require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": "https://testnet.binance.vision"}))
+
+
 def test_worker_with_base_addresses_for_all_exchanges_is_permitted() -> None:
     """An address for every exchange is all it takes."""
     require_base_addresses(Settings(exchanges=("binance",), exchange_urls={"binance": "http://127.0.0.1:1", "kraken": "http://x"}))
