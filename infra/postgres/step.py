@@ -36,7 +36,8 @@ from schemas.audit import GENESIS_HASH
 
 Connection = PoolConnectionProxy
 
-# What passes by itself: the server restarts, the network breaks, two transactions met. Everything else is a defect or a full disk.
+# What passes by itself, or when somebody has looked after the server: it restarts, the network breaks, two transactions met, its disk is
+# full. Everything else is a defect.
 _PASSING: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -44,7 +45,10 @@ _PASSING: Final = (
     asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    # Its disk, its memory, its connections.
+    asyncpg.InsufficientResourcesError,
+    # An error of the system below it.
+    asyncpg.PostgresSystemError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
