@@ -54,7 +54,7 @@ class Row:
 ROWS: Final = (
     Row("orchestrator", "agents", key_of_final_result),
     Row("orchestrator_2_workers", "agents", key_of_final_result, workers=2),
-    Row("faust_at_least_once", "bench.baselines.faust_at_least_once", key_of_final_result, share=0.2),
+    Row("faust_at_least_once", "bench.baselines.faust_at_least_once", key_of_final_result, share=0.1),
     Row("aiokafka_copy", "bench.baselines.aiokafka_copy", key_of_copy, share=4.0),
 )
 
@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures the orchestrator beside its baselines.")
     parser.add_argument("--rounds", type=int, default=3, help="how often each row is run (default 3)")
-    parser.add_argument("--requests", type=int, default=5_000, help="requests that saturate the orchestrator (default 5000)")
+    parser.add_argument("--requests", type=int, default=8_000, help="requests that saturate the orchestrator (default 8000)")
     parser.add_argument("--pace", type=int, nargs="+", default=[50, 200], help="requests a second for latencies (default 50 200)")
     parser.add_argument("--paced-seconds", type=float, default=10.0, help="how long each pace is held (default 10)")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="which rows (default all)")
