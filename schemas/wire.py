@@ -5,6 +5,7 @@ Invariant: times are UTC with microseconds and end in `Z` (RFC 3339), so that th
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
@@ -12,6 +13,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
 SCHEMA_VERSION: Final = 1
 
 
+# Every record and event of a batch repeats the few times of the batch.
+@lru_cache(maxsize=1_024)
 def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with microseconds: `2026-11-24T06:46:59.000001Z`. Raises ValueError for a time without a zone."""
     if value.tzinfo is None:
