@@ -32,7 +32,7 @@ from infra.metrics import record_batch
 from infra.postgres.step import Database, InputPartition, StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint, Reached
-from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.rules import Rules
 from schemas.topics import Topics
 
@@ -45,6 +45,7 @@ _IDLE_SECONDS: Final = 0.25
 # A batch of 500 requests has about 200 KB, but a foreign record can have a megabyte. What a batch publishes is one row of the database and
 # one Kafka transaction, and both have a time limit: a batch that is too large for them would be tried again for ever.
 _BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+_UNPUBLISHED_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -101,6 +102,12 @@ class StepRunner:
                             "Nothing was written. Two installations may share this database and consumer group: see `orchestrator doctor`."
                         )
                     return await attempt(step)
+            except Unpublished:
+                if monotonic() > give_up_at:
+                    raise
+                # Others may wait for this partition's batch before, which Kafka has; nobody must wait in a circle.
+                await self.note_published(batch.partition, batch.base_offset)
+                await asyncio.sleep(_UNPUBLISHED_SECONDS)
             except Retryable as error:
                 pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
                 if monotonic() + pause > give_up_at:

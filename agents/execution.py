@@ -21,7 +21,7 @@ from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, conclude, plan
-from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
 from schemas.reasons import ReasonCode
@@ -54,6 +54,13 @@ async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: lis
     )
 
 
+async def require_published(step: StepTransaction, order_ids: list[str], context: StepContext) -> None:
+    """Raises Unpublished while an older word about one of these orders is on its way to Kafka: a newer one must not overtake it."""
+    waiting = await step.unpublished(order_ids, context.topics.orders_prefix) if order_ids else set()
+    if waiting:
+        raise Unpublished(f"{len(waiting)} orders have an older word that is not published yet")
+
+
 class ExecutionStep:
     """The step of `trade.orders.<exchange>`."""
 
@@ -76,6 +83,8 @@ class ExecutionStep:
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
+            # Only this partition has changed the orders that it was sending; a resting one may have been filled meanwhile.
+            await require_published(step, sorted(outcomes.canceled), self._context)
             conclude(outcomes.submitted, outcomes.canceled, changes, self._context.rules)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)

@@ -78,6 +78,7 @@ class IntakeStep:
             orders=orders,
             claims=claims,
             cancels=cancels,
+            unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
         )
         decide(arrivals, IntakeState(statuses, api_keys, self._market_data(), self._context.rules), changes)
         return changes

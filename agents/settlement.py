@@ -3,7 +3,7 @@
 from typing import Final
 
 from agents.batch import Batch, StepContext
-from agents.execution import load_orders, require_value
+from agents.execution import load_orders, require_published, require_value
 from infra.postgres.step import StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint
@@ -27,6 +27,7 @@ class SettlementStep:
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR)
+            await require_published(step, order_ids, self._context)
             for report in reports:
                 apply_report(report, changes, self._context.rules)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)

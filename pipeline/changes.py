@@ -81,6 +81,8 @@ class Changes:
     trail: AuditTrail
     ledger: Ledger
     orders: dict[str, Order] = field(default_factory=dict)
+    # Orders of which another input partition's newest word is not published yet; see infra.postgres.step.
+    unpublished: set[str] = field(default_factory=set)
     # Orders made and changed by this batch; the newest form of both is in `orders`.
     made: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)

@@ -11,3 +11,7 @@ class Fenced(Exception):
 
 class Retryable(Exception):
     """A dependency is out of reach for now. The same step is run again, within a bound."""
+
+
+class Unpublished(Retryable):
+    """Another input partition has stored the newest word about an order, but Kafka does not have it yet. It comes within moments."""

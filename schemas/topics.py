@@ -65,7 +65,12 @@ class Topics:
 
     def orders(self, exchange: str) -> str:
         """The queue of one exchange, so that a slow one delays only its own orders."""
-        return f"{self.prefix}trade.orders.{exchange}"
+        return f"{self.orders_prefix}{exchange}"
+
+    @property
+    def orders_prefix(self) -> str:
+        """What the queues' names begin with."""
+        return f"{self.prefix}trade.orders."
 
     def specs(self, exchanges: tuple[str, ...]) -> tuple[TopicSpec, ...]:
         """Every topic of an installation, with the settings that its promise needs."""

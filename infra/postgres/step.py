@@ -164,6 +164,30 @@ class StepTransaction:
         rows = await self._connection.fetch("SELECT * FROM orders WHERE order_id = ANY($1::text[])", order_ids)
         return {row["order_id"]: order_of(row) for row in rows}
 
+    async def unpublished(self, order_ids: Sequence[str], orders_topic_prefix: str) -> set[str]:
+        """Those orders whose newest change another input partition has stored and not published yet, as far as the database knows.
+
+        The accounts' locks put the words about an order in order in the database; nothing does so between the Kafka transactions of two
+        partitions. A word about one of these orders, published now, could be overtaken by the older one. A batch and its orders carry the
+        same time, which is how they are matched: exactly for most partitions, and from its first part on for an execution batch, which has
+        two.
+        """
+        rows = await self._connection.fetch(
+            """
+            SELECT orders.order_id FROM orders JOIN input_partitions AS stored ON
+                (stored.updated_at = orders.updated_at
+                 OR (stored.topic = $2 || orders.exchange AND stored.partition = orders.work_partition
+                     AND stored.updated_at <= orders.updated_at))
+            WHERE orders.order_id = ANY($1::text[]) AND stored.consumer_group = $3
+              AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL)
+              AND (stored.topic, stored.partition) <> ($4, $5)
+            """,
+            order_ids,
+            orders_topic_prefix,
+            *self._row,
+        )
+        return {row["order_id"] for row in rows}
+
     async def pending_cancels(self, order_ids: Sequence[str]) -> dict[str, list[PendingCancel]]:
         rows = await self._connection.fetch(
             "SELECT * FROM cancels WHERE order_id = ANY($1::text[]) AND NOT ended ORDER BY order_id, requested_at", order_ids
@@ -179,8 +203,13 @@ class StepTransaction:
 
     async def carry(self, outputs: Sequence[OutputRecord], now: datetime) -> None:
         """Keeps outputs of an unfinished step, to be published with the batch that ends it."""
+        if not outputs:
+            return
         await self._connection.execute(
-            "UPDATE input_partitions SET carried = $4, updated_at = $5 WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
+            """
+            UPDATE input_partitions SET carried = $4, updated_at = CASE WHEN carried IS NULL THEN $5 ELSE updated_at END
+            WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+            """,
             *self._row,
             pack([*self.progress.carried, *outputs]),
             now,
@@ -192,7 +221,8 @@ class StepTransaction:
         await self._expect(
             1,
             """
-            UPDATE input_partitions SET base_offset = next_offset, next_offset = $4, outputs = $5, carried = NULL, updated_at = $6
+            UPDATE input_partitions SET base_offset = next_offset, next_offset = $4, outputs = $5, carried = NULL,
+                updated_at = CASE WHEN carried IS NULL THEN $6 ELSE updated_at END
             WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND fencing_epoch = $7
             """,
             *self._row,
@@ -260,7 +290,7 @@ class Database:
                 INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
                 VALUES ($1, $2, $3, 1, -1, -1, $4)
                 ON CONFLICT (consumer_group, topic, partition)
-                DO UPDATE SET fencing_epoch = input_partitions.fencing_epoch + 1, updated_at = $4
+                DO UPDATE SET fencing_epoch = input_partitions.fencing_epoch + 1
                 RETURNING fencing_epoch, base_offset, next_offset, outputs, carried
                 """,
                 consumer_group,
