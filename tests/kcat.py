@@ -12,10 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 _SECONDS_MAX = 30.0
 KEY_DELIMITER = "\t"
 
 IS_INSTALLED = shutil.which("kcat") is not None
+# For tests of what only kcat can do.
+needs_kcat = pytest.mark.skipif(not IS_INSTALLED, reason="kcat is not installed (Debian and Ubuntu: apt-get install kcat)")
 
 
 class NotDelivered(Exception):

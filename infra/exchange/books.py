@@ -155,7 +155,8 @@ def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]
     prices: dict[str, Decimal] = {}
     for row in answer:
         symbol = wanted.get(str(row.get("symbol"))) if isinstance(row, dict) else None
-        if symbol is not None:
+        # A price below zero is no price, and no reason to do without the others.
+        if symbol is not None and not str(row.get("price")).startswith("-"):
             price = amount(row.get("price"), "price")
             if price > 0:
                 prices[symbol] = price

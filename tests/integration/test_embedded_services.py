@@ -101,7 +101,7 @@ async def _read(endpoints: Endpoints, records_expected: int) -> tuple[list[bytes
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
         records: list[bytes] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 end = (await consumer.end_offsets([partition]))[partition]
                 if len(records) >= records_expected and await consumer.position(partition) >= end:
