@@ -88,6 +88,10 @@ class Installation:
                 raise AssertionError(f"no {name} within {within_seconds} s:\n{self.worker_log(number)[-4_000:]}")
             await asyncio.sleep(0.05)
 
+    def end(self, number: int) -> dict[str, Any]:
+        """What a worker said about its end; empty when it ended without a word."""
+        return next((event for event in reversed(self.events(number)) if event.get("event") == "worker_ends"), {})
+
     async def faults(self, *rules: dict[str, Any]) -> None:
         """Switches faults on at the exchange; no rule switches all off."""
         async with aiohttp.ClientSession() as session:

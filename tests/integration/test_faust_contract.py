@@ -339,6 +339,10 @@ async def test_starting_a_producer_fences_the_one_before_and_ends_its_transactio
         await second.begin_transaction()
         await second.send_offsets_to_transaction({partition: 9}, bench.group)
         await second.commit_transaction()
+        # The commit is confirmed before its offset can be read; nobody may seek by what it reads meanwhile.
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while await consumer.committed(partition) is None:
+                await asyncio.sleep(0.02)
         assert await consumer.committed(partition) == 9
     finally:
         await consumer.stop()

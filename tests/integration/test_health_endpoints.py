@@ -57,8 +57,8 @@ async def test_worker_whose_port_is_taken_ends_with_the_code_for_settings(
             taken.listen()
             worker = made.start_worker(ORCHESTRATOR_WEB_PORT=str(taken.getsockname()[1]))
             assert await ended(worker, START_SECONDS_MAX) == ExitCode.SETTINGS, made.worker_log(0)
-        end = made.events(0)[-1]
-        assert (end["event"], end["error"]) == ("worker_ends", "AddressTaken")
+        end = made.end(0)
+        assert end["error"] == "AddressTaken"
 
 
 async def test_metrics_count_what_was_done(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:

@@ -10,13 +10,10 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 import aiohttp
-import pytest
 
 from tests.fragile_servers import Line
 from tests.installation import Installation, ended, installation, order
 from tests.promises import assert_promises_hold
-
-pytestmark = pytest.mark.xdist_group("outages")
 
 START_SECONDS_MAX = 120
 ANSWER_SECONDS_MAX = 120

@@ -109,6 +109,6 @@ async def test_worker_with_wrong_topics_ends_with_the_code_for_settings(
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         worker = made.start_worker(ORCHESTRATOR_KAFKA_MIN_INSYNC_REPLICAS="2")
         assert await ended(worker, 120) == ExitCode.SETTINGS, made.worker_log(0)
-        end = made.events(0)[-1]
-        assert (end["event"], end["error"]) == ("worker_ends", "TopicsUnfit")
+        end = made.end(0)
+        assert end["error"] == "TopicsUnfit"
         assert "must be at least 2" in end["what"]
