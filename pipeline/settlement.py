@@ -46,6 +46,8 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
     if order.status in TERMINAL or venue_order.cum_quantity < order.cum_quantity or venue_order.cum_quote < order.cum_quote:
         return
     status = _status_told(venue_order)
+    if status is OrderStatus.NEW and order.status is OrderStatus.PARTIALLY_FILLED:
+        status = OrderStatus.PARTIALLY_FILLED
     fee_totals = _fee_totals(order, venue_order)
     grown = venue_order.cum_quantity > order.cum_quantity or venue_order.cum_quote > order.cum_quote or fee_totals != order.fees
     if status is order.status and not grown:
@@ -192,7 +194,7 @@ def _venue_order_of(report: Report, order: Order) -> VenueOrder:
 def _status_told(venue_order: VenueOrder) -> OrderStatus:
     """The venue's status, made to agree with its own figures: what was executed in part is neither untouched nor rejected."""
     status = venue_order.order_status
-    if venue_order.cum_quantity > 0:
+    if venue_order.cum_quantity > 0 or venue_order.cum_quote > 0 or any(fee.amount > 0 for fee in venue_order.fees):
         if status is OrderStatus.NEW:
             return OrderStatus.PARTIALLY_FILLED
         if status is OrderStatus.REJECTED:
