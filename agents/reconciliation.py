@@ -98,6 +98,7 @@ class Reconciler:
         self._interval = interval_seconds
         self._clock = clock
         self._rounds = 0
+        self._waits = False
         # Where the last page of each exchange and kind ended.
         self._cursors: dict[tuple[str, tuple[OrderStatus, ...]], str] = {}
         self._purge_due = 0.0
@@ -110,10 +111,21 @@ class Reconciler:
             try:
                 await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
                 await self._purge()
+                self._note(None)
             except* (Retryable, KafkaError) as group:
-                error = group.exceptions[0]
-                log.warning("reconciliation_waits", error=str(error), money="funds of orders in doubt stay held")
+                self._note(group.exceptions[0])
             await asyncio.sleep(max(0.0, self._interval - (monotonic() - started)))
+
+    def _note(self, failure: BaseException | None) -> None:
+        """Says once that it waits, and once that it goes on: it looks several times a second."""
+        waits = failure is not None
+        if waits == self._waits:
+            return
+        self._waits = waits
+        if waits:
+            log.warning("reconciliation_waits", error=str(failure), money="funds of orders in doubt stay held")
+        else:
+            log.info("reconciliation_goes_on")
 
     async def _round(self, exchange: str, gateway: Gateway) -> None:
         partitions = self._owned(exchange)

@@ -97,6 +97,9 @@ async def test_database_that_is_away_for_too_long_ends_the_worker_and_the_next_g
             await database.kill()
             try:
                 await made.event(0, "database_silent", 30)
+                # Said once by each part that asks, however often it asks.
+                for name in ("database_silent", "reconciliation_waits"):
+                    assert [event["event"] for event in made.events(0)].count(name) == 1, name
                 problems = await readiness_problems(address, 30)
                 assert any("the database has not answered" in problem for problem in problems), problems
                 assert worker.poll() is None
