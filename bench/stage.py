@@ -33,6 +33,7 @@ from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.migrate import migrate
 from infra.postgres.step import connect
 from infra.settings import Settings
+from pipeline.invariants import Retryable
 from schemas.topics import Topics
 
 USERS: Final = tuple(f"trader-{number:02}" for number in range(50))
@@ -114,13 +115,25 @@ async def set_stage(endpoints: Endpoints, directory: Path) -> AsyncIterator[Stag
         await _execute(endpoints.database_url, f'CREATE DATABASE "{name}"')
         try:
             await migrate(database_url)
-            await ensure_topics(settings, endpoints.kafka_bootstrap_servers)
+            await _make_topics(settings, endpoints.kafka_bootstrap_servers)
             await _open_accounts(settings, database_url, exchange.url)
             yield Stage(settings, Topics(settings.topic_prefix), directory)
         finally:
             await _execute(endpoints.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await asyncio.to_thread(exchange.stop)
+
+
+async def _make_topics(settings: Settings, kafka: str) -> None:
+    """As a worker does it: again while a broker that has just made them does not tell their settings yet."""
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        while True:
+            try:
+                await ensure_topics(settings, kafka)
+            except Retryable:
+                await asyncio.sleep(0.2)
+            else:
+                return
 
 
 async def _execute(database_url: str, statement: str) -> None:
