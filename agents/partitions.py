@@ -148,14 +148,16 @@ class Partitions:
 
     async def _take_over(self, partition: TopicPartition, committed: CommittedOffset) -> PartitionTask:
         producer = self._new_producer(partition)
-        await self._patiently(producer.fence)
-        offset = await self._patiently(lambda: _committed(partition, committed))
+        await self._patiently(partition, producer.fence)
+        offset = await self._patiently(partition, lambda: _committed(partition, committed))
         before = await self._patiently(
-            lambda: partition_progress(self._database, self._consumer_group, partition.topic, partition.partition)
+            partition,
+            lambda: partition_progress(self._database, self._consumer_group, partition.topic, partition.partition),
         )
         outputs_are_missing(partition, offset, before)
         owned, progress = await self._patiently(
-            lambda: self._database.take_partition(self._consumer_group, partition.topic, partition.partition, self._clock())
+            partition,
+            lambda: self._database.take_partition(self._consumer_group, partition.topic, partition.partition, self._clock()),
         )
         if outputs_are_missing(partition, offset, progress):
             log.info("republishing", partition=str(owned), outputs=len(progress.outputs), next_offset=progress.next_offset)
@@ -179,7 +181,7 @@ class Partitions:
             fail=self._fail,
         )
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, partition: TopicPartition, call: Callable[[], Awaitable[T]]) -> T:
         give_up_at = monotonic() + self._limits.patience_seconds
         while True:
             try:
@@ -187,7 +189,8 @@ class Partitions:
             except Retryable as error:
                 if monotonic() > give_up_at:
                     raise
-                log.warning("waiting", error=str(error), money="nothing is read or sent meanwhile")
+                name = f"{partition.topic}/{partition.partition}"
+                log.warning("waiting", partition=name, error=str(error), money="nothing of it is read or sent meanwhile")
                 await asyncio.sleep(_RETRY_SECONDS)
 
 

@@ -166,6 +166,9 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
         await asyncio.to_thread(shutil.rmtree, unfinished)
     _write_properties(home / "format.properties", unfinished, *_free_ports(2))
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    if cluster_id.startswith("-"):
+        # One in 64 does, and the formatter would take it for an option. Kafka's own ids never do.
+        cluster_id = f"A{cluster_id[1:]}"
     arguments = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(home / "format.properties"))
     command = Command(_java(jars, home, 256, (), *arguments), log, grace_seconds=2, keep_fds=(directory.lock_fd,))
     try:

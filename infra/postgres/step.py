@@ -14,7 +14,7 @@ Start with `StepTransaction`.
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -352,6 +352,20 @@ async def _leave_clean(connection: asyncpg.Connection) -> None:
     asyncpg has ended that before it calls this."""
 
 
+def _transaction_limit(timeout_seconds: float) -> Callable[[asyncpg.Connection], Coroutine[None, None, None]]:
+    """Lets the server end a session whose step takes longer than two statements may.
+
+    A worker that is paused between two messages of one statement is not idle to the server, and asyncpg may wait for ever for that
+    statement when the worker wakes up. Servers before PostgreSQL 17 have no such limit: there its locks stay until its process ends.
+    """
+
+    async def limit(connection: asyncpg.Connection) -> None:
+        if connection.get_server_version().major >= 17:
+            await connection.execute(f"SET transaction_timeout = {int(timeout_seconds * 2000)}")
+
+    return limit
+
+
 async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> Database:
     """Opens the pool. Raises Retryable when the database is out of reach."""
     try:
@@ -361,6 +375,7 @@ async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> 
             max_size=pool_size,
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
+            init=_transaction_limit(timeout_seconds),
             reset=_leave_clean,
             server_settings={
                 "application_name": "orchestrator-worker",

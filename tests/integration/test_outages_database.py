@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from agents.worker import ExitCode
+from infra.postgres.step import connect
 from tests.fragile_servers import FragileServer, fragile_database
 from tests.installation import Installation, ended, installation, order
 from tests.promises import assert_promises_hold
@@ -129,6 +130,17 @@ async def test_database_that_hangs_ends_the_worker(database: FragileServer, kafk
                 database.resume()
             made.start_worker()
             await executed_once(made, sent, 8)
+
+
+async def test_session_that_stands_still_in_a_step_is_ended_by_the_server(database: FragileServer) -> None:
+    """A paused worker keeps its locks no longer than this, also where it was paused between two messages of one statement."""
+    opened = await connect(database.address, 2, 3)
+    try:
+        async with opened.connection() as connection:
+            assert await connection.fetchval("SHOW transaction_timeout") == "6s"
+            assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "3s"
+    finally:
+        await opened.close()
 
 
 async def end_sessions(url: str) -> None:

@@ -1,4 +1,4 @@
-"""A seek reads everything again that was handed out and dropped, wherever the group stands."""
+"""A seek reads everything again that was handed out and dropped, from where the partition's owner stands."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -13,10 +13,16 @@ from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
 
 
 class _Owner:
-    """Owns nothing: partitions come and go without a claim."""
+    """Has done nothing yet with the partitions that it owns."""
+
+    def __init__(self) -> None:
+        self._owned: dict[TopicPartition, int] = {}
 
     async def on_assigned(self, partitions: Iterable[TopicPartition], committed: CommittedOffset) -> None:
-        return
+        self._owned = dict.fromkeys(partitions, 0)
+
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        return self._owned
 
     def on_revoking(self) -> None:
         return
