@@ -71,7 +71,7 @@ async def _everything(options: VerifyOptions) -> list[Finding]:
             raise CommandFailed(
                 f"The exchange's own log cannot be read: {error}. Nothing was checked and nothing changed.", Exit.OUT_OF_REACH
             ) from error
-        now = check_all(evidence)
+        now = check_all(evidence, at_rest=False)
         findings = still_broken(findings, now) if look else now
         if all(finding.holds or finding.name in UNDER_WAY for finding in findings):
             break

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-# Kept, so that two looks can be compared; how many are shown is up to whoever shows them.
-EXAMPLES_KEPT_MAX: Final = 1_000
+# Kept, so that two looks can be compared; how many are shown is up to whoever shows them. Work under way between two reads is as much as
+# the system does in that time, so this is far above any such figure; what is beyond it counts as broken.
+EXAMPLES_KEPT_MAX: Final = 100_000
 EXAMPLES_SHOWN: Final = 5
 
 

@@ -36,7 +36,8 @@ def _offsets(partitions: Sequence[PartitionProgress]) -> Finding:
         if (row.committed_offset if row.committed_offset is not None else -1) != (row.next_offset if row.next_offset is not None else -1):
             check.breach(f"{where}: committed {row.committed_offset}, the database has {row.next_offset}")
         elif row.carries:
-            check.breach(f"{where}: outputs of an unfinished step are stored")
+            # With the position, so that two steps of a busy partition are not taken for one that never ends.
+            check.breach(f"{where}: outputs of an unfinished step are stored, the database has {row.next_offset}")
     return check.finding()
 
 

@@ -358,6 +358,19 @@ def test_promise_of_no_loss_allows_an_open_order_and_its_cancel() -> None:
     assert "lost" not in broken(made)
 
 
+def test_queue_of_a_system_at_work_is_no_loss_and_a_missing_answer_is() -> None:
+    """A record that is read next and an order that is sent next wait; an order that ended without a final answer does not."""
+    made = sound()
+    _never_read(made)
+    made.orders[FILLED] = replace(made.orders[FILLED], status=OrderStatus.SUBMITTING)
+    _forget_order_answer(made)
+    assert "lost" in broken(made)
+    assert "lost" not in {finding.name for finding in check_all(made.evidence(), at_rest=False) if not finding.holds}
+    made = sound()
+    _forget_order_answer(made)
+    assert "lost" in {finding.name for finding in check_all(made.evidence(), at_rest=False) if not finding.holds}
+
+
 def test_funds_of_a_user_in_doubt_are_not_compared() -> None:
     """Nobody can say yet what an order in doubt has moved."""
     made = sound()
