@@ -17,6 +17,7 @@ from bench.load import Latencies
 _RATIOS: Final = (
     ("orchestrator/faust_at_least_once", "orchestrator", "faust_at_least_once"),
     ("orchestrator_2_workers/faust_at_least_once", "orchestrator_2_workers", "faust_at_least_once"),
+    ("orchestrator/faust_at_least_once, 20 ms away", "orchestrator_20_ms_away", "faust_at_least_once_20_ms_away"),
     ("orchestrator_2_workers/orchestrator", "orchestrator_2_workers", "orchestrator"),
     ("aiokafka_copy/orchestrator", "aiokafka_copy", "orchestrator"),
 )

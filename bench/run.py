@@ -42,19 +42,26 @@ _HEADROOM: Final = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing to measure: `workers` processes of `module`. `share`: of the requests, so that all run about as long."""
+    """One thing to measure: `workers` processes of `module`. `share`: of the requests, so that all run about as long.
+
+    `distance_ms`: how long a request to the exchange and its answer travel.
+    """
 
     name: str
     module: str
     answered: Answered
     workers: int = 1
     share: float = 1.0
+    distance_ms: int = 0
 
 
 ROWS: Final = (
     Row("orchestrator", "agents", key_of_final_result),
     Row("orchestrator_2_workers", "agents", key_of_final_result, workers=2),
     Row("faust_at_least_once", "bench.baselines.faust_at_least_once", key_of_final_result, share=0.1),
+    # A real exchange is not on the same machine: 20 ms is a data center of the same region, at the exchange's own door.
+    Row("orchestrator_20_ms_away", "agents", key_of_final_result, distance_ms=20),
+    Row("faust_at_least_once_20_ms_away", "bench.baselines.faust_at_least_once", key_of_final_result, share=0.05, distance_ms=20),
     Row("aiokafka_copy", "bench.baselines.aiokafka_copy", key_of_copy, share=4.0),
 )
 
@@ -96,7 +103,7 @@ async def measure(row: Row, options: Options, endpoints: Endpoints, directory: P
     """One run of one row. Raises BenchFailed."""
     count = max(10, int(options.requests * row.share))
     async with (
-        set_stage(endpoints, directory) as stage,
+        set_stage(endpoints, directory, row.distance_ms) as stage,
         open_load(stage, row.answered) as load,
         _workers(row, stage, directory, load) as pool,
     ):

@@ -91,12 +91,15 @@ def requests_of(name: str, count: int) -> Iterator[tuple[bytes, str, bytes]]:
 
 
 @asynccontextmanager
-async def set_stage(endpoints: Endpoints, directory: Path) -> AsyncIterator[Stage]:
-    """Prepares one run. Raises what the services raise: a benchmark without its services measures nothing."""
+async def set_stage(endpoints: Endpoints, directory: Path, distance_ms: int = 0) -> AsyncIterator[Stage]:
+    """Prepares one run, with an exchange as far away as `distance_ms`.
+
+    Raises what the services raise: a benchmark without its services measures nothing.
+    """
     name = f"bench_{uuid4().hex[:10]}"
     database_url = urlunsplit(urlsplit(endpoints.database_url)._replace(path=f"/{name}"))
     directory.mkdir(parents=True)
-    exchange = await asyncio.to_thread(start, SimulatorOptions(data_dir=directory / "exchange"))
+    exchange = await asyncio.to_thread(start, SimulatorOptions(data_dir=directory / "exchange", distance_ms=distance_ms))
     try:
         settings = Settings(
             kafka_bootstrap_servers=endpoints.kafka_bootstrap_servers,

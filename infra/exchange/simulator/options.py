@@ -28,6 +28,7 @@ class SimulatorOptions:
     fill_steps: int = 1
     withdrawal_ms: int = 500
     deposit_ms: int = 500
+    distance_ms: int = 0
     parent_pipe: bool = False
 
 
@@ -59,9 +60,11 @@ def parse(arguments: Sequence[str] | None = None, program: str = "python -m infr
     add("--fill-steps", type=int, default=1, help="in how many steps a resting order fills when the price crosses it")
     add("--withdrawal-ms", type=int, default=500, help="how long a withdrawal is under way")
     add("--deposit-ms", type=int, default=500, help="how long until a deposit is credited")
+    add("--distance-ms", type=int, default=0, help="how long a request and its answer travel, together")
     add("--parent-pipe", action="store_true", help="stop when standard input ends, too")
     found = parser.parse_args(arguments)
-    if found.walk_ms < 0 or found.fill_steps < 1 or found.venue_timeout_ms < 0 or found.tape_speed <= 0 or found.notional_min < 0:
+    negative = min(found.walk_ms, found.venue_timeout_ms, found.distance_ms, found.notional_min) < 0
+    if negative or found.fill_steps < 1 or found.tape_speed <= 0:
         parser.error("times and --notional-min must not be negative, --fill-steps and --tape-speed must be above zero")
     return SimulatorOptions(**vars(found))
 

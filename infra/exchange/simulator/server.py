@@ -121,7 +121,15 @@ async def _serve(options: SimulatorOptions, ready: Callable[[str], None]) -> Bas
     exchange.recover(now_us())
     keys = KeyStore(options.data_dir)
     faults = Faults(options.data_dir)
-    wire = Wire(exchange, keys, faults, journal, receive_window_ms_max=options.receive_window_ms_max, stopping=process.stopping)
+    wire = Wire(
+        exchange,
+        keys,
+        faults,
+        journal,
+        receive_window_ms_max=options.receive_window_ms_max,
+        stopping=process.stopping,
+        distance_ms=options.distance_ms,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stopping.set)

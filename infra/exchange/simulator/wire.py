@@ -119,7 +119,15 @@ class Wire:
     """The request handler. `stopping` wakes the requests that hang."""
 
     def __init__(
-        self, exchange: Exchange, keys: KeyStore, faults: Faults, journal: Journal, *, receive_window_ms_max: int, stopping: asyncio.Event
+        self,
+        exchange: Exchange,
+        keys: KeyStore,
+        faults: Faults,
+        journal: Journal,
+        *,
+        receive_window_ms_max: int,
+        stopping: asyncio.Event,
+        distance_ms: int = 0,
     ) -> None:
         self._exchange = exchange
         self._keys = keys
@@ -127,10 +135,19 @@ class Wire:
         self._journal = journal
         self._receive_window_ms_max = receive_window_ms_max
         self._stopping = stopping
+        self._one_way_seconds = distance_ms / 2000
         self._admin = Admin(exchange, keys, faults, journal, now_us)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers one request."""
+        """Answers one request. It arrives half the distance later than it came, and its answer leaves as much earlier than it arrives."""
+        if self._one_way_seconds == 0 or request.raw_path.startswith(PREFIX):
+            return await self._answer(request)
+        await asyncio.sleep(self._one_way_seconds)
+        answer = await self._answer(request)
+        await asyncio.sleep(self._one_way_seconds)
+        return answer
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         arrived_us = now_us()
         method = request.method
         path, _, query = request.raw_path.partition("?")
