@@ -14,7 +14,7 @@ Invariants:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -82,10 +82,15 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`posted` is owned, `pending` the part of it that is held; both in units of the account's asset."""
+    """`posted` is owned, `pending` the part of it that is held; both in units of the account's asset.
+
+    `cost_quantity` of it was bought through this system, for `cost_usd` US dollars in all: the average cost that sales are measured against.
+    """
 
     posted: Decimal = ZERO
     pending: Decimal = ZERO
+    cost_quantity: Decimal = ZERO
+    cost_usd: Decimal = ZERO
 
     @property
     def available(self) -> Decimal:
@@ -136,6 +141,11 @@ class Ledger:
         """Gives held funds back to their own account."""
         self._apply(Transfer(transfer_id, TransferKind.RELEASE, order_id, account, account, amount))
 
+    def set_cost(self, account: AccountKey, quantity: Decimal, usd: Decimal) -> None:
+        """Notes how much of an account's asset was bought here, and for how much."""
+        self.balances[account] = replace(self.balance(account), cost_quantity=quantity, cost_usd=usd)
+        self.changed.add(account)
+
     def _apply(self, transfer: Transfer) -> None:
         if transfer.amount <= ZERO:
             raise InvariantViolation(f"transfer {transfer.transfer_id} moves {transfer.amount}; nothing was written. This is a defect.")
@@ -144,7 +154,7 @@ class Ledger:
             raise InvariantViolation(f"transfer {transfer.transfer_id} would turn {debit} into {credit}; nothing was written.")
         for account, posted, pending in _effects(transfer):
             before = self.balance(account)
-            after = Balance(before.posted + posted, before.pending + pending)
+            after = replace(before, posted=before.posted + posted, pending=before.pending + pending)
             if after.posted < ZERO or after.pending < ZERO or after.available < ZERO:
                 raise InvariantViolation(
                     f"transfer {transfer.transfer_id} would leave {account} with {after.posted} owned and {after.pending} held. "

@@ -57,7 +57,7 @@ class Order:
 
     `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
     began; `fees` one entry per asset, of which `fee` and `fee_asset` show the first. `hold_amount` is what is still held, in units of
-    `hold_asset`. `attempt` counts intents, from 0 before the first. `source` is the record that asked for it. Times are UTC.
+    `hold_asset`. `usd_value` is what it was worth when it was accepted, `usd_rate` US dollars per quote unit then. `attempt` counts intents, from 0 before the first. `source` is the record that asked for it. Times are UTC.
     """
 
     order_id: str
@@ -97,6 +97,8 @@ class Order:
     executed_at: datetime | None
     traceparent: str | None
     fees: tuple[Fee, ...] = ()
+    usd_value: Decimal = Decimal(0)
+    usd_rate: Decimal = Decimal(0)
 
     @property
     def base(self) -> str:

@@ -104,6 +104,8 @@ ORDERS: Columns[Order] = Columns(
         ("executed_at", _TIME, lambda order: order.executed_at),
         ("traceparent", "text", lambda order: order.traceparent),
         ("fees", "text", lambda order: _fees_text(order.fees)),
+        ("usd_value", _AMOUNT, lambda order: order.usd_value),
+        ("usd_rate", _AMOUNT, lambda order: order.usd_rate),
     ),
 )
 

@@ -143,11 +143,12 @@ class StepTransaction:
 
     async def balances(self, user_ids: Sequence[str]) -> dict[AccountKey, Balance]:
         rows = await self._connection.fetch(
-            "SELECT user_id, exchange, book, asset, posted, pending FROM balances WHERE user_id = ANY($1::text[])", user_ids
+            """
+            SELECT user_id, exchange, book, asset, posted, pending, cost_quantity, cost_usd FROM balances WHERE user_id = ANY($1::text[])
+            """,
+            user_ids,
         )
-        return {
-            AccountKey(row["user_id"], row["exchange"], row["book"], row["asset"]): Balance(row["posted"], row["pending"]) for row in rows
-        }
+        return {AccountKey(*row[:4]): Balance(*row[4:]) for row in map(tuple, rows)}
 
     async def claims(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Claim]:
         """The claims of these keys that are not purged yet; whether one has expired depends on the record that asks (pipeline.intake)."""

@@ -135,16 +135,18 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
         rows = []
         for account in sorted(ledger.changed):
             balance = ledger.balances[account]
-            rows.append((account.owner, account.exchange, account.book, account.asset, balance.posted, balance.pending))
+            cost = balance.cost_quantity, balance.cost_usd
+            rows.append((account.owner, account.exchange, account.book, account.asset, balance.posted, balance.pending, *cost))
         statement.add(
             "balances_moved",
             lambda first: (
-                "INSERT INTO balances (user_id, exchange, book, asset, posted, pending) "  # noqa: S608 — literals
+                "INSERT INTO balances (user_id, exchange, book, asset, posted, pending, cost_quantity, cost_usd) "  # noqa: S608 — literals
                 f"SELECT * FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], ${first + 3}::text[], "
-                f"${first + 4}::numeric[], ${first + 5}::numeric[]) "
-                "ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = EXCLUDED.posted, pending = EXCLUDED.pending"
+                f"${first + 4}::numeric[], ${first + 5}::numeric[], ${first + 6}::numeric[], ${first + 7}::numeric[]) "
+                "ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = EXCLUDED.posted, pending = EXCLUDED.pending, "
+                "cost_quantity = EXCLUDED.cost_quantity, cost_usd = EXCLUDED.cost_usd"
             ),
-            columns_of(rows, 6),
+            columns_of(rows, 8),
             len(rows),
         )
 

@@ -20,6 +20,7 @@ async def test_workers_that_start_at_once_migrate_once(empty_database_url: str) 
     """Four at the same moment: one makes the tables, the others wait and find them."""
     await asyncio.gather(*(migrate(empty_database_url) for _ in range(4)))
     expected = {"users", "api_keys", "claims", "orders", "cancels", "balances", "transfers", "audit_chains", "audit_events"}
+    expected |= {"second_factors", "user_limits", "realised_results", "user_days", "user_symbols", "halts"}
     assert expected | {"input_partitions", "alembic_version"} <= await _tables(empty_database_url)
 
 
@@ -43,6 +44,7 @@ async def test_append_only_triggers_are_there_for_every_kind_of_change(database_
     # pg_trigger.tgtype: 2 before, 8 delete, 16 update, 32 truncate
     assert [(row["table"], row["tgtype"], row["tgenabled"]) for row in rows] == [
         ("audit_events", 2 + 8 + 16 + 32, b"O"),
+        ("realised_results", 2 + 8 + 16 + 32, b"O"),
         ("transfers", 2 + 8 + 16 + 32, b"O"),
     ]
 
