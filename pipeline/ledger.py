@@ -84,7 +84,7 @@ class Transfer:
 class Balance:
     """`posted` is owned, `pending` the part of it that is held; both in units of the account's asset.
 
-    `cost_quantity` of it was bought through this system, for `cost_usd` US dollars in all: the average cost that sales are measured against.
+    `cost_quantity` of it was bought through this system, for `cost_usd` US dollars in all: what sales are measured against.
     """
 
     posted: Decimal = ZERO

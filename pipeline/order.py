@@ -57,7 +57,8 @@ class Order:
 
     `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
     began; `fees` one entry per asset, of which `fee` and `fee_asset` show the first. `hold_amount` is what is still held, in units of
-    `hold_asset`. `usd_value` is what it was worth when it was accepted, `usd_rate` US dollars per quote unit then. `attempt` counts intents, from 0 before the first. `source` is the record that asked for it. Times are UTC.
+    `hold_asset`. `usd_value` is what it was worth when it was accepted, at `usd_rate` US dollars per quote unit. `attempt` counts intents,
+    from 0 before the first. `source` is the record that asked for it. Times are UTC.
     """
 
     order_id: str
