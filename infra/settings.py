@@ -83,6 +83,18 @@ class Settings(BaseSettings):
     master_key_file: Path | None = None
     """A file that holds the master key, in its place."""
 
+    authentication: Literal["required", "sandbox"] = "required"
+    """`required`: every request needs a token, and real money a second factor. `sandbox`: neither; a worker then starts only when every
+    exchange has a base address that is not the real exchange's."""
+    token_keys_file: Path | None = None
+    """The keys that tokens are signed with: a public key in PEM, a JWK set, or an HMAC secret. Read again when it changes."""
+    token_issuer: str | None = None
+    """What a token's `iss` must be; unset: it is not looked at."""
+    token_audience: str | None = None
+    """This installation's name in a token's `aud`. Unset: tokens that are for an audience are refused."""
+    token_leeway_seconds: int = Field(default=30, ge=0, le=300)
+    """How far the clock of the tokens' issuer may be off the broker's."""
+
     batch_size_max: int = Field(default=500, ge=1, le=5_000)
     """The most records that intake and settlement decide in one database transaction."""
     # Orders of one account are sent one after another within the first half of the receive window, so fewer are taken at once.

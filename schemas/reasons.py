@@ -18,6 +18,7 @@ class ReasonCode(StrEnum):
     TOTP_MISSING = "TOTP_MISSING"
     TOTP_INVALID = "TOTP_INVALID"
     TOTP_REPLAYED = "TOTP_REPLAYED"
+    TOTP_LOCKED = "TOTP_LOCKED"
     API_KEY_UNKNOWN = "API_KEY_UNKNOWN"
     API_KEY_REVOKED = "API_KEY_REVOKED"
     API_KEY_EXPIRED = "API_KEY_EXPIRED"
@@ -44,6 +45,8 @@ class ReasonCode(StrEnum):
     POSITION_LIMIT_EXCEEDED = "POSITION_LIMIT_EXCEEDED"
     LOSS_LIMIT_EXCEEDED = "LOSS_LIMIT_EXCEEDED"
     OPEN_ORDERS_EXCEEDED = "OPEN_ORDERS_EXCEEDED"
+    EXPOSURE_EXCEEDED = "EXPOSURE_EXCEEDED"
+    MESSAGE_RATE_EXCEEDED = "MESSAGE_RATE_EXCEEDED"
     SELF_TRADE = "SELF_TRADE"
     DUPLICATE_ORDER = "DUPLICATE_ORDER"
     TRADING_HALTED = "TRADING_HALTED"
@@ -78,6 +81,7 @@ _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.POSITION_LIMIT_EXCEEDED: 3,
     ReasonCode.LOSS_LIMIT_EXCEEDED: 3,
     ReasonCode.OPEN_ORDERS_EXCEEDED: 3,
+    ReasonCode.EXPOSURE_EXCEEDED: 3,
     ReasonCode.REQUEST_EXPIRED: 4,
     ReasonCode.ORDER_NOT_FOUND: 5,
     ReasonCode.DUPLICATE_ORDER: 6,
@@ -101,12 +105,14 @@ def fix_ord_rej_reason(code: ReasonCode) -> int:
 # What each code means for the one who sent the request, and what to do. Nothing was executed for any of them unless it says so.
 MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.AUTH_TOKEN_MISSING: "The record has no `authorization` header. Send a token with it.",
-    ReasonCode.AUTH_TOKEN_INVALID: "The token is malformed, not signed by a trusted key, or meant for another audience. Get a new one.",
-    ReasonCode.AUTH_TOKEN_EXPIRED: "The token was expired when the broker appended the record. Get a new one and use a new key.",
+    ReasonCode.AUTH_TOKEN_INVALID: "The token is malformed, not signed by a trusted key, not valid yet, for another audience, or lacks "
+    "the scope that the request needs: `reason` says which. Get a new one.",
+    ReasonCode.AUTH_TOKEN_EXPIRED: "The token was expired when the broker appended the record. Get a new one and send the request again.",
     ReasonCode.AUTH_USER_MISMATCH: "`user_id` is not the token's `sub`. Nobody trades for somebody else.",
-    ReasonCode.TOTP_MISSING: "Real money needs a second factor: send the current code in `x-totp`.",
+    ReasonCode.TOTP_MISSING: "Real money needs a second factor: have one enrolled, and send its current code in `x-totp`.",
     ReasonCode.TOTP_INVALID: "The second factor's code is wrong for the time at which the broker appended the record.",
     ReasonCode.TOTP_REPLAYED: "This code, or a later one, was used already. Wait for the next.",
+    ReasonCode.TOTP_LOCKED: "Too many wrong codes came: the user's second factor is locked until an operator unlocks it.",
     ReasonCode.API_KEY_UNKNOWN: "The user has no exchange key under this `api_key_id`.",
     ReasonCode.API_KEY_REVOKED: "The exchange key was revoked here. Store another.",
     ReasonCode.API_KEY_EXPIRED: "The exchange key's time is over. Store another.",
@@ -132,7 +138,9 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.ADDRESS_NOT_ALLOWED: "The withdrawal address is not on the user's list, or not for long enough.",
     ReasonCode.POSITION_LIMIT_EXCEEDED: "With this order the user would hold more of the asset than allowed.",
     ReasonCode.LOSS_LIMIT_EXCEEDED: "The user's losses have reached the limit.",
-    ReasonCode.OPEN_ORDERS_EXCEEDED: "The user has as many open orders as allowed.",
+    ReasonCode.OPEN_ORDERS_EXCEEDED: "The user has as many open orders as allowed, by count or by value.",
+    ReasonCode.EXPOSURE_EXCEEDED: "With this order the user's open orders at this exchange would be worth more than allowed.",
+    ReasonCode.MESSAGE_RATE_EXCEEDED: "The user sends more requests per second than allowed. Send more slowly.",
     ReasonCode.SELF_TRADE: "The order would trade with the same user's own order.",
     ReasonCode.DUPLICATE_ORDER: "An order with the same content was sent a moment ago under another key.",
     ReasonCode.TRADING_HALTED: "Trading is halted for this user, symbol, exchange or everybody.",
