@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.ledger import AccountKey, Balance
 from pipeline.rules import Rules
 from pipeline.venue import Market, MarketData, Quote
+from schemas.commands import HaltLevel, HaltScope
 from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 ZERO: Final = Decimal(0)
 ONE: Final = Decimal(1)
 
-HaltLevel = Literal["halt", "reduce"]
-HaltScope = Literal["all", "exchange", "symbol", "user"]
+# The longest time and the largest count that a limit may be set to: sums with them stay within what can be counted.
+DURATION_MAX: Final = timedelta(days=3_650)
+COUNT_MAX: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,10 @@ class Limits:
     suspicion_block: int = 100
 
     def with_overrides(self, overrides: Mapping[str, Decimal]) -> Limits:
-        """These limits with some replaced: by field name; durations in seconds, counts as whole numbers.
+        """These limits with some replaced: by field name; durations in seconds (ten years at most), counts as whole numbers (1,000,000,000
+        at most).
 
-        Raises ValueError for a name that is no limit, a negative value, and a fraction where a whole number is counted.
+        Raises ValueError for a name that is no limit and a value that the limit cannot have: ask before you store one.
         """
         if not overrides:
             return self
@@ -119,12 +122,11 @@ def _as_limit(name: str, value: Decimal) -> Decimal | int | timedelta:
     if kind is Decimal:
         return value
     if kind is timedelta:
-        try:
-            return timedelta(microseconds=int(value * 1_000_000))
-        except OverflowError:
-            raise ValueError(f"{name} is a time in seconds, and this one is longer than can be counted") from None
-    if value != value.to_integral_value():
-        raise ValueError(f"{name} must be a whole number")
+        if value > int(DURATION_MAX.total_seconds()):
+            raise ValueError(f"{name} is a time in seconds, {int(DURATION_MAX.total_seconds())} at most")
+        return timedelta(microseconds=int(value * 1_000_000))
+    if value > COUNT_MAX or value != value.to_integral_value():
+        raise ValueError(f"{name} must be a whole number, {COUNT_MAX} at most")
     return int(value)
 
 
@@ -262,11 +264,11 @@ class HaltBook:
     """All halts in force."""
 
     rows: frozenset[Halt] = frozenset()
-    _levels: dict[tuple[str, str], HaltLevel] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _levels: dict[tuple[HaltScope, str], HaltLevel] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:
-            if self._levels.get((row.scope, row.target)) != "halt":
+            if self._levels.get((row.scope, row.target)) is not HaltLevel.HALT:
                 self._levels[row.scope, row.target] = row.level
 
     def level_for(self, exchange: str, symbol: str, user: str) -> HaltLevel | None:
@@ -274,9 +276,11 @@ class HaltBook:
         if not self._levels:
             return None
         found: HaltLevel | None = None
-        for covers in (("all", ""), ("exchange", exchange), ("symbol", symbol), ("user", user)):
-            level = self._levels.get(covers)
-            if level == "halt":
+        for scope, target in (
+            (HaltScope.ALL, ""), (HaltScope.EXCHANGE, exchange), (HaltScope.SYMBOL, symbol), (HaltScope.USER, user)
+        ):
+            level = self._levels.get((scope, target))
+            if level is HaltLevel.HALT:
                 return level
             found = level or found
         return found

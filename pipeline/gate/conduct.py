@@ -1,0 +1,73 @@
+"""How a user's conduct moves: the message clock, failures in a row, the cooldown.
+
+Invariants:
+1. Between two moments, no more messages pass than the burst and the rate times the time between them.
+2. Only what a user can do better counts as a failure: not a halt, not a price that nobody knows, not an exchange that is down.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from pipeline.gate.context import Conduct, Limits
+from schemas.reasons import ReasonCode
+
+_SECOND: Final = timedelta(seconds=1)
+
+# What is refused as these says nothing about whether the user's requests are right.
+NO_FAILURE: Final = frozenset(
+    {
+        ReasonCode.COOLDOWN_ACTIVE,
+        ReasonCode.MESSAGE_RATE_EXCEEDED,
+        ReasonCode.TRADING_HALTED,
+        ReasonCode.REDUCE_ONLY,
+        ReasonCode.PRICE_UNAVAILABLE,
+        ReasonCode.EXCHANGE_UNAVAILABLE,
+        ReasonCode.REQUEST_STALE,
+        ReasonCode.REQUEST_EXPIRED,
+        ReasonCode.IDEMPOTENCY_KEY_REUSED,
+        ReasonCode.IDEMPOTENCY_IN_PROGRESS,
+    }
+)
+
+
+def message_interval(limits: Limits) -> timedelta:
+    """The time that one message uses up; `messages_per_second_max` must be above zero."""
+    return _SECOND / limits.messages_per_second_max
+
+
+def message_conforms(conduct: Conduct, limits: Limits, now: datetime) -> bool:
+    """Whether one more message keeps the rate (generic cell rate algorithm, ITU-T I.371 annex A)."""
+    if limits.messages_per_second_max <= 0 or limits.messages_burst_max <= 0:
+        return False
+    clock = conduct.message_clock
+    return clock is None or now >= clock - message_interval(limits) * (limits.messages_burst_max - 1)
+
+
+def after_message(conduct: Conduct, limits: Limits, appended_at: datetime, now: datetime) -> Conduct:
+    """Counts a message that was let through; `appended_at` is the broker's time of its record.
+
+    It is counted from when it was appended, and let through by the time of its decision: messages that kept the rate when they were sent
+    are not refused because they waited for a worker, and one that is late from another partition is not either.
+    """
+    begin = min(appended_at, now)
+    clock = conduct.message_clock
+    if clock is not None and clock > begin:
+        begin = clock
+    return Conduct(conduct.failures_in_row, conduct.cooldown_until, begin + message_interval(limits))
+
+
+def after_failure(conduct: Conduct, limits: Limits, code: ReasonCode, now: datetime) -> Conduct:
+    """Counts a request that was refused by a check or by the exchange; the one that makes `cooldown_failures` in a row begins the
+    cooldown. Codes of `NO_FAILURE` change nothing. At least one failure is needed, whatever the limit says."""
+    if code in NO_FAILURE:
+        return conduct
+    failures = conduct.failures_in_row + 1
+    if failures < limits.cooldown_failures:
+        return replace(conduct, failures_in_row=failures)
+    return replace(conduct, failures_in_row=0, cooldown_until=now + limits.cooldown)
+
+
+def after_success(conduct: Conduct) -> Conduct:
+    """Begins the count of failures anew: an order of the user was taken."""
+    return replace(conduct, failures_in_row=0) if conduct.failures_in_row else conduct

@@ -1,0 +1,238 @@
+"""Step 5, risk: does this order keep the user's limits, with everything that the user has done and has open?
+
+Invariants:
+1. Each limit holds after the order: what was used and what the order adds is at most the limit. The order of the checks changes the code
+   that is given, never whether there is one.
+2. Sums take open orders at their full value at acceptance, filled parts included: they overstate, never understate.
+3. Only an order that cannot make any position larger (`TradeContext.reduces`) passes the loss limit.
+"""
+
+from decimal import Decimal
+from typing import Final
+
+from pipeline.gate.conduct import message_conforms
+from pipeline.gate.context import ZERO, Limits, OpenOrder, Refusal, TradeContext, Usage
+from pipeline.gate.safety import UNTOUCHED
+from pipeline.gate.valuation import unpriced
+from pipeline.ledger import AccountKey, book_of
+from schemas.decimals import format_decimal
+from schemas.orders import Side
+from schemas.reasons import ReasonCode
+
+_LATER: Final = "Wait, then send it under a new key; an operator can change the limit."
+
+
+def message_rate_is_kept(context: TradeContext) -> Refusal | None:
+    """The user's trade requests keep a rate with bursts. Unit: messages per second, and messages. Source: generic cell rate algorithm
+    (ITU-T I.371, annex A)."""
+    limits = context.account.limits
+    if message_conforms(context.account.conduct, limits, context.now):
+        return None
+    text = f"more than {limits.messages_per_second_max} requests per second, with a burst of {limits.messages_burst_max}"
+    return Refusal(ReasonCode.MESSAGE_RATE_EXCEEDED, f"the user sends {text}. {UNTOUCHED} Send more slowly, this one under a new key.")
+
+
+def cooldown_is_over(context: TradeContext) -> Refusal | None:
+    """No cooldown runs; it lasts up to, and not including, its last moment. Unit: time. Source: the contract, Limits (5 min after 3 failures
+    in a row)."""
+    until = context.account.conduct.cooldown_until
+    if until is None or context.now >= until:
+        return None
+    count = context.account.limits.cooldown_failures
+    text = f"after {count} failures in a row no orders are taken until {until.isoformat(timespec='seconds')}"
+    return Refusal(ReasonCode.COOLDOWN_ACTIVE, f"{text}. {UNTOUCHED} See what the failures were, wait, and use a new key.")
+
+
+def price_keeps_the_band(context: TradeContext) -> Refusal | None:
+    """A price that is given is within `price_band` of the market's, to either side. Unit: a fraction of the market price. Source: FIX tag
+    103 value 16 ("price exceeds current price band"); a price that far off is a slip more often than an intention."""
+    price = context.request.price
+    if price is None:
+        return None
+    market = context.market_price
+    if market is None:
+        return unpriced(context)
+    band = context.account.limits.price_band
+    if abs(price - market) <= market * band:
+        return None
+    percent = format_decimal(band * 100)
+    text = f"the price is more than {percent} % away from the market price of {format_decimal(market)} {context.quote}"
+    return Refusal(ReasonCode.PRICE_OUT_OF_BAND, f"{text}. {UNTOUCHED} Send a price nearer to it under a new key.")
+
+
+def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
+    """No order with the same exchange, symbol, side, type, amounts and price was sent under another key within `duplicate_window`. Unit:
+    time between the broker's times of the two records, the window's end not included. Source: a client that repeats with new keys."""
+    window = context.account.limits.duplicate_window
+    if not window:
+        return None
+    request = context.request
+    appended_at = context.appended_at
+    for order in context.account.recent:
+        if (
+            abs(appended_at - order.requested_at) < window
+            and order.symbol == request.symbol
+            and order.side is request.side
+            and order.order_type is request.order_type
+            and order.quantity == request.quantity
+            and order.quote_quantity == request.quote_quantity
+            and order.price == request.price
+            and order.exchange == request.exchange
+        ):
+            text = f"the same order was sent less than {format_decimal(Decimal(str(window.total_seconds())))} s apart under another key"
+            return Refusal(
+                ReasonCode.DUPLICATE_ORDER,
+                f"{text}. That one stands; nothing was sent or held for this one. Wait that long if you mean it twice, and use a new key.",
+            )
+    return None
+
+
+def _would_trade_with(context: TradeContext, order: OpenOrder) -> bool:
+    request = context.request
+    if order.price is None or order.side is request.side or order.symbol != request.symbol or order.exchange != request.exchange:
+        return False
+    if request.price is None:
+        return True
+    return request.price >= order.price if request.side is Side.BUY else request.price <= order.price
+
+
+def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
+    """No open limit order of the user on the other side would match this one: a purchase below every own sale's price, a sale above every
+    own purchase's, a market order with no own order opposite. Unit: quote per base, at the same exchange. Source: exchanges' rules against
+    wash trades. Own market orders do not count: they do not rest, and were sent before."""
+    for order in context.account.open_orders:
+        if order.side is not context.request.side and _would_trade_with(context, order):
+            return Refusal(
+                ReasonCode.SELF_TRADE,
+                f"the order would trade with the user's own order {order.order_id}. {UNTOUCHED} Cancel that one first, or send a price that "
+                "does not meet it, under a new key.",
+            )
+    return None
+
+
+def hourly_trades_are_within_limit(context: TradeContext) -> Refusal | None:
+    """With this order the user has made no more than `hourly_trades_max` in 60 minutes. Unit: accepted orders, by the time of acceptance.
+    Source: the contract, Limits."""
+    maximum = context.account.limits.hourly_trades_max
+    if context.account.usage.trades_1h < maximum:
+        return None
+    text = f"the user has made {context.account.usage.trades_1h} trades in the last hour; {maximum} are allowed"
+    return Refusal(ReasonCode.HOURLY_TRADES_EXCEEDED, f"{text}. {UNTOUCHED} {_LATER}")
+
+
+def daily_volume_is_within_limit(context: TradeContext) -> Refusal | None:
+    """With this order the user has traded no more than `daily_volume_usd_max` in 24 hours. Unit: USD at acceptance, whatever became of the
+    orders. Source: the contract, Limits."""
+    value = context.usd_value
+    if value is None:
+        return unpriced(context)
+    used, maximum = context.account.usage.volume_24h_usd, context.account.limits.daily_volume_usd_max
+    if used + value <= maximum:
+        return None
+    text = f"orders of the last 24 hours are worth {format_decimal(used)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
+    return Refusal(ReasonCode.DAILY_VOLUME_EXCEEDED, f"{text}. {UNTOUCHED} {_LATER}")
+
+
+def daily_loss_is_below_limit(context: TradeContext) -> Refusal | None:
+    """The losses that the user realised in 24 hours, less the gains, are below `daily_loss_usd_max`; at the limit only an order that
+    reduces passes. Unit: USD against average cost. Source: the average-cost positions of the ledger."""
+    loss, maximum = context.account.usage.realised_loss_24h_usd, context.account.limits.daily_loss_usd_max
+    if loss < maximum or context.reduces:
+        return None
+    text = f"losses of the last 24 hours have come to {format_decimal(loss)} USD; the limit is {format_decimal(maximum)} USD"
+    return Refusal(ReasonCode.LOSS_LIMIT_EXCEEDED, f"{text}. {UNTOUCHED} Only sales into US dollars and cancels are taken. {_LATER}")
+
+
+def open_orders_are_within_count(context: TradeContext) -> Refusal | None:
+    """With this order no more than `open_orders_max` of the user's orders are open. Unit: orders that are not over, those on their way
+    included. Source: what exchanges allow per account."""
+    maximum = context.account.limits.open_orders_max
+    if len(context.account.open_orders) < maximum:
+        return None
+    text = f"the user has {len(context.account.open_orders)} open orders; {maximum} are allowed"
+    return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text}. {UNTOUCHED} Cancel one, then send this under a new key.")
+
+
+def open_orders_are_within_value(context: TradeContext) -> Refusal | None:
+    """With this order the user's open orders are worth no more than `open_orders_usd_max`. Unit: USD at acceptance. Source: Limits."""
+    value = context.usd_value
+    if value is None:
+        return unpriced(context)
+    opened = sum([order.usd_value for order in context.account.open_orders], ZERO)
+    maximum = context.account.limits.open_orders_usd_max
+    if opened + value <= maximum:
+        return None
+    text = f"open orders are worth {format_decimal(opened)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
+    return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text}. {UNTOUCHED} Cancel some, then send this under a new key.")
+
+
+def exposure_is_within_limit(context: TradeContext) -> Refusal | None:
+    """With this order the user's open orders at its exchange are worth no more than `exchange_open_usd_max`. Unit: USD at acceptance.
+    Source: Limits; what one exchange's failure can hold up."""
+    value = context.usd_value
+    if value is None:
+        return unpriced(context)
+    exchange = context.request.exchange
+    opened = sum([order.usd_value for order in context.account.open_orders if order.exchange == exchange], ZERO)
+    maximum = context.account.limits.exchange_open_usd_max
+    if opened + value <= maximum:
+        return None
+    text = f"open orders at {exchange} are worth {format_decimal(opened)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
+    return Refusal(ReasonCode.EXPOSURE_EXCEEDED, f"{text}. {UNTOUCHED} Cancel some there, then send this under a new key.")
+
+
+def _acquired(context: TradeContext) -> tuple[str, Decimal | None, Decimal | None]:
+    """(asset, its price in USD, what the order adds in USD) of what an order gets: the base of a purchase, the quote of a sale."""
+    request, rate = context.request, context.usd_rate
+    if request.side is Side.SELL:
+        return context.quote, rate, context.usd_value
+    market = context.market_price
+    price = None if market is None or rate is None else market * rate
+    if request.quantity is None:
+        return context.base, price, context.usd_value
+    return context.base, price, None if price is None else request.quantity * price
+
+
+def _on_the_way_usd(order: OpenOrder, asset: str, price: Decimal) -> Decimal:
+    base, _, quote = order.symbol.partition("/")
+    if order.side is Side.BUY and base == asset:
+        return order.usd_value if order.leaves_quantity is None else order.leaves_quantity * price
+    return order.usd_value if order.side is Side.SELL and quote == asset else ZERO
+
+
+def position_is_within_limit(context: TradeContext) -> Refusal | None:
+    """What the user owns of the asset that the order gets, at all exchanges of the rules, with what open orders will bring and this one, is
+    worth no more than `position_usd_max`. Unit: USD at the market price. Source: Limits. Dollars are no position."""
+    asset, price, adds = _acquired(context)
+    if asset in context.rules.usd_assets:
+        return None
+    if price is None or adds is None:
+        return unpriced(context)
+    user_id, book = context.request.user_id, book_of(context.request.mode)
+    owned = ZERO
+    for exchange in context.rules.exchanges:
+        balance = context.balances.get(AccountKey(user_id, exchange, book, asset))
+        if balance is not None:
+            owned += balance.posted
+    position = owned * price
+    for order in context.account.open_orders:
+        if asset in order.symbol:
+            position += _on_the_way_usd(order, asset, price)
+    maximum = context.account.limits.position_usd_max
+    if position + adds <= maximum:
+        return None
+    text = f"the user's {asset}, with open orders, is worth {format_decimal(position)} USD; with this order it would be more than "
+    return Refusal(
+        ReasonCode.POSITION_LIMIT_EXCEEDED,
+        f"{text}{format_decimal(maximum)} USD. {UNTOUCHED} Sell some or cancel open orders, then send this under a new key.",
+    )
+
+
+def withdrawal_is_within_limit(limits: Limits, usage: Usage, usd_value: Decimal) -> Refusal | None:
+    """With this withdrawal the user has withdrawn no more than `daily_withdrawal_usd_max` in 24 hours. Unit: USD when each was decided.
+    Source: the contract, Limits."""
+    used, maximum = usage.withdrawn_24h_usd, limits.daily_withdrawal_usd_max
+    if used + usd_value <= maximum:
+        return None
+    text = f"withdrawals of the last 24 hours are worth {format_decimal(used)} USD; with this one they would be worth more than {format_decimal(maximum)}"
+    return Refusal(ReasonCode.DAILY_WITHDRAWAL_EXCEEDED, f"{text} USD. {UNTOUCHED} {_LATER}")
