@@ -69,12 +69,13 @@ async def reading(installation: Installation) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             yield connection
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
-        raise _database_failed(installation, error) from None
+        raise database_failed(installation, error) from None
     finally:
         await engine.dispose()
 
 
-def _database_failed(installation: Installation, error: Exception) -> CommandFailed:
+def database_failed(installation: Installation, error: Exception) -> CommandFailed:
+    """What to say about an error of the database: it has no tables yet, or it cannot be used."""
     cause: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         # SQLAlchemy's adapter puts the driver's error behind one of its own.

@@ -94,6 +94,14 @@ class Keyring:
             )
         return plain.decode()
 
+    def renewed(self, user_id: str, api_key_id: str, ciphertext: bytes, encryption_key_id: str) -> bytes:
+        """An API key's ciphertext under the newest master key, in place of one under an older one. Raises MasterKeyError."""
+        return self.encrypt(user_id, api_key_id, self.decrypt(user_id, api_key_id, ciphertext, encryption_key_id))
+
+    def renewed_second_factor(self, user_id: str, ciphertext: bytes, encryption_key_id: str) -> bytes:
+        """A second factor's ciphertext under the newest master key. Raises MasterKeyError."""
+        return self.encrypt_second_factor(user_id, self.decrypt_second_factor(user_id, encryption_key_id, ciphertext))
+
     def _seal(self, bound_to: bytes, plain: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._ciphers[self.key_id].encrypt(nonce, plain, bound_to)

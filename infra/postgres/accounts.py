@@ -54,7 +54,7 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
             trail.append(user.user_id, None, EventType.USER_ADDED, fields)
         await _insert_users(connection, added, now)
         await _insert_opening(connection, transfers, now)
-        await _insert_events(connection, trail, now)
+        await store_events(connection, trail, now)
         return trail.rows
 
 
@@ -96,7 +96,8 @@ async def _insert_opening(connection: Connection, transfers: Sequence[Transfer],
     )
 
 
-async def _insert_events(connection: Connection, trail: AuditTrail, now: datetime) -> None:
+async def store_events(connection: Connection, trail: AuditTrail, now: datetime) -> None:
+    """Writes a trail's events and moves its accounts' chain heads, inside the caller's transaction, which holds their locks."""
     heads = [(account, head.seq, head.hash) for account, head in trail.heads.items()]
     await connection.execute(
         """
