@@ -25,6 +25,7 @@ import ccxt
 from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, VenueUnavailable
+from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
 from infra.exchange.venues import canceled_id, proven_refusal, venue
 from pipeline.venue import (
@@ -169,6 +170,28 @@ class CcxtGateway:
                 return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
             except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
                 return LookUpFailed(self._describe(call, error, credentials))
+
+    async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
+        account = await self._account(user_id, api_key_id)
+        if isinstance(account, Refused):
+            return KeyUnanswered(account.detail)
+        credentials, exchange = account
+        for question in self._venue.key_questions:
+            call = Call()
+            async with self._calling(call):
+                try:
+                    answer = await getattr(exchange, question.call)()
+                except Exception as error:  # noqa: BLE001  whatever failed, the evidence decides
+                    evidence = call.evidence(self._venue)
+                    if evidence.http_status == NO_SUCH_ENDPOINT and not evidence.code:
+                        continue
+                    if evidence.code in self._venue.clock_refused_codes:
+                        self._connection.doubt_clock()
+                    detail = self._describe(call, error, credentials)
+                    reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
+                    return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
+            return read_answer(question, answer) or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
+        return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
 
     async def markets(self) -> dict[str, Market]:
         await self._connection.reload()

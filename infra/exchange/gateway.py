@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from infra.exchange.key_check import KeyAnswer
 from pipeline.venue import (
     Confirmed,
     InDoubt,
@@ -82,6 +83,10 @@ class Gateway(Protocol):
 
     async def look_up(self, reference: OrderReference) -> LookUpOutcome:
         """Finds one order in the venue's books. Repeats nothing by itself."""
+        ...
+
+    async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
+        """Asks the venue whether it takes a key, and what for. Only reads. Raises only what the credential source raises."""
         ...
 
     async def markets(self) -> dict[str, Market]:

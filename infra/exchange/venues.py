@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from infra.exchange.gateway import UnknownVenue
+from infra.exchange.key_check import KeyQuestion
 from schemas.reasons import ReasonCode
 
 
@@ -71,6 +72,7 @@ class Venue:
     the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `error_code` and
     `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
+    `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do.
     """
 
     exchange_id: str
@@ -89,6 +91,7 @@ class Venue:
     receive_window_max: timedelta
     history_page: int
     prices_call: str
+    key_questions: tuple[KeyQuestion, ...]
     options: Mapping[str, object]
     real_money_domains: frozenset[str]
 
@@ -139,6 +142,16 @@ _BINANCE_REFUSALS: Final = (
     RefusalRule(ReasonCode.API_KEY_PERMISSION, _CLIENT_ERROR, frozenset({"-1002", "-2015"})),
 )
 
+# Binance wallet API, "Get API Key Permission". Its spot sandbox has no wallet endpoints; there, "Account information" is about the account.
+_BINANCE_KEY: Final = KeyQuestion(
+    call="sapiGetAccountApiRestrictions",
+    trade="enableSpotAndMarginTrading",
+    withdraw="enableWithdrawals",
+    ip_restricted="ipRestrict",
+    trading_until="tradingAuthorityExpirationTime",
+)
+_BINANCE_ACCOUNT: Final = KeyQuestion(call="privateGetAccount", trade="canTrade", withdraw="canWithdraw", is_of_key=False)
+
 BINANCE: Final = Venue(
     exchange_id="binance",
     client_order_id_pattern=re.compile(r"[.A-Z:/a-z0-9_-]{1,36}"),
@@ -164,6 +177,7 @@ BINANCE: Final = Venue(
     receive_window_max=timedelta(seconds=60),
     history_page=1_000,
     prices_call="publicGetTickerPrice",
+    key_questions=(_BINANCE_KEY, _BINANCE_ACCOUNT),
     options={
         "defaultType": "spot",
         # Spot only: load_markets then asks for /api/v3/exchangeInfo and for nothing that needs a key.
@@ -181,6 +195,8 @@ BINANCE: Final = Venue(
 BINANCE_US: Final = replace(
     BINANCE,
     exchange_id="binanceus",
+    # It publishes no endpoint about the key itself.
+    key_questions=(_BINANCE_ACCOUNT,),
     options={**BINANCE.options, "quoteOrderQty": True},
     real_money_domains=frozenset({"binance.us"}),
 )

@@ -1,6 +1,7 @@
-"""The signed wallet endpoints: withdrawals, deposits and the coins' networks.
+"""The signed wallet endpoints: withdrawals, deposits, the coins' networks, and what an API key may do.
 
-Source: https://developers.binance.com/docs/wallet/capital. Fees of the networks are zero here: what is withdrawn is what arrives.
+Source: https://developers.binance.com/docs/wallet/capital and .../account. Fees of the networks are zero here: what is withdrawn is what
+arrives.
 """
 
 import re
@@ -44,6 +45,29 @@ def withdraw(call: Call) -> object:
     )  # fmt: skip
     withdrawal = call.exchange.funding.withdraw(call.owner.api_key, call.owner.label, request, call.now_us)
     return {"id": withdrawal.accepted.withdrawal_id}
+
+
+# When the simulated exchange "made" every key: Binance shows milliseconds since 1970.
+_KEYS_MADE_MS: Final = 1_700_000_000_000
+
+
+def key_permissions(_call: Call) -> object:
+    """GET /sapi/v1/account/apiRestrictions. Every key of an account may trade and withdraw, from any address."""
+    return {
+        "ipRestrict": False,
+        "createTime": _KEYS_MADE_MS,
+        "enableInternalTransfer": False,
+        "enableFutures": False,
+        "enablePortfolioMarginTrading": False,
+        "enableVanillaOptions": False,
+        "permitsUniversalTransfer": False,
+        "enableReading": True,
+        "enableFixApiTrade": False,
+        "enableFixReadOnly": False,
+        "enableSpotAndMarginTrading": True,
+        "enableWithdrawals": True,
+        "enableMargin": False,
+    }
 
 
 def _status(withdrawal: Withdrawal) -> int:

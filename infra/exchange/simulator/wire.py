@@ -58,6 +58,7 @@ ROUTES: Final[dict[tuple[str, str], Route]] = {
     ("GET", "/api/v3/myTrades"): Route(trading.my_trades, True, False),
     ("GET", "/api/v3/account"): Route(trading.account, True, False),
     ("GET", "/api/v3/account/commission"): Route(trading.commission, True, False),
+    ("GET", "/sapi/v1/account/apiRestrictions"): Route(capital.key_permissions, True, False),
     ("GET", "/sapi/v1/asset/tradeFee"): Route(trading.trade_fee, True, False),
     ("GET", "/sapi/v1/capital/config/getall"): Route(capital.coins, True, False),
     ("POST", "/sapi/v1/capital/withdraw/apply"): Route(capital.withdraw, True, True),
