@@ -27,34 +27,40 @@ NO_FAILURE: Final = frozenset(
         ReasonCode.REQUEST_EXPIRED,
         ReasonCode.IDEMPOTENCY_KEY_REUSED,
         ReasonCode.IDEMPOTENCY_IN_PROGRESS,
+        # The second factor has a lock-out of its own, and who holds a stolen token must not be able to shut its owner out.
+        ReasonCode.TOTP_MISSING,
+        ReasonCode.TOTP_INVALID,
+        ReasonCode.TOTP_REPLAYED,
+        ReasonCode.TOTP_LOCKED,
+        ReasonCode.USER_UNKNOWN,
+        ReasonCode.USER_UNVERIFIED,
+        ReasonCode.USER_INACTIVE,
     }
 )
 
 
-def message_interval(limits: Limits) -> timedelta:
-    """The time that one message uses up; `messages_per_second_max` must be above zero."""
-    return _SECOND / limits.messages_per_second_max
-
-
 def message_conforms(conduct: Conduct, limits: Limits, now: datetime) -> bool:
-    """Whether one more message keeps the rate (generic cell rate algorithm, ITU-T I.371 annex A)."""
+    """Whether one more message keeps the rate (generic cell rate algorithm, ITU-T I.371 annex A). A rate or burst of 0 lets none pass."""
     if limits.messages_per_second_max <= 0 or limits.messages_burst_max <= 0:
         return False
     clock = conduct.message_clock
-    return clock is None or now >= clock - message_interval(limits) * (limits.messages_burst_max - 1)
+    return clock is None or now >= clock - (limits.messages_burst_max - 1) * (_SECOND / limits.messages_per_second_max)
 
 
 def after_message(conduct: Conduct, limits: Limits, appended_at: datetime, now: datetime) -> Conduct:
-    """Counts a message that was let through; `appended_at` is the broker's time of its record.
+    """Counts a message, unless it breaks the rate; `appended_at` is the broker's time of its record.
 
-    It is counted from when it was appended, and let through by the time of its decision: messages that kept the rate when they were sent
-    are not refused because they waited for a worker, and one that is late from another partition is not either.
+    What breaks the rate is not counted: who sends too much waits until the excess ends, not until all of it is worked off. A message is
+    counted from when it was appended and let through by the time of its decision: messages that kept the rate when they were sent are not
+    refused because they waited for a worker, nor is one that comes late from another partition.
     """
+    if not message_conforms(conduct, limits, now):
+        return conduct
     begin = min(appended_at, now)
     clock = conduct.message_clock
     if clock is not None and clock > begin:
         begin = clock
-    return Conduct(conduct.failures_in_row, conduct.cooldown_until, begin + message_interval(limits))
+    return Conduct(conduct.failures_in_row, conduct.cooldown_until, begin + _SECOND / limits.messages_per_second_max)
 
 
 def after_failure(conduct: Conduct, limits: Limits, code: ReasonCode, now: datetime) -> Conduct:

@@ -33,8 +33,8 @@ def message_rate_is_kept(context: TradeContext) -> Refusal | None:
 
 
 def cooldown_is_over(context: TradeContext) -> Refusal | None:
-    """No cooldown runs; it lasts up to, and not including, its last moment. Unit: time. Source: the contract, Limits (5 min after 3 failures
-    in a row)."""
+    """No cooldown runs; at the moment when it ends it is over. Unit: time. Source: the contract, Limits (5 min after 3 failures in a
+    row)."""
     until = context.account.conduct.cooldown_until
     if until is None or context.now >= until:
         return None
@@ -104,8 +104,8 @@ def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
         if order.side is not context.request.side and _would_trade_with(context, order):
             return Refusal(
                 ReasonCode.SELF_TRADE,
-                f"the order would trade with the user's own order {order.order_id}. {UNTOUCHED} Cancel that one first, or send a price that "
-                "does not meet it, under a new key.",
+                f"the order would trade with the user's own order {order.order_id}. {UNTOUCHED} Cancel that one, or send a price that does "
+                "not meet it, under a new key.",
             )
     return None
 
@@ -129,8 +129,8 @@ def daily_volume_is_within_limit(context: TradeContext) -> Refusal | None:
     used, maximum = context.account.usage.volume_24h_usd, context.account.limits.daily_volume_usd_max
     if used + value <= maximum:
         return None
-    text = f"orders of the last 24 hours are worth {format_decimal(used)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
-    return Refusal(ReasonCode.DAILY_VOLUME_EXCEEDED, f"{text}. {UNTOUCHED} {_LATER}")
+    text = f"orders of the last 24 hours are worth {format_decimal(used)} USD; more than {format_decimal(maximum)} USD with this one"
+    return Refusal(ReasonCode.DAILY_VOLUME_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} {_LATER}")
 
 
 def daily_loss_is_below_limit(context: TradeContext) -> Refusal | None:
@@ -162,8 +162,8 @@ def open_orders_are_within_value(context: TradeContext) -> Refusal | None:
     maximum = context.account.limits.open_orders_usd_max
     if opened + value <= maximum:
         return None
-    text = f"open orders are worth {format_decimal(opened)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
-    return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text}. {UNTOUCHED} Cancel some, then send this under a new key.")
+    text = f"open orders are worth {format_decimal(opened)} USD; more than {format_decimal(maximum)} USD with this one"
+    return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} Cancel some, then send this under a new key.")
 
 
 def exposure_is_within_limit(context: TradeContext) -> Refusal | None:
@@ -177,8 +177,8 @@ def exposure_is_within_limit(context: TradeContext) -> Refusal | None:
     maximum = context.account.limits.exchange_open_usd_max
     if opened + value <= maximum:
         return None
-    text = f"open orders at {exchange} are worth {format_decimal(opened)} USD; with this one they would be worth more than {format_decimal(maximum)} USD"
-    return Refusal(ReasonCode.EXPOSURE_EXCEEDED, f"{text}. {UNTOUCHED} Cancel some there, then send this under a new key.")
+    text = f"open orders at {exchange} are worth {format_decimal(opened)} USD; more than {format_decimal(maximum)} USD with this one"
+    return Refusal(ReasonCode.EXPOSURE_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} Cancel some there, then send this under a new key.")
 
 
 def _acquired(context: TradeContext) -> tuple[str, Decimal | None, Decimal | None]:
@@ -221,10 +221,10 @@ def position_is_within_limit(context: TradeContext) -> Refusal | None:
     maximum = context.account.limits.position_usd_max
     if position + adds <= maximum:
         return None
-    text = f"the user's {asset}, with open orders, is worth {format_decimal(position)} USD; with this order it would be more than "
+    text = f"the user's {asset}, with open orders, is worth {format_decimal(position)} USD; more than "
     return Refusal(
         ReasonCode.POSITION_LIMIT_EXCEEDED,
-        f"{text}{format_decimal(maximum)} USD. {UNTOUCHED} Sell some or cancel open orders, then send this under a new key.",
+        f"{text}{format_decimal(maximum)} USD with this one are not allowed. {UNTOUCHED} Sell some or cancel orders, then use a new key.",
     )
 
 
@@ -234,5 +234,5 @@ def withdrawal_is_within_limit(limits: Limits, usage: Usage, usd_value: Decimal)
     used, maximum = usage.withdrawn_24h_usd, limits.daily_withdrawal_usd_max
     if used + usd_value <= maximum:
         return None
-    text = f"withdrawals of the last 24 hours are worth {format_decimal(used)} USD; with this one they would be worth more than {format_decimal(maximum)}"
-    return Refusal(ReasonCode.DAILY_WITHDRAWAL_EXCEEDED, f"{text} USD. {UNTOUCHED} {_LATER}")
+    text = f"withdrawals of the last 24 hours are worth {format_decimal(used)} USD; more than {format_decimal(maximum)} USD with this one"
+    return Refusal(ReasonCode.DAILY_WITHDRAWAL_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} {_LATER}")

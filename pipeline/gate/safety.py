@@ -8,13 +8,12 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.gate.context import Refusal, TradeContext
-from pipeline.gate.valuation import unpriced
+from pipeline.gate.valuation import expires_at, unpriced
 from pipeline.rules import Rules
 from schemas.commands import HaltLevel
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderType
 from schemas.reasons import ReasonCode
-from schemas.requests import TradeRequest
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 _OFFERED: Final = frozenset({OrderType.MARKET, OrderType.LIMIT})
@@ -31,11 +30,6 @@ def stale_refusal(appended_at: datetime, now: datetime, rules: Rules) -> Refusal
         "the record is older than 24 hours, for which idempotency keys are kept; nothing was executed. Send it again under a new key "
         "if you still mean it.",
     )
-
-
-def expires_at(request: TradeRequest, appended_at: datetime, rules: Rules) -> datetime:
-    """The moment after which an order must not be sent any more: the producer's own, else the default after the broker's time."""
-    return request.expires_at or appended_at + rules.submission_deadline
 
 
 def request_is_fresh(context: TradeContext) -> Refusal | None:

@@ -1,16 +1,24 @@
-"""What an order would reserve, and what to say when nothing values it.
+"""What an order would reserve and until when it may be sent, and what to say when nothing values it.
 
 Invariants:
 1. A hold covers the most that the order can take from its account, fees included.
 2. An order without a fresh price is refused with the cause that is nearest to it: the exchange, the symbol, the price.
 """
 
+from datetime import datetime
 from decimal import ROUND_UP, Decimal
 
 from pipeline.gate.context import Refusal, TradeContext
 from pipeline.money import round_up
+from pipeline.rules import Rules
 from schemas.orders import OrderType, Side
 from schemas.reasons import ReasonCode
+from schemas.requests import TradeRequest
+
+
+def expires_at(request: TradeRequest, appended_at: datetime, rules: Rules) -> datetime:
+    """The moment after which an order must not be sent any more: the producer's own, else the default after the broker's time."""
+    return request.expires_at or appended_at + rules.submission_deadline
 
 
 def hold_of(context: TradeContext) -> tuple[str, Decimal] | None:
