@@ -39,7 +39,7 @@ _PRIVATE_TEXT: Final = (
     "it holds a private key, with which anybody who reads it could issue tokens. Put the public key there: `openssl pkey -pubout`"
 )
 # Type and curve of a JWK → the one algorithm that it may be for.
-_JWK_ALGORITHMS: Final[dict[tuple[object, object], str]] = {
+_JWK_ALGORITHMS: Final[dict[tuple[str, str | None], str]] = {
     ("oct", None): "HS256",
     ("RSA", None): "RS256",
     ("EC", "P-256"): "ES256",
@@ -200,8 +200,10 @@ def _jwk_set(content: bytes) -> TrustedKeys:
 
 def _jwk(number: int, member: dict[str, Any]) -> TrustedKey | None:
     """One key of a set. None for one that is not for this: RFC 7517, section 5 has keys ignored whose type or use is not known."""
-    curve = member.get("crv") if member.get("kty") in ("EC", "OKP") else None
-    algorithm = _JWK_ALGORITHMS.get((member.get("kty"), curve)) if isinstance(curve, str | None) else None
+    kind, curve = member.get("kty"), member.get("crv")
+    if kind != "oct" and "d" in member:
+        raise TrustedKeysError(f"key {number}: {_PRIVATE_TEXT}")
+    algorithm = next((name for (of, on), name in _JWK_ALGORITHMS.items() if kind == of and on in (None, curve)), None)
     operations = member.get("key_ops", ["verify"])
     if (
         algorithm is None
@@ -212,8 +214,6 @@ def _jwk(number: int, member: dict[str, Any]) -> TrustedKey | None:
     ):
         _log.info("a key of the JWK set is not used: it is of another type, or for something else than verifying tokens", number=number)
         return None
-    if "d" in member:
-        raise TrustedKeysError(f"key {number}: {_PRIVATE_TEXT}")
     key_id = member.get("kid")
     if not isinstance(key_id, str | None):
         raise TrustedKeysError(f"key {number}: its `kid` is no text")
