@@ -373,6 +373,11 @@ class TradeContext:
         rate = self.usd_rate
         return None if rate is None else amount * rate
 
+    @cached_property
+    def open_usd(self) -> Decimal:
+        """What the user's open orders are worth together, at their acceptance."""
+        return sum([order.usd_value for order in self.account.open_orders], ZERO)
+
     @property
     def reduces(self) -> bool:
         """Whether the order can only make a position smaller: it sells for dollars what the user has."""

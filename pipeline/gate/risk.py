@@ -7,6 +7,7 @@ Invariants:
 3. Only an order that cannot make any position larger (`TradeContext.reduces`) passes the loss limit.
 """
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
@@ -70,14 +71,14 @@ def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
     appended_at = context.appended_at
     for order in context.account.recent:
         if (
-            abs(appended_at - order.requested_at) < window
-            and order.symbol == request.symbol
-            and order.side is request.side
-            and order.order_type is request.order_type
+            order.side is request.side
             and order.quantity == request.quantity
+            and order.symbol == request.symbol
+            and order.order_type is request.order_type
             and order.quote_quantity == request.quote_quantity
             and order.price == request.price
             and order.exchange == request.exchange
+            and abs(appended_at - order.requested_at) < window
         ):
             text = f"the same order was sent less than {format_decimal(Decimal(str(window.total_seconds())))} s apart under another key"
             return Refusal(
@@ -87,21 +88,20 @@ def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
     return None
 
 
-def _would_trade_with(context: TradeContext, order: OpenOrder) -> bool:
-    request = context.request
-    if order.price is None or order.side is request.side or order.symbol != request.symbol or order.exchange != request.exchange:
-        return False
-    if request.price is None:
-        return True
-    return request.price >= order.price if request.side is Side.BUY else request.price <= order.price
-
-
 def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
     """No open limit order of the user on the other side would match this one: a purchase below every own sale's price, a sale above every
     own purchase's, a market order with no own order opposite. Unit: quote per base, at the same exchange. Source: exchanges' rules against
     wash trades. Own market orders do not count: they do not rest, and were sent before."""
+    request = context.request
+    side, symbol, price = request.side, request.symbol, request.price
     for order in context.account.open_orders:
-        if order.side is not context.request.side and _would_trade_with(context, order):
+        if (
+            order.side is not side
+            and order.price is not None
+            and order.symbol == symbol
+            and (price is None or (price >= order.price if side is Side.BUY else price <= order.price))
+            and order.exchange == request.exchange
+        ):
             return Refusal(
                 ReasonCode.SELF_TRADE,
                 f"the order would trade with the user's own order {order.order_id}. {UNTOUCHED} Cancel that one, or send a price that does "
@@ -158,8 +158,7 @@ def open_orders_are_within_value(context: TradeContext) -> Refusal | None:
     value = context.usd_value
     if value is None:
         return unpriced(context)
-    opened = sum([order.usd_value for order in context.account.open_orders], ZERO)
-    maximum = context.account.limits.open_orders_usd_max
+    opened, maximum = context.open_usd, context.account.limits.open_orders_usd_max
     if opened + value <= maximum:
         return None
     text = f"open orders are worth {format_decimal(opened)} USD; more than {format_decimal(maximum)} USD with this one"
@@ -172,9 +171,11 @@ def exposure_is_within_limit(context: TradeContext) -> Refusal | None:
     value = context.usd_value
     if value is None:
         return unpriced(context)
-    exchange = context.request.exchange
+    exchange, maximum = context.request.exchange, context.account.limits.exchange_open_usd_max
+    # Where all exchanges together keep the limit, so does each.
+    if context.open_usd + value <= maximum:
+        return None
     opened = sum([order.usd_value for order in context.account.open_orders if order.exchange == exchange], ZERO)
-    maximum = context.account.limits.exchange_open_usd_max
     if opened + value <= maximum:
         return None
     text = f"open orders at {exchange} are worth {format_decimal(opened)} USD; more than {format_decimal(maximum)} USD with this one"
@@ -193,11 +194,20 @@ def _acquired(context: TradeContext) -> tuple[str, Decimal | None, Decimal | Non
     return context.base, price, None if price is None else request.quantity * price
 
 
-def _on_the_way_usd(order: OpenOrder, asset: str, price: Decimal) -> Decimal:
-    base, _, quote = order.symbol.partition("/")
-    if order.side is Side.BUY and base == asset:
-        return order.usd_value if order.leaves_quantity is None else order.leaves_quantity * price
-    return order.usd_value if order.side is Side.SELL and quote == asset else ZERO
+def _on_the_way_usd(open_orders: Iterable[OpenOrder], asset: str, price: Decimal) -> Decimal:
+    """What the open orders that get an asset will bring of it, in USD: purchases of it, and sales for it."""
+    quantity = value = ZERO
+    as_base, as_quote = f"{asset}/", f"/{asset}"
+    for order in open_orders:
+        if order.side is Side.BUY:
+            if order.symbol.startswith(as_base):
+                if order.leaves_quantity is None:
+                    value += order.usd_value
+                else:
+                    quantity += order.leaves_quantity
+        elif order.symbol.endswith(as_quote):
+            value += order.usd_value
+    return quantity * price + value
 
 
 def position_is_within_limit(context: TradeContext) -> Refusal | None:
@@ -214,10 +224,7 @@ def position_is_within_limit(context: TradeContext) -> Refusal | None:
         balance = context.balances.get(AccountKey(user_id, exchange, book, asset))
         if balance is not None:
             owned += balance.posted
-    position = owned * price
-    for order in context.account.open_orders:
-        if asset in order.symbol:
-            position += _on_the_way_usd(order, asset, price)
+    position = owned * price + _on_the_way_usd(context.account.open_orders, asset, price)
     maximum = context.account.limits.position_usd_max
     if position + adds <= maximum:
         return None

@@ -120,8 +120,8 @@ def _same_order_repeated(context: TradeContext) -> str | None:
     for order in recent:
         if (
             order.side is request.side
-            and order.symbol == request.symbol
             and order.quantity == request.quantity
+            and order.symbol == request.symbol
             and order.price == request.price
             and order.quote_quantity == request.quote_quantity
             and order.exchange == request.exchange
