@@ -34,7 +34,7 @@ _HEADER: Final = "x-totp"
 
 @dataclass(frozen=True, slots=True)
 class SecondFactor:
-    """A user's enrolled factor: the secret (base32), the newest step that was accepted (-1: none), the newest wrong codes' times, the lock."""
+    """A user's enrolled factor: the secret (base32), the newest accepted step (-1: none), the newest wrong codes' times, the lock."""
 
     secret: str = field(repr=False)
     last_step: int = -1
