@@ -8,16 +8,15 @@ Invariants:
 Start with `run`.
 """
 
-import asyncio
-import logging
 import os
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from cli.administration_commands import keys_app, limits_app, tokens_app, users_app
+from cli.ending import finish as _finish
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from schemas.orders import OrderStatus
 
@@ -31,24 +30,14 @@ app = typer.Typer(
     "Exit codes: 0 done · 1 the thing asked about does not hold · 2 wrong usage · 3 a service is out of reach.",
 )
 schema_app = typer.Typer(no_args_is_help=True, help="The contract for programs.")
+app.add_typer(users_app, name="users")
+app.add_typer(keys_app, name="keys")
+app.add_typer(limits_app, name="limits")
+app.add_typer(tokens_app, name="tokens")
 app.add_typer(schema_app, name="schema")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
-
-
-def _finish(work: Coroutine[Any, Any, int | None]) -> NoReturn:
-    """Runs a command's coroutine and ends with its exit code."""
-    import structlog  # noqa: PLC0415 — invariant 1
-
-    # What the libraries would say about a service that is away, the command says in its own words; and a log line has no place on standard
-    # output.
-    for name in ("aiokafka", "ccxt", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
-    )
-    raise typer.Exit(int(asyncio.run(work) or Exit.DONE))
 
 
 def _version(wanted: bool) -> None:

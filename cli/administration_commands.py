@@ -1,0 +1,266 @@
+"""The commands of operators: `users`, `keys`, `limits`, `tokens`. One function per command, which imports what it needs when it runs.
+
+Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.ending import finish
+
+users_app = typer.Typer(no_args_is_help=True, help="Who may trade: users, their state and their second factor.")
+keys_app = typer.Typer(no_args_is_help=True, help="The users' API keys at exchanges, stored encrypted.")
+limits_app = typer.Typer(no_args_is_help=True, help="How much a user may do, where that differs from the settings.")
+tokens_app = typer.Typer(no_args_is_help=True, help="Tokens for trials, where no identity provider issues them.")
+
+_UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, as requests name it.")]
+_KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="Which of the user's keys, as requests name it in `api_key_id`.")]
+_Operator = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who asks, for the audit trail; else the login name.")]
+_Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
+_MayHaveReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
+_Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class _Role(StrEnum):
+    TRADER = "trader"
+    OPERATOR = "operator"
+
+
+class _Status(StrEnum):
+    PENDING = "pending"
+    ACTIVE = "active"
+    FROZEN = "frozen"
+    CLOSED = "closed"
+
+
+@users_app.command("add")
+def users_add(
+    user: _UserId,
+    role: Annotated[_Role, typer.Option(help="An operator may also send commands.")] = _Role.TRADER,
+    pending: Annotated[bool, typer.Option("--pending", help="No real money until `users verify`.")] = False,
+    operator: _Operator = None,
+) -> None:
+    """Add a user, without keys and money."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import add  # noqa: PLC0415 — the module's invariant
+
+    finish(add(find_installation(), user, role=role.value, pending=pending, operator=operator))
+
+
+@users_app.command("list")
+def users_list(
+    status: Annotated[_Status | None, typer.Option(help="Only users in this state.")] = None,
+    limit: _Limit = 1_000,
+    as_json: _AsJson = False,
+) -> None:
+    """List users."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import show_users  # noqa: PLC0415 — the module's invariant
+
+    finish(show_users(find_installation(), status=status.value if status else None, limit=limit, as_json=as_json))
+
+
+@users_app.command("show")
+def users_show(user: _UserId, as_json: _AsJson = False) -> None:
+    """Show a user: second factor, keys, limits, and what was changed by whom."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import show_user  # noqa: PLC0415 — the module's invariant
+
+    finish(show_user(find_installation(), user, as_json=as_json))
+
+
+def _set_status(user: str, change: str, reason: str, operator: str | None) -> None:
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import set_status  # noqa: PLC0415 — the module's invariant
+    from infra.postgres.administration import StatusChange  # noqa: PLC0415 — the module's invariant
+
+    finish(set_status(find_installation(), user, StatusChange(change), reason=reason, operator=operator))
+
+
+@users_app.command("verify")
+def users_verify(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+    """Let a user who waits for verification trade with real money."""
+    _set_status(user, "verify", reason, operator)
+
+
+@users_app.command("freeze")
+def users_freeze(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+    """Refuse every new order of a user, until it is unfrozen."""
+    _set_status(user, "freeze", reason, operator)
+
+
+@users_app.command("unfreeze")
+def users_unfreeze(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+    """Let a frozen user trade again."""
+    _set_status(user, "unfreeze", reason, operator)
+
+
+@users_app.command("close")
+def users_close(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+    """Close a user for good. Its history stays."""
+    _set_status(user, "close", reason, operator)
+
+
+@users_app.command("enrol-totp")
+def users_enrol_totp(
+    user: _UserId,
+    replace: Annotated[bool, typer.Option("--replace", help="In place of a second factor that the user has.")] = False,
+    operator: _Operator = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Make a second factor and show its QR code and URI, once."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import enrol_totp  # noqa: PLC0415 — the module's invariant
+
+    finish(enrol_totp(find_installation(), user, replace=replace, operator=operator, as_json=as_json))
+
+
+@users_app.command("unlock-totp")
+def users_unlock_totp(user: _UserId, reason: _MayHaveReason = None, operator: _Operator = None) -> None:
+    """Unlock a second factor after too many wrong codes."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import unlock_totp  # noqa: PLC0415 — the module's invariant
+
+    finish(unlock_totp(find_installation(), user, reason=reason, operator=operator))
+
+
+@users_app.command("publish")
+def users_publish(users: Annotated[list[str], typer.Argument(metavar="USER…", help="Whose events.")]) -> None:
+    """Publish the audit events of changes again, where the broker was away. Changes nothing."""
+    from cli.administration import publish, user_id_of  # noqa: PLC0415 — the module's invariant
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+
+    finish(publish(find_installation(), [user_id_of(user) for user in users]))
+
+
+@keys_app.command("add")
+def keys_add(
+    user: _UserId,
+    key_id: _KeyId,
+    exchange: Annotated[str, typer.Option(metavar="ID", help="The exchange, by ccxt id.")],
+    permissions: Annotated[str, typer.Option(help="What it may be used for: trade, withdraw or both, with a comma.")] = "trade",
+    expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="The end of its use, such as 2027-01-31T00:00:00Z.")] = None,
+    source: Annotated[str, typer.Option("--from", metavar="FILE|-", help="Where key and secret are, a line each; - is stdin.")] = "-",
+    replace: Annotated[bool, typer.Option("--replace", help="In place of an active key of this id.")] = False,
+    operator: _Operator = None,
+) -> None:
+    """Store an API key and its secret, encrypted. They are read from a file, standard input or a prompt, never from arguments."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.keys import add  # noqa: PLC0415 — the module's invariant
+
+    finish(
+        add(
+            find_installation(),
+            user,
+            key_id,
+            exchange=exchange,
+            permissions=permissions,
+            expires_at=expires_at,
+            source=source,
+            replace=replace,
+            operator=operator,
+        )
+    )
+
+
+@keys_app.command("list")
+def keys_list(
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user's.")] = None,
+    limit: _Limit = 1_000,
+    as_json: _AsJson = False,
+) -> None:
+    """List stored keys, without their secrets."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.keys import show_keys  # noqa: PLC0415 — the module's invariant
+
+    finish(show_keys(find_installation(), user_id=user, limit=limit, as_json=as_json))
+
+
+@keys_app.command("check")
+def keys_check(user: _UserId, key_id: _KeyId, operator: _Operator = None) -> None:
+    """Ask the exchange whether it takes a key, and what for. Ends with 1 where it refuses it; the key is then not used any more."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.key_check import check  # noqa: PLC0415 — the module's invariant
+
+    finish(check(find_installation(), user, key_id, operator=operator))
+
+
+@keys_app.command("rotate")
+def keys_rotate(operator: _Operator = None) -> None:
+    """Encrypt all keys and second factors anew, under the newest master key. Can be cut off and run again."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.keys import rotate  # noqa: PLC0415 — the module's invariant
+
+    finish(rotate(find_installation(), operator=operator))
+
+
+@keys_app.command("revoke")
+def keys_revoke(user: _UserId, key_id: _KeyId, reason: _MayHaveReason = None, operator: _Operator = None) -> None:
+    """Stop the use of a key at once."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.keys import revoke  # noqa: PLC0415 — the module's invariant
+
+    finish(revoke(find_installation(), user, key_id, reason=reason, operator=operator))
+
+
+@limits_app.command("show")
+def limits_show(user: _UserId, as_json: _AsJson = False) -> None:
+    """Show a user's limits, and which of them are its own."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.limits import show  # noqa: PLC0415 — the module's invariant
+
+    finish(show(find_installation(), user, as_json=as_json))
+
+
+@limits_app.command("set")
+def limits_set(
+    user: _UserId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `limits show` lists it.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="In its unit; 0 forbids, except for windows of time.")],
+    reason: _Reason,
+    operator: _Operator = None,
+) -> None:
+    """Give a user a limit of its own."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.limits import set_one  # noqa: PLC0415 — the module's invariant
+
+    finish(set_one(find_installation(), user, name, amount, reason=reason, operator=operator))
+
+
+@limits_app.command("clear")
+def limits_clear(
+    user: _UserId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `limits show` lists it.")],
+    reason: _MayHaveReason = None,
+    operator: _Operator = None,
+) -> None:
+    """Take a user's own limit away: the one of the settings holds again."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.limits import clear  # noqa: PLC0415 — the module's invariant
+
+    finish(clear(find_installation(), user, name, reason=reason, operator=operator))
+
+
+@tokens_app.callback()
+def _tokens() -> None:
+    pass
+
+
+@tokens_app.command("issue")
+def tokens_issue(
+    user: _UserId,
+    signing_key: Annotated[Path, typer.Option("--signing-key", metavar="FILE", help="A private key in PEM, or an HMAC secret.")],
+    scope: Annotated[list[str], typer.Option(help="trade, withdraw, operate; several with commas or repeated.")] = ["trade"],  # noqa: B006 — typer's form
+    hours: Annotated[float, typer.Option(help="How long it is good for.")] = 1.0,
+    key_id: Annotated[str | None, typer.Option("--key-id", metavar="KID", help="The key's `kid`, where workers trust several.")] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Sign a token and print it. For trials: whoever holds the key can trade for anybody."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.tokens import issue  # noqa: PLC0415 — the module's invariant
+
+    finish(issue(find_installation(), user, scopes=scope, hours=hours, signing_key=signing_key, key_id=key_id, as_json=as_json))

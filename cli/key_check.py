@@ -1,0 +1,98 @@
+"""`keys check`: what the exchange itself says about a stored key.
+
+Start with `check`.
+"""
+
+from datetime import UTC
+
+from cli.administration import administering, by_operator, key_id_of, keyring_for, user_id_of
+from cli.installation import Installation
+from cli.output import CommandFailed, Exit, printable, say
+from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.gateway import Credentials, UnknownVenue
+from infra.exchange.key_check import KeyAccepted, KeyAnswer, KeyRefused, KeyUnanswered
+from infra.keyring import Keyring, MasterKeyError
+from infra.postgres.administration import StoredKey, record_check, stored_key
+from infra.settings import Settings
+
+_USABLE = ("active", "refused")
+
+
+async def check(installation: Installation, user_id: str, api_key_id: str, *, operator: str | None) -> int:
+    """Asks the exchange about a key, notes what it says, and returns the exit code: 1 when it refuses the key.
+
+    Raises CommandFailed when the exchange does not answer; nothing is noted then.
+    """
+    by = by_operator(operator)
+    user_id, api_key_id = user_id_of(user_id), key_id_of(api_key_id)
+    settings = installation.settings
+    keyring = keyring_for(settings)
+    async with administering(installation) as administration:
+        key = await stored_key(administration.database, user_id, api_key_id)
+        if key.status not in _USABLE:
+            raise CommandFailed(
+                f"Key {api_key_id} of {user_id} is {key.status}: whatever the exchange says, it is not used. Nothing was asked or changed.",
+                Exit.NOT_SO,
+            )
+        answer = await _ask(settings, keyring, key)
+        if isinstance(answer, KeyUnanswered):
+            raise CommandFailed(
+                f"{key.exchange} did not say whether it takes key {api_key_id} of {user_id}: {printable(answer.detail)}. Nothing was "
+                "changed; ask again later.",
+                Exit.OUT_OF_REACH,
+            )
+        refused = _refusal(key, answer)
+        await administration.tell(await record_check(administration.database, key, refused, by), [user_id])
+        if isinstance(answer, KeyAccepted):
+            _remarks(key, answer)
+    return Exit.DONE if refused is None else Exit.NOT_SO
+
+
+async def _ask(settings: Settings, keyring: Keyring, key: StoredKey) -> KeyAnswer:
+    try:
+        secret = keyring.decrypt(key.user_id, key.api_key_id, key.ciphertext, key.encryption_key_id)
+    except MasterKeyError as error:
+        raise CommandFailed(f"{str(error)[0].upper()}{str(error)[1:]}", Exit.NOT_SO) from error
+
+    async def credentials(_user_id: str, _api_key_id: str) -> Credentials:
+        return Credentials(secret.api_key, secret.secret)
+
+    try:
+        gateway = CcxtGateway(
+            key.exchange,
+            credentials,
+            base_url=settings.exchange_urls.get(key.exchange),
+            timeout_ms=settings.exchange_timeout_ms,
+            receive_window=settings.receive_window,
+            venue_timeout=settings.venue_timeout,
+        )
+    except (UnknownVenue, ValueError) as error:
+        raise CommandFailed(f"{key.exchange} cannot be asked: {error}.", Exit.NOT_SO) from error
+    try:
+        return await gateway.check_key(key.user_id, key.api_key_id)
+    finally:
+        await gateway.close()
+
+
+def _refusal(key: StoredKey, answer: KeyAccepted | KeyRefused) -> str | None:
+    """Why the key may not be used, in one sentence; None where it may. A permission that it is stored for and does not have is one."""
+    if isinstance(answer, KeyRefused):
+        return printable(answer.detail)
+    missing = sorted(key.permissions - answer.permissions)
+    if not missing:
+        return None
+    whom = "the key" if answer.is_of_key else "the key's account"
+    return f"{key.exchange} does not permit {whom} to {' and '.join(missing)}, for which it is stored"
+
+
+def _remarks(key: StoredKey, answer: KeyAccepted) -> None:
+    """What an operator should know of a key that is taken."""
+    if not answer.is_of_key:
+        say(f"note: {key.exchange} tells about the account only; what the key itself may do, its first order shows.")
+    more = sorted(answer.permissions - key.permissions) if answer.is_of_key else []
+    if more:
+        say(f"note: the key may {' and '.join(more)} too, which it is not stored for. If nothing needs that, end it at {key.exchange}.")
+    if answer.is_ip_restricted is False:
+        say(f"note: the key is good from any address. Restrict it to those of the workers at {key.exchange}.")
+    if answer.trading_until is not None:
+        say(f"note: it may trade until {answer.trading_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}, then {key.exchange} refuses it.")
