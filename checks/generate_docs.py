@@ -1,13 +1,17 @@
 """Writes the documents that are generated from the code, or checks that they are current: `python -m checks.generate_docs [--check]`.
 
-Whole files: docs/reason-codes.md, docs/topics.md. Parts of files, between `<!-- generated: NAME -->` and `<!-- end -->`: the settings, the
-exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the transitions in docs/architecture.md.
+Whole files: docs/checks.md, docs/reason-codes.md, docs/topics.md. Parts of files, between `<!-- generated: NAME -->` and `<!-- end -->`:
+the settings, the exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the transitions in
+docs/architecture.md.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -22,6 +26,9 @@ import agents.worker
 from checks.tree import ROOT
 from infra import metrics
 from infra.settings import Settings
+from pipeline.gate.context import DEFAULT_LIMITS, Limits
+from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
+from pipeline.gate.suspicion import RULES
 from pipeline.order import TRANSITIONS
 from schemas.reasons import MEANING, ReasonCode, fix_ord_rej_reason
 from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
@@ -54,6 +61,11 @@ _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
     "audit": ("`order_id:seq`, or `account:seq` where there is no order", "all agents", "one event per state change, hash-chained"),
     "state": ("`order_id`", "all agents", "the newest snapshot of each order, for dashboards"),
     "requests_dlq": ("the original key", "intake", "records that could not be read, as they came, without their secrets"),
+}
+# Limits that no check of the ladder goes by, and what does.
+_LIMITS_BESIDES: Final[dict[str, str]] = {
+    "daily_withdrawal_usd_max": "withdrawals, which this version does not offer yet",
+    "suspicion_flag": "the audit event of an order that fits the rules below",
 }
 
 
@@ -100,6 +112,58 @@ def topics() -> str:
         + "\nRetention: topics with `cleanup.policy=delete` keep the broker's default (7 days). Keep `trade.requests` at least as long as "
         "workers may be down; a request older than 24 hours is refused as `REQUEST_STALE` anyway. Compaction never removes history from "
         "`trade.audit`, because every event has a key of its own.\n"
+    )
+
+
+def _limit_text(name: str) -> str:
+    value = getattr(DEFAULT_LIMITS, name)
+    if isinstance(value, timedelta):
+        seconds = int(value.total_seconds())
+        return f"{seconds // 60} min" if seconds % 60 == 0 else f"{seconds} s"
+    if name == "price_band":
+        return f"{Decimal(value) * 100:f} %".replace(".00", "")
+    return f"{value:,} USD" if "_usd_" in name else f"{value:,}"
+
+
+def _codes_cells(codes: Sequence[ReasonCode]) -> list[str]:
+    return ["<br>".join(f"`{code.value}`" for code in codes), "<br>".join(str(fix_ord_rej_reason(code)) for code in codes)]
+
+
+def gate_checks() -> str:
+    """docs/checks.md."""
+    rows = []
+    for check in CHECKS:
+        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
+        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
+    covers = "The available funds cover the most that a purchase may cost, fees and slippage allowance included, or what a sale sells."
+    rows.append(["hold", f"`{HOLD}`", covers, "–", *_codes_cells([ReasonCode.BALANCE_INSUFFICIENT])])
+    limit_rows = []
+    for field in fields(Limits):
+        users = ", ".join(f"`{check.name}`" for check in CHECKS if field.name in check.limits)
+        limit_rows.append([f"`{field.name}`", _limit_text(field.name), users or _LIMITS_BESIDES[field.name]])
+    rule_rows = [[f"`{rule.name}`", str(rule.score), rule.sentence] for rule in RULES]
+    elsewhere_rows = [[f"`{code.value}`", where, str(fix_ord_rej_reason(code))] for code, where in GIVEN_ELSEWHERE.items()]
+    unpriced = ", ".join(f"`{code.value}`" for code in UNPRICED)
+    return (
+        f"# Checks\n\n{_NOTE}\n\n"
+        "What a trade request passes before anything is executed, in this order. The first check that does not hold gives the answer; "
+        "nothing was sent or held then. What the codes mean stands in [reason-codes.md](reason-codes.md); the last column is FIX 5.0 SP2 "
+        "tag 103 (`OrdRejReason`).\n\n"
+        "The request's token is checked before all of this, and a copy of a request gets the first one's answer. The second factor is "
+        "checked between the steps `safety` and `api_key`.\n\n"
+        + _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
+        + f"\nA check that needs a price and has none answers with the nearest cause: {unpriced}.\n\n"
+        "## Limits\n\n"
+        "What holds for a user without limits of their own. Hours and days are rolling: the last 60 minutes, the last 24 hours. A limit of "
+        '0 allows nothing, but a `duplicate_window` of 0 switches that check off; "no limit" is a very large number. Operators set a '
+        "user's own limits by these names, times in seconds, `price_band` as a fraction (0.10 is 10 %).\n\n"
+        + _table(("limit", "default", "used by"), limit_rows)
+        + "\n## Suspicious activity\n\n"
+        "Each rule that an order fits adds its score. At `suspicion_flag` the evidence goes to the audit event; at `suspicion_block` the "
+        "order is refused and the user frozen until an operator has looked.\n\n"
+        + _table(("rule", "score", "fits when"), rule_rows)
+        + "\n## Codes given elsewhere\n\n"
+        + _table(("code", "given by", "103"), elsewhere_rows)
     )
 
 
@@ -200,7 +264,11 @@ def transitions() -> str:
     return _table(("from", "to"), rows)
 
 
-FILES: Final[dict[str, Callable[[], str]]] = {"docs/reason-codes.md": reason_codes, "docs/topics.md": topics}
+FILES: Final[dict[str, Callable[[], str]]] = {
+    "docs/checks.md": gate_checks,
+    "docs/reason-codes.md": reason_codes,
+    "docs/topics.md": topics,
+}
 PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/operations.md": {"settings": settings, "exit-codes": exit_codes, "metrics": metrics_table},
     "docs/producers.md": {"request-fields": request_fields},

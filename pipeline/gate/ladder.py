@@ -107,7 +107,7 @@ CHECKS: Final = (
         Step.RISK,
         risk.cooldown_is_over,
         (R.COOLDOWN_ACTIVE,),
-        "No cooldown runs, which follows so many failures in a row.",
+        "No cooldown runs; it follows this many failures in a row.",
         "cooldown_failures",
         "cooldown",
     ),
@@ -130,14 +130,14 @@ CHECKS: Final = (
         Step.RISK,
         risk.hourly_trades_are_within_limit,
         (R.HOURLY_TRADES_EXCEEDED,),
-        "With this order the user has made so many trades in the last 60 minutes, or fewer.",
+        "With this order the user has made no more trades than this in the last 60 minutes.",
         "hourly_trades_max",
     ),
     _check(
         Step.RISK,
         risk.daily_volume_is_within_limit,
         (R.DAILY_VOLUME_EXCEEDED,),
-        "With this order the orders accepted in the last 24 hours are worth so much, or less.",
+        "With this order the orders accepted in the last 24 hours are worth no more than this.",
         "daily_volume_usd_max",
     ),
     _check(
@@ -151,35 +151,35 @@ CHECKS: Final = (
         Step.RISK,
         risk.open_orders_are_within_count,
         (R.OPEN_ORDERS_EXCEEDED,),
-        "With this order the user has so many open orders, or fewer.",
+        "With this order the user has no more open orders than this.",
         "open_orders_max",
     ),
     _check(
         Step.RISK,
         risk.open_orders_are_within_value,
         (R.OPEN_ORDERS_EXCEEDED,),
-        "With this order the user's open orders are worth so much, or less.",
+        "With this order the user's open orders are worth no more than this.",
         "open_orders_usd_max",
     ),
     _check(
         Step.RISK,
         risk.exposure_is_within_limit,
         (R.EXPOSURE_EXCEEDED,),
-        "With this order the user's open orders at its exchange are worth so much, or less.",
+        "With this order the user's open orders at its exchange are worth no more than this.",
         "exchange_open_usd_max",
     ),
     _check(
         Step.RISK,
         risk.position_is_within_limit,
         (R.POSITION_LIMIT_EXCEEDED,),
-        "What the user has of the asset that the order gets is worth so much, or less, with open orders and this one.",
+        "What the user has of the asset that the order gets is worth no more than this, with open orders and this one.",
         "position_usd_max",
     ),
     _check(
         Step.SUSPICION,
         suspicion.activity_is_not_suspicious,
         (R.SUSPICIOUS_ACTIVITY,),
-        "The scores of the rules below sum to less than the limit. Otherwise the user is frozen, too.",
+        "The scores of the rules below sum to less than this; otherwise the user is frozen, too.",
         "suspicion_block",
     ),
     _check(
@@ -229,8 +229,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.SCHEMA_VERSION_UNSUPPORTED: "reading of the record",
     R.IDEMPOTENCY_KEY_REUSED: "look-up of the idempotency key",
     R.IDEMPOTENCY_IN_PROGRESS: "look-up of the idempotency key",
-    R.BALANCE_INSUFFICIENT: "hold in the ledger, behind all checks: the most that a purchase may cost with fees and slippage allowance, "
-    "the quantity of a sale",
+    R.BALANCE_INSUFFICIENT: "the hold in the ledger, behind all checks",
     R.DAILY_WITHDRAWAL_EXCEEDED: "withdrawals, which this version does not offer yet",
     R.ADDRESS_NOT_ALLOWED: "withdrawals, which this version does not offer yet",
     R.EXCHANGE_REFUSED: "the exchange's own answer to the order",
@@ -238,8 +237,10 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.ORDER_NOT_CANCELABLE: "cancels",
 }
 
-# What an acceptance lists as passed: the checks, and the hold that stands behind them.
-PASSED: Final = [*(check.name for check in CHECKS), "balance_covers_the_hold"]
+# The hold is its own check: what is not there cannot be held (pipeline/ledger).
+HOLD: Final = "balance_covers_the_hold"
+# What an acceptance lists as passed.
+PASSED: Final = [*(check.name for check in CHECKS), HOLD]
 
 _FUNCTIONS: Final[Mapping[Step, tuple[Function, ...]]] = {
     step: tuple(check.function for check in CHECKS if check.step is step) for step in Step

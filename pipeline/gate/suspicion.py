@@ -157,8 +157,8 @@ RULES: Final = (
         "volume_far_above_own_mean",
         40,
         _volume_far_above_own_mean,
-        f"With this order the volume of 24 hours is {VOLUME_USD_LEAST} USD or more, and more than {VOLUME_TIMES_MEAN} times the user's own "
-        "mean of 30 days.",
+        f"With this order the volume of 24 hours is {VOLUME_USD_LEAST:,} USD or more, and more than {VOLUME_TIMES_MEAN} times the user's "
+        "own mean of 30 days.",
     ),
     Rule(
         "orders_just_below_the_maximum",
@@ -184,8 +184,8 @@ RULES: Final = (
         "trade_after_credential_change",
         40,
         _trade_after_credential_change,
-        f"The order is worth {CREDENTIALS_USD_LEAST} USD or more, and an exchange key or the second factor was changed less than 24 hours "
-        "before.",
+        f"The order is worth {CREDENTIALS_USD_LEAST:,} USD or more, and an exchange key or the second factor was changed less than 24 "
+        "hours before.",
     ),
     Rule(
         "burst_at_night",
@@ -197,7 +197,7 @@ RULES: Final = (
         "first_use_of_symbol_at_size",
         30,
         _first_use_of_symbol_at_size,
-        f"The user's first order in a symbol is worth {FIRST_USE_USD} USD or more.",
+        f"The user's first order in a symbol is worth {FIRST_USE_USD:,} USD or more.",
     ),
 )
 _NOTHING: Final = Assessment(0, ())
