@@ -173,6 +173,13 @@ def test_wrong_codes_of_other_partitions_count_in_any_order() -> None:
     assert after_wrong(FACTOR, *waited, AT).locked
 
 
+def test_newest_wrong_codes_are_kept_by_time_not_by_arrival() -> None:
+    """A record that waited does not push out a wrong code that still counts."""
+    moments = [AT + timedelta(minutes=minute) for minute in (40, 20, 20, 0, 60, 60, 54)]
+    assert not after_wrong(FACTOR, *moments).locked
+    assert after_wrong(FACTOR, *moments, moments[-1]).locked
+
+
 def test_state_never_grows() -> None:
     """No more moments are kept than the lock needs."""
     overfull = replace(FACTOR, wrong_at=tuple(AT for _ in range(50)))
