@@ -42,6 +42,8 @@ _COMPACT: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 # RFC 8725, 3.11: other kinds of tokens of the same issuer (a sign-out, a proof of possession …) name their kind here, and are not for this.
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# What a number of JSON becomes; RFC 7519 lets seconds have fractions.
+_SECONDS: Final = (int, float)
 # The start of the year 9999: a leeway can still be added.
 _SECONDS_MAX: Final = 253_370_764_800
 
@@ -318,6 +320,6 @@ def _audience_refusal(audience: object, wanted: str | None) -> Refusal | None:
 
 def _date(value: object) -> datetime | None:
     """A NumericDate (RFC 7519, section 2): seconds since 1970, a JSON number that need not be whole. None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _SECONDS_MAX:
+    if isinstance(value, bool) or not isinstance(value, _SECONDS) or not 0 <= value < _SECONDS_MAX:
         return None
     return _EPOCH + timedelta(seconds=value)
