@@ -1,8 +1,8 @@
 """Writes the documents that are generated from the code, or checks that they are current: `python -m checks.generate_docs [--check]`.
 
 Whole files: docs/checks.md, docs/reason-codes.md, docs/topics.md. Parts of files, between `<!-- generated: NAME -->` and `<!-- end -->`:
-the settings, the exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the transitions in
-docs/architecture.md.
+the settings, the exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the ten steps of
+a trade and the transitions in docs/architecture.md.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from infra import metrics
 from infra.settings import Settings
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
 from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
+from pipeline.gate.outline import TEN_STEPS
 from pipeline.gate.suspicion import RULES
 from pipeline.order import TRANSITIONS
 from schemas.reasons import MEANING, ReasonCode, fix_ord_rej_reason
@@ -255,6 +256,18 @@ def request_fields() -> str:
     return _table(("field", "value", *models), rows)
 
 
+def _place_link(place: str) -> str:
+    module, _, name = place.partition(":")
+    path = f"{module.replace('.', '/')}.py"
+    return f"[{path}](../{path}) `{name}`"
+
+
+def ten_steps() -> str:
+    """The table of the ten steps of a real-money trade."""
+    rows = [[str(step.number), step.name, step.does, "<br>".join(_place_link(place) for place in step.places)] for step in TEN_STEPS]
+    return _table(("step", "name", "what it does", "where"), rows)
+
+
 def transitions() -> str:
     """The table of an order's legal transitions."""
     rows = [
@@ -272,7 +285,7 @@ FILES: Final[dict[str, Callable[[], str]]] = {
 PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/operations.md": {"settings": settings, "exit-codes": exit_codes, "metrics": metrics_table},
     "docs/producers.md": {"request-fields": request_fields},
-    "docs/architecture.md": {"transitions": transitions},
+    "docs/architecture.md": {"ten-steps": ten_steps, "transitions": transitions},
 }
 
 
