@@ -111,7 +111,7 @@ def test_signing_key_that_cannot_sign_is_refused_without_a_word_of_it(tmp_path: 
         pem(key, b"password"): "encrypted with a password",
         pem(weak): "1024 bits",
         pem(other_curve): "not RSA, of the curve P-256 or Ed25519",
-        b"-----BEGIN PRIVATE KEY-----\nc3VyZWx5IG5vbmU=\n-----END PRIVATE KEY-----\n": "no private key in PEM",  # not a secret: "surely none"
+        b"-----BEGIN PRIVATE KEY-----\nc3VyZWx5IG5vbmU=\n-----END PRIVATE KEY-----\n": "no private key in PEM",  # not a secret: none
         b'{"keys": []}': "A JWK set cannot sign",
         b'{"keys": [': "no JWK set",
         b"x" * 70_000: "larger than a key",
