@@ -14,12 +14,15 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from mode.supervisors import CrashingSupervisor
 
 from agents.batch import Step, StepContext, StepRunner
+from agents.control import ControlStep
 from agents.execution import ExecutionStep
+from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
-from agents.keys import KeyReader
-from agents.partitions import Limits, Partitions
+from agents.keys import KeyReader, SecondFactorReader
+from agents.partitions import Partitions, TimeLimits
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
+from agents.trips import TripRules, Trips
 from agents.watchdog import Watchdog
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
@@ -30,9 +33,12 @@ from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
 from infra.postgres.accounts import stored_keys
+from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
 from infra.settings import Settings
+from infra.trusted_keys import token_verifier
 from pipeline.crash_points import Reached
+from pipeline.gate.context import Limits
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
 from schemas.topics import Topics
@@ -50,26 +56,31 @@ class ExchangeNotPermitted(Exception):
     """An exchange that no order may be sent to. A person must change the settings; nothing was read or sent."""
 
 
-def require_base_addresses(settings: Settings) -> None:
-    """Raises ExchangeNotPermitted unless every exchange has a base address of its own, as sandboxes and the simulator have.
+def require_permitted(settings: Settings) -> None:
+    """Raises TrustedKeysError where tokens are asked for and the keys to check them by cannot be used, ExchangeNotPermitted in a sandbox
+    unless every exchange has a base address of its own, as the simulator has.
 
-    Requests are not authenticated: whoever can write to the topic trades for any user. So no order may reach an exchange's default
+    A sandbox does not ask who sends: whoever can write to the topic trades for any user. So no order may reach an exchange's default
     address, where the money is real.
     """
+    if settings.authentication == "required":
+        token_verifier(settings)
+        return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
     if missing:
         raise ExchangeNotPermitted(
-            f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. Requests are "
-            "not authenticated in this version, so real money is refused; nothing was read or sent, and requests wait in Kafka. Name a "
+            f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. With "
+            "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
+            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a "
             f"sandbox or the simulated exchange, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of "
             "ORCHESTRATOR_EXCHANGES."
         )
     real = [exchange for exchange in settings.exchanges if is_real_money(settings.exchange_urls[exchange])]
     if real:
         raise ExchangeNotPermitted(
-            f"{', '.join(real)}: the base address in ORCHESTRATOR_EXCHANGE_URLS is that of a real exchange. Requests are not authenticated "
-            "in this version, so real money is refused; nothing was read or sent, and requests wait in Kafka. Name a sandbox or the "
-            "simulated exchange."
+            f"{', '.join(real)}: the base address in ORCHESTRATOR_EXCHANGE_URLS is that of a real exchange. With "
+            "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
+            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required, or name a sandbox or the simulated exchange."
         )
 
 
@@ -77,8 +88,6 @@ def rules_of(settings: Settings) -> Rules:
     """The numbers of the settings as the pipeline wants them."""
     return Rules(
         exchanges=frozenset(settings.exchanges),
-        trade_usd_min=settings.trade_usd_min,
-        trade_usd_max=settings.trade_usd_max,
         slippage_allowance=settings.slippage_allowance,
         usd_assets=frozenset(settings.usd_assets),
         price_age_max=timedelta(milliseconds=settings.price_age_ms_max),
@@ -87,6 +96,30 @@ def rules_of(settings: Settings) -> Rules:
         receive_window=settings.receive_window,
         venue_timeout=settings.venue_timeout,
         cancel_attempts_max=_CANCEL_ATTEMPTS_MAX,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a user may do, where nothing else is set for it."""
+    return Limits(
+        trade_usd_min=settings.trade_usd_min,
+        trade_usd_max=settings.trade_usd_max,
+        daily_volume_usd_max=settings.daily_volume_usd_max,
+        hourly_trades_max=settings.hourly_trades_max,
+        cooldown_failures=settings.cooldown_failures,
+        cooldown=timedelta(seconds=settings.cooldown_seconds),
+        daily_withdrawal_usd_max=settings.daily_withdrawal_usd_max,
+        price_band=settings.price_band,
+        position_usd_max=settings.position_usd_max,
+        open_orders_max=settings.open_orders_max,
+        open_orders_usd_max=settings.open_orders_usd_max,
+        exchange_open_usd_max=settings.exchange_open_usd_max,
+        daily_loss_usd_max=settings.daily_loss_usd_max,
+        messages_per_second_max=settings.messages_per_second_max,
+        messages_burst_max=settings.messages_burst_max,
+        duplicate_window=timedelta(milliseconds=settings.duplicate_window_ms),
+        suspicion_flag=settings.suspicion_flag,
+        suspicion_block=settings.suspicion_block,
     )
 
 
@@ -101,6 +134,8 @@ class Parts:
     app: OrchestratorApp
     partitions: Partitions
     reconciler: Reconciler
+    halt_watch: HaltWatch
+    trips: Trips
     watchdog: Watchdog
 
 
@@ -184,14 +219,19 @@ def compose(
     def market_data() -> dict[str, MarketData]:
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
+    keyring = keyring_of(settings)
+    verifier = token_verifier(settings) if settings.authentication == "required" else None
+    limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
+    halt_watch = HaltWatch(partial(read_halts, database))
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
     context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
-        topics.requests: IntakeStep(context, market_data, settings.batch_size_max),
+        topics.requests: IntakeStep(context, market_data, verifier, limits, unseal, settings.batch_size_max),
+        topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
     for exchange, gateway in gateways.items():
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, settings.submission_batch_size_max)
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, halt_watch, settings.submission_batch_size_max)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -203,7 +243,7 @@ def compose(
         steps=steps,
         runner=runner,
         new_producer=new_producer,
-        limits=Limits(settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
+        limits=TimeLimits(settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
         clock=utc_now,
         reached=reached,
         fail=fail,
@@ -228,6 +268,16 @@ def compose(
             topics=topics,
             rules=rules,
             interval_seconds=settings.reconcile_interval_ms / 1000,
+            clock=utc_now,
+        ),
+        halt_watch=halt_watch,
+        trips=Trips(
+            database=database,
+            producer=report_producer,
+            topic=topics.reports,
+            market_data=market_data,
+            limits=limits,
+            rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
             clock=utc_now,
         ),
         watchdog=Watchdog(

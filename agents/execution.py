@@ -8,19 +8,21 @@ A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import structlog
 
 from agents.batch import Batch, StepContext
+from agents.halt_watch import HaltWatch
 from infra.exchange.gateway import Gateway
+from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.execution import NotSent, Outcome, Plan, conclude, plan
+from pipeline.execution import NotSent, Outcome, Plan, conclude, is_stopped, plan
 from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
@@ -39,18 +41,21 @@ class _Outcomes:
     canceled: dict[str, Confirmed | Refused | InDoubt] = field(default_factory=dict)
 
 
-async def load_orders(step: StepTransaction, order_ids: list[str], user_ids: list[str], context: StepContext, actor: str) -> Changes:
-    """Locks the users' chains and loads what a step about their orders needs."""
-    heads = await step.lock_accounts(user_ids)
+async def load_orders(
+    step: StepTransaction, order_ids: list[str], user_ids: list[str], context: StepContext, actor: str, more_accounts: Sequence[str] = ()
+) -> Changes:
+    """Locks the users' chains, and those of `more_accounts`, and loads what a step about their orders needs."""
+    locked = await step.lock_accounts([*user_ids, *more_accounts])
     now = context.clock()
     return Changes(
         topics=context.topics,
         now=now,
         actor=actor,
-        trail=AuditTrail(heads, now),
+        trail=AuditTrail(locked.heads, now),
         ledger=Ledger(await step.balances(user_ids)),
         orders=await step.orders(order_ids),
         cancels=await step.pending_cancels(order_ids),
+        conduct=locked.conduct,
     )
 
 
@@ -64,10 +69,11 @@ async def require_published(step: StepTransaction, order_ids: list[str], context
 class ExecutionStep:
     """The step of `trade.orders.<exchange>`."""
 
-    def __init__(self, context: StepContext, exchange: str, gateway: Gateway, batch_size_max: int) -> None:
+    def __init__(self, context: StepContext, exchange: str, gateway: Gateway, halt_watch: HaltWatch, batch_size_max: int) -> None:
         self.batch_size_max = batch_size_max
         self._actor = f"execution.{exchange}"
         self._gateway = gateway
+        self._halt_watch = halt_watch
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
@@ -97,7 +103,8 @@ class ExecutionStep:
         self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], order_ids: list[str], user_ids: list[str]
     ) -> Plan | tuple[OutputRecord, ...]:
         changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
-        decided = plan(work, changes, batch.partition.fencing_epoch, batch.partition.partition)
+        owner = batch.partition.fencing_epoch, batch.partition.partition
+        decided = plan(work, changes, *owner, await halt_book(step.connection), self._context.rules.usd_assets)
         await step.store(changes, changes.now - self._context.rules.key_lifetime)
         if decided.submissions or decided.cancels:
             await step.carry(changes.outputs, changes.now)
@@ -144,9 +151,13 @@ class ExecutionStep:
             if self._context.clock() > latest:
                 break
             try:
+                # The last look before the first byte leaves: a halt that came while the order waited for its turn stops it.
+                level = await self._halt_watch.level_for(submission.exchange, submission.symbol, submission.user_id)
+                if level is not None and is_stopped(submission, level, self._context.rules.usd_assets):
+                    return NotSent("trading was halted before its turn came")
                 outcome = await self._gateway.submit(submission)
             except Retryable as error:
-                return NotSent(f"the stored API key could not be read: {error}")
+                return NotSent(f"the stored API key or the halts in force could not be read: {error}")
             if isinstance(outcome, Refused) and outcome.reason_code is ReasonCode.REQUEST_EXPIRED:
                 # Stopped on this side, because the receive window ended while it waited for its turn; its own deadline may be later.
                 return NotSent(outcome.detail)

@@ -10,35 +10,53 @@ from typing import Final
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
+from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.step import StepTransaction
+from pipeline.acceptance import IntakeState
+from pipeline.arrival import Arrival, arrive, authenticated
 from pipeline.audit import AuditTrail
+from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.intake import Arrival, IntakeState, arrive, decide
+from pipeline.gate.context import Limits
+from pipeline.intake import decide
 from pipeline.ledger import Ledger
 from pipeline.venue import MarketData
-from schemas.requests import CancelRequest
+from schemas.requests import CancelRequest, TradeRequest
 from schemas.wire import SourceOffset
 
 ACTOR: Final = "intake"
 
 
-def _arrival_of(record: ConsumerRecord) -> Arrival:
-    # The topic's timestamp type is LogAppendTime: this is the broker's clock, in milliseconds.
-    appended_at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=record.timestamp)
-    return arrive(SourceOffset(record.topic, record.partition, record.offset), appended_at, record.key, record.value, record.headers)
-
-
 class IntakeStep:
-    """`market_data` gives what is known of each exchange at the moment of the call."""
+    """`market_data` gives what is known of each exchange at the moment of the call; `verifier` None where nobody is asked who sends
+    (a sandbox); `unseal` decrypts second factors."""
 
-    def __init__(self, context: StepContext, market_data: Callable[[], Mapping[str, MarketData]], batch_size_max: int) -> None:
+    def __init__(
+        self,
+        context: StepContext,
+        market_data: Callable[[], Mapping[str, MarketData]],
+        verifier: TokenVerifier | None,
+        limits: Limits,
+        unseal: Unsealed,
+        batch_size_max: int,
+    ) -> None:
         self.batch_size_max = batch_size_max
         self._context = context
         self._market_data = market_data
+        self._verifier = verifier
+        self._limits = limits
+        self._unseal = unseal
+
+    def _arrival_of(self, record: ConsumerRecord) -> Arrival:
+        # The topic's timestamp type is LogAppendTime: this is the broker's clock, in milliseconds.
+        appended_at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=record.timestamp)
+        source = SourceOffset(record.topic, record.partition, record.offset)
+        arrival = arrive(source, appended_at, record.key, record.value, record.headers)
+        return arrival if self._verifier is None else authenticated(arrival, self._verifier)
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
-        arrivals = [_arrival_of(record) for record in batch.records]
+        arrivals = [self._arrival_of(record) for record in batch.records]
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await self._decide(step, arrivals)
@@ -52,19 +70,24 @@ class IntakeStep:
         return outputs
 
     async def _decide(self, step: StepTransaction, arrivals: list[Arrival]) -> Changes:
-        keys = {key for arrival in arrivals if (key := arrival.claim_key) is not None}
+        keys = {key for arrival in arrivals if (key := arrival.proven_key) is not None}
         targets = {
             (decoded.user_id, decoded.target_idempotency_key)
             for arrival in arrivals
-            if isinstance(decoded := arrival.decoded, CancelRequest)
+            if arrival.unproven is None and isinstance(decoded := arrival.decoded, CancelRequest)
+        }
+        symbols = {
+            (decoded.user_id, decoded.symbol)
+            for arrival in arrivals
+            if arrival.unproven is None and isinstance(decoded := arrival.decoded, TradeRequest)
         }
         users = sorted({user_id for user_id, _ in keys})
-        heads = await step.lock_accounts(users)
+        locked = await step.lock_accounts(users)
         # Read the clock behind the locks: what another step decided for the same user is then never later than this.
         now = self._context.clock()
         claims = await step.claims(keys | targets)
-        statuses = await step.user_statuses(users)
-        api_keys = await step.api_keys(users)
+        states = await accounts(step.connection, users, symbols, locked.conduct, self._limits, self._unseal, now)
+        keys_stored = await api_keys(step.connection, users)
         balances = await step.balances(users)
         order_ids = [claim.order_id for key in targets if (claim := claims.get(key)) is not None and claim.order_id is not None]
         orders = await step.orders(order_ids) if order_ids else {}
@@ -73,12 +96,14 @@ class IntakeStep:
             topics=self._context.topics,
             now=now,
             actor=ACTOR,
-            trail=AuditTrail(heads, now),
+            trail=AuditTrail(locked.heads, now),
             ledger=Ledger(balances),
             orders=orders,
             claims=claims,
             cancels=cancels,
+            conduct=locked.conduct,
             unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
         )
-        decide(arrivals, IntakeState(statuses, api_keys, self._market_data(), self._context.rules), changes)
+        state = IntakeState(states, keys_stored, self._market_data(), await halt_book(step.connection), self._context.rules)
+        decide(arrivals, state, changes)
         return changes

@@ -11,10 +11,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Final
 
+import structlog
+
 from infra.exchange.gateway import Credentials
+from infra.keyring import MasterKeyError
+
+log = structlog.get_logger(__name__)
 
 KEPT_SECONDS: Final = 1.0
 _KEPT_MAX: Final = 4_096
+_FACTORS_KEPT_MAX: Final = 100_000
 
 Key = tuple[str, str]
 
@@ -61,3 +67,29 @@ class KeyReader:
         for key, credentials in found.items():
             self._kept[key] = (credentials, asked_at)
         return found
+
+
+class SecondFactorReader:
+    """Decrypts second factors, and remembers what it has decrypted: the same ciphertext is asked for with every request of its user.
+
+    One that cannot be decrypted reads as empty, which `pipeline.second_factor` refuses: one damaged row must not stop everybody's orders.
+    """
+
+    def __init__(self, decrypt: Callable[[str, str | None, bytes], str]) -> None:
+        self._decrypt = decrypt
+        self._kept: dict[tuple[str, bytes], str] = {}
+
+    def __call__(self, user_id: str, encryption_key_id: str, ciphertext: bytes) -> str:
+        """The secret in base32."""
+        key = user_id, ciphertext
+        secret = self._kept.get(key)
+        if secret is None:
+            try:
+                secret = self._decrypt(user_id, encryption_key_id, ciphertext)
+            except MasterKeyError as error:
+                log.error("second_factor_unreadable", user_id=user_id, what=str(error))
+                secret = ""
+            if len(self._kept) >= _FACTORS_KEPT_MAX:
+                self._kept.clear()
+            self._kept[key] = secret
+        return secret

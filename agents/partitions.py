@@ -45,7 +45,7 @@ class OffsetsMoved(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TimeLimits:
     """`patience_seconds` is how long a take-over waits for broker and database, `drain_seconds` how long a revocation waits for a batch."""
 
     patience_seconds: float
@@ -91,7 +91,7 @@ class Partitions:
         steps: Mapping[str, Step],
         runner: StepRunner,
         new_producer: Callable[[TopicPartition], PartitionProducer],
-        limits: Limits,
+        limits: TimeLimits,
         clock: Clock,
         reached: Reached,
         fail: Callable[[BaseException], None],

@@ -4,11 +4,14 @@ from typing import Final
 
 from agents.batch import Batch, StepContext
 from agents.execution import load_orders, require_published, require_value
+from infra.postgres.gate import halts
 from infra.postgres.step import StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint
+from pipeline.halts import apply_trip
 from pipeline.settlement import apply_report
-from schemas.routing import Report
+from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
+from schemas.routing import ON_REPORTS, Report
 
 ACTOR: Final = "settlement"
 
@@ -21,12 +24,20 @@ class SettlementStep:
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
-        reports = [Report.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
+        told = [ON_REPORTS.validate_json(require_value(record.value, record.topic)) for record in batch.records]
+        reports = [report for report in told if isinstance(report, Report)]
+        trips = [trip for trip in told if isinstance(trip, HaltTrip)]
+        # The chain of commands is the halts' lock.
+        more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if trips else []
         order_ids = sorted({report.order_id for report in reports})
         user_ids = sorted({report.user_id for report in reports})
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR)
+            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more)
+            if trips:
+                changes.halts = await halts(step.connection)
+                for trip in trips:
+                    apply_trip(trip, changes)
             await require_published(step, order_ids, self._context)
             for report in reports:
                 apply_report(report, changes, self._context.rules)

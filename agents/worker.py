@@ -30,7 +30,7 @@ import structlog
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.app import ExchangeNotPermitted, Parts, compose, require_base_addresses
+from agents.app import ExchangeNotPermitted, Parts, compose, require_permitted
 from agents.last_resort import RUNTIME_EXIT_CODE, LoopWatch, end_process
 from agents.watchdog import BrokerLost, Stalled
 from infra.exchange.gateway import UnknownVenue
@@ -43,6 +43,7 @@ from infra.metrics import record_build
 from infra.postgres.migrate import DatabaseUnfit, migrate
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
+from infra.trusted_keys import TrustedKeysError
 from pipeline.crash_points import Reached, pass_by
 from pipeline.invariants import Fenced, Retryable
 
@@ -69,7 +70,9 @@ class ExitCode(IntEnum):
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code for what ended a worker."""
     match error:
-        case MasterKeyError() | UnknownVenue() | TopicsUnfit() | ExchangeNotPermitted() | DatabaseUnfit() | AddressTaken():
+        case MasterKeyError() | TrustedKeysError() | UnknownVenue() | TopicsUnfit() | ExchangeNotPermitted():
+            return ExitCode.SETTINGS
+        case DatabaseUnfit() | AddressTaken():
             return ExitCode.SETTINGS
         case Retryable() | BrokerLost():
             return ExitCode.OUT_OF_REACH
@@ -158,8 +161,8 @@ def run_worker(settings: Settings, bootstrap_servers: str, database_url: str, re
     """Runs a worker until it is asked to stop or something ends it; returns the exit code. Call it in a process of its own."""
     configure_logging(settings.log_level)
     try:
-        require_base_addresses(settings)
-    except ExchangeNotPermitted as error:
+        require_permitted(settings)
+    except (ExchangeNotPermitted, TrustedKeysError) as error:
         log.error("worker_ends", what=str(error), exit_code=int(ExitCode.SETTINGS))
         return ExitCode.SETTINGS
     record_build(version("crypto-orchestrator"))
@@ -234,9 +237,11 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
     stack.push_async_callback(parts.report_producer.stop)
     # The watchdog first: the broker may go away in the middle of Faust's start, which has no time limit.
     _run_beside(stack, "watchdog", parts.watchdog.run())
+    _run_beside(stack, "halt watch", parts.halt_watch.run())
     await parts.app.start()
     stack.push_async_callback(parts.app.stop)
     _run_beside(stack, "reconciler", parts.reconciler.run())
+    _run_beside(stack, "trips", parts.trips.run())
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
     # through all of ccxt's tables several times a second.
     gc.collect()

@@ -99,6 +99,8 @@ def demo_settings(path: Path) -> Settings:
         web_port=0,
         # Workers tell where they answer for their health at this level.
         log_level="info",
+        # Two thousand orders of a few users within seconds: nobody may do that.
+        **Settings.without_limits(),
     )
 
 

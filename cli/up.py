@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from agents.app import ExchangeNotPermitted, require_base_addresses
+from agents.app import ExchangeNotPermitted, require_permitted
 from cli.installation import RunningInstallation, announced, data_directory, process_started, read_running, read_settings
 from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment
@@ -34,6 +34,7 @@ from infra.kafka.topics import TopicsUnfit, ensure_topics
 from infra.keyring import MasterKeyError, keyring_of, new_master_key
 from infra.postgres.migrate import migrate
 from infra.settings import Settings
+from infra.trusted_keys import TrustedKeysError
 from pipeline.invariants import Retryable
 
 _WORKER: Final = (sys.executable, "-m", "agents")
@@ -109,7 +110,7 @@ async def run_up(*, workers: int, as_json: bool) -> Exit:
             "`orchestrator doctor` checks every service.",
             Exit.OUT_OF_REACH,
         ) from error
-    except (MasterKeyError, TopicsUnfit, ExchangeNotPermitted) as error:
+    except (MasterKeyError, TrustedKeysError, TopicsUnfit, ExchangeNotPermitted) as error:
         raise CommandFailed(str(error), Exit.USAGE) from error
     return Exit.DONE if is_ready else Exit.INTERRUPTED
 
@@ -143,7 +144,7 @@ async def _ground(settings: Settings, endpoints: Endpoints, directory: Path) -> 
     settings = _with_master_key(settings, directory)
     keyring_of(settings)
     if settings.exchange_urls:
-        require_base_addresses(settings)
+        require_permitted(settings)
         await _prepare(settings, endpoints)
         yield _Ground(settings, endpoints, None)
         return
@@ -151,8 +152,12 @@ async def _ground(settings: Settings, endpoints: Endpoints, directory: Path) -> 
         urls = {exchange: simulator.url for exchange in settings.exchanges if exchange in _SIMULATED}
         # Its limit of requests is for strangers on the internet.
         limited = settings.exchange_rate_limit if "exchange_rate_limit" in settings.model_fields_set else False
-        settings = settings.model_copy(update={"exchange_urls": urls, "exchange_rate_limit": limited})
-        require_base_addresses(settings)
+        # Trial money needs no tokens, unless somebody wants to try those as well.
+        authentication = settings.authentication if settings.token_keys_file is not None else "sandbox"
+        settings = settings.model_copy(
+            update={"exchange_urls": urls, "exchange_rate_limit": limited, "authentication": authentication}
+        )
+        require_permitted(settings)
         await _prepare(settings, endpoints)
         await ensure_trial_users(
             settings,

@@ -7,7 +7,7 @@ import os
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     """Keep to the exchange's published request rate. Switch off only against a simulated exchange."""
     price_poll_ms: int = Field(default=500, ge=50)
     """How often prices are read."""
+    price_stale_halt_seconds: int = Field(default=60, ge=1)
+    """An exchange whose prices are older than this is halted until an operator resumes it."""
+    in_doubt_halt_orders: int = Field(default=25, ge=1)
+    """So many orders in doubt at one exchange halt it until an operator resumes it."""
     price_age_ms_max: int = Field(default=5_000, ge=100)
     """A price older than this is no price: orders that need one are refused as `PRICE_UNAVAILABLE`."""
 
@@ -111,10 +115,42 @@ class Settings(BaseSettings):
     reconcile_interval_ms: int = Field(default=1_000, ge=50)
     """How often orders in doubt are looked up; resting orders a quarter as often."""
 
-    trade_usd_min: Decimal = Decimal("0.01")
-    """The smallest order, in US dollars."""
-    trade_usd_max: Decimal = Decimal(1_000_000)
+    trade_usd_min: Decimal = Field(default=Decimal("0.01"), ge=0)
+    """The smallest order, in US dollars. This and the limits below can be replaced for one user: `orchestrator limits set`."""
+    trade_usd_max: Decimal = Field(default=Decimal(1_000_000), ge=0)
     """The largest order, in US dollars."""
+    daily_volume_usd_max: Decimal = Field(default=Decimal(10_000_000), ge=0)
+    """What a user may trade in 24 hours (rolling), in US dollars."""
+    hourly_trades_max: int = Field(default=100, ge=0)
+    """How many orders a user may make in an hour (rolling)."""
+    cooldown_failures: int = Field(default=3, ge=1)
+    """So many failures in a row begin a cooldown."""
+    cooldown_seconds: int = Field(default=300, ge=0)
+    """How long a cooldown lasts."""
+    price_band: Decimal = Field(default=Decimal("0.10"), ge=0)
+    """How far from the market's a price may be, as a fraction of it, to either side."""
+    position_usd_max: Decimal = Field(default=Decimal(5_000_000), ge=0)
+    """What a user may hold of one asset by buying, in US dollars."""
+    open_orders_max: int = Field(default=200, ge=0)
+    """How many orders of a user may be open at once."""
+    open_orders_usd_max: Decimal = Field(default=Decimal(5_000_000), ge=0)
+    """What a user's open orders may be worth together, in US dollars."""
+    exchange_open_usd_max: Decimal = Field(default=Decimal(5_000_000), ge=0)
+    """The same at one exchange."""
+    daily_loss_usd_max: Decimal = Field(default=Decimal(250_000), ge=0)
+    """What a user may lose by sales in 24 hours (rolling), in US dollars; then only orders that make a position smaller are taken."""
+    daily_withdrawal_usd_max: Decimal = Field(default=Decimal(500_000), ge=0)
+    """What a user may withdraw in 24 hours (rolling), in US dollars."""
+    messages_per_second_max: int = Field(default=20, ge=0)
+    """How many trade requests a user may send each second, in the long run."""
+    messages_burst_max: int = Field(default=100, ge=0)
+    """How many at once."""
+    duplicate_window_ms: int = Field(default=2_000, ge=0)
+    """An order equal to one that was sent within this time under another key is refused. 0 switches that off."""
+    suspicion_flag: int = Field(default=50, ge=0)
+    """From this score on, what fits a pattern of misuse goes to the audit trail."""
+    suspicion_block: int = Field(default=100, ge=0)
+    """From this score on, the request is refused and its user frozen until an operator has looked."""
     slippage_allowance: Decimal = Field(default=Decimal("0.05"), ge=0, lt=1)
     """What is held on top of the market price for a market purchase, as a fraction of it."""
     usd_assets: tuple[str, ...] = ("USD", "USDT", "USDC", "FDUSD")
@@ -128,6 +164,24 @@ class Settings(BaseSettings):
     """The port of that; 0 takes a free one, which the worker logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged."""
+
+    @classmethod
+    def without_limits(cls) -> dict[str, Any]:
+        """Values for an installation where the limits of users are not what is looked at: demonstrations, benchmarks, tests of mechanics.
+
+        Only a sandbox takes them (`authentication`), and a sandbox takes no real exchange.
+        """
+        amount, count = Decimal(10**15), 10**9
+        return {
+            "authentication": "sandbox",
+            **dict.fromkeys(("daily_volume_usd_max", "position_usd_max", "open_orders_usd_max"), amount),
+            **dict.fromkeys(("exchange_open_usd_max", "daily_loss_usd_max", "daily_withdrawal_usd_max"), amount),
+            **dict.fromkeys(("hourly_trades_max", "open_orders_max", "cooldown_failures", "in_doubt_halt_orders"), count),
+            **dict.fromkeys(("messages_per_second_max", "messages_burst_max", "suspicion_flag", "suspicion_block"), 10**6),
+            "price_band": Decimal(10**6),
+            "duplicate_window_ms": 0,
+            "price_stale_halt_seconds": 10**6,
+        }
 
     @classmethod
     def settings_customise_sources(

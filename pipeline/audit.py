@@ -31,6 +31,7 @@ _EMPTY: Final[dict[str, Value]] = {
     "software_version": SOFTWARE_VERSION,
     "checks": [],
     "transfers": [],
+    "evidence": [],
     "real_money": False,
 }
 

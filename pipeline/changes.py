@@ -12,11 +12,15 @@ from hashlib import sha256
 from typing import Final
 
 from pipeline.audit import AuditTrail, Value
+from pipeline.cost import RealisedResult
+from pipeline.gate.context import Conduct, Halt
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
+from pipeline.second_factor import SecondFactor
 from schemas.audit import EventType
+from schemas.commands import HaltScope
 from schemas.orders import Mode, OrderStatus, RequestType
 from schemas.results import RESULT, Result, ResultStatus
 from schemas.routing import RoutedOrder
@@ -71,6 +75,17 @@ class PendingCancel:
     traceparent: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class SetHalt:
+    """A halt in force: who set it, by which command, when and why."""
+
+    halt: Halt
+    reason: str
+    set_by: str
+    command_id: str
+    set_at: datetime
+
+
 @dataclass(slots=True)
 class Changes:
     """`now` is the time of the decision, UTC, the same for the whole batch. `actor` is who decides, for the audit trail."""
@@ -94,6 +109,20 @@ class Changes:
     cancels_made: list[PendingCancel] = field(default_factory=list)
     cancels_ended: list[PendingCancel] = field(default_factory=list)
     cancels_repeated: list[PendingCancel] = field(default_factory=list)
+    # Users' conduct as loaded under their locks, and whose has moved.
+    conduct: dict[str, Conduct] = field(default_factory=dict)
+    conduct_moved: set[str] = field(default_factory=set)
+    # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
+    factors: dict[str, SecondFactor] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    # (user, symbol) pairs that were traded for the first time.
+    symbols_new: set[tuple[str, str]] = field(default_factory=set)
+    # The stops in force, by scope and target, and which have moved (set, or gone from `halts`).
+    halts: dict[tuple[HaltScope, str], SetHalt] = field(default_factory=dict)
+    halts_moved: set[tuple[HaltScope, str]] = field(default_factory=set)
+    # What sales brought, to be counted against the loss limit.
+    realised: list[RealisedResult] = field(default_factory=list)
     outputs: list[OutputRecord] = field(default_factory=list)
     _answered: set[SourceOffset] = field(default_factory=set)
 
@@ -141,6 +170,16 @@ class Changes:
         stated: dict[str, Value] = {"actor": self.actor, "ts_event": self.now, "traceparent": traceparent, **fields}
         row = self.trail.append(account, order_id, event_type, stated)
         self.publish(self.topics.audit, row.event_id, row.value, traceparent)
+
+    def conduct_of(self, user_id: str) -> Conduct:
+        """What is kept of a user's behaviour."""
+        return self.conduct.get(user_id, Conduct())
+
+    def move_conduct(self, user_id: str, conduct: Conduct) -> None:
+        """Replaces what is kept of a user's behaviour."""
+        if self.conduct.get(user_id) != conduct:
+            self.conduct[user_id] = conduct
+            self.conduct_moved.add(user_id)
 
     def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
         """Queues work for an execution agent, in order per user."""

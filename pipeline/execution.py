@@ -12,21 +12,25 @@ Invariants:
 4. One batch makes at most one call per order and action, however often its records name it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pipeline.changes import Changes
+from pipeline.changes import Changes, order_fields
+from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission, SubmissionOutcome
 from schemas.audit import EventType
-from schemas.orders import OrderStatus
+from schemas.commands import HaltLevel
+from schemas.orders import OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
+# What an exchange says of a key that it does not take. API_KEY_UNKNOWN is also what is said when our own store has none.
+REFUSED_KEY: Final = frozenset({ReasonCode.API_KEY_PERMISSION, ReasonCode.API_KEY_REVOKED, ReasonCode.API_KEY_EXPIRED})
 INTERRUPTED: Final = "the worker stopped while the order was being sent; it is looked up at the exchange"
 
 
@@ -48,7 +52,9 @@ class Plan:
     cancels: list[OrderReference] = field(default_factory=list)
 
 
-def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int) -> Plan:
+def plan(
+    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook, usd_assets: Collection[str]
+) -> Plan:
     """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction."""
     decided = Plan()
     named: set[tuple[Action, str]] = set()
@@ -63,7 +69,11 @@ def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work
                 decided.cancels.append(reference_of(order))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
-            _plan_submission(order, changes, fencing_epoch, work_partition, decided)
+            level = halts.level_for(order.exchange, order.symbol, order.user_id)
+            if level is not None and is_stopped(order, level, usd_assets):
+                _end_halted(order, level, changes)
+            else:
+                _plan_submission(order, changes, fencing_epoch, work_partition, decided)
         elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt and not again:
             if order.fencing_epoch == fencing_epoch:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
@@ -72,6 +82,20 @@ def plan(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work
                 mark_in_doubt(order, INTERRUPTED, changes)
         # Anything else was decided by an earlier record: canceled before it was sent, or sent by a newer attempt.
     return decided
+
+
+def is_stopped(order: Order | Submission, level: HaltLevel, usd_assets: Collection[str]) -> bool:
+    """Whether a halt of this level keeps an order from being sent: `reduce` lets sales into dollars pass."""
+    return level is HaltLevel.HALT or order.side is not Side.SELL or order.symbol.partition("/")[2] not in usd_assets
+
+
+def _end_halted(order: Order, level: HaltLevel, changes: Changes) -> None:
+    code = ReasonCode.TRADING_HALTED if level is HaltLevel.HALT else ReasonCode.REDUCE_ONLY
+    reason = "trading was halted before the order was sent; nothing reached the exchange and the funds are released"
+    after = replace(
+        order, status=OrderStatus.REJECTED, reason_code=code, reason=reason, updated_at=changes.now, executed_at=changes.now
+    )
+    end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
 
 
 def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_partition: int, decided: Plan) -> None:
@@ -114,6 +138,7 @@ def conclude(
                 # A cancel that came while the order was being sent could not be sent itself.
                 repeat_pending_cancels(changes.orders[order_id], changes, rules)
             case Refused():
+                _note_refused_key(order, outcome, changes)
                 apply_refusal(order, outcome, changes)
             case InDoubt(detail):
                 mark_in_doubt(order, detail, changes)
@@ -123,6 +148,17 @@ def conclude(
         if isinstance(outcome, Confirmed):
             apply_venue_order(changes.orders[order_id], outcome.order, changes)
         # Refused or in doubt: the next look-up shows how the order stands, which ends or repeats the cancel.
+
+
+def _note_refused_key(order: Order, refused: Refused, changes: Changes) -> None:
+    """Marks an exchange key that the exchange itself refuses, once: no further order is tried with it until somebody has looked."""
+    key = order.user_id, order.api_key_id
+    if refused.reason_code not in REFUSED_KEY or key in changes.keys_refused:
+        return
+    changes.keys_refused[key] = refused.detail
+    fields = {**order_fields(order), "status_after": None, "reason_code": refused.reason_code.value}
+    fields["reason"] = f"the exchange refuses the key {order.api_key_id}: {refused.detail}"
+    changes.audit(order.user_id, None, EventType.KEY_REFUSED, fields, order.traceparent)
 
 
 def submission_of(order: Order) -> Submission:

@@ -7,11 +7,9 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Amount limits in US dollars; `slippage_allowance` is a fraction of the price (0.05 = 5 %)."""
+    """`slippage_allowance` is a fraction of the price (0.05 = 5 %). What a user may do is in `Limits` (pipeline/gate/context)."""
 
     exchanges: frozenset[str]
-    trade_usd_min: Decimal
-    trade_usd_max: Decimal
     slippage_allowance: Decimal
     usd_assets: frozenset[str]
     price_age_max: timedelta

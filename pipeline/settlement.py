@@ -15,6 +15,8 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.changes import Changes, PendingCancel, order_fields, result_of_order
+from pipeline.cost import apply_cost
+from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import AccountKey, book_of, clearing, fees
 from pipeline.order import RESTING, TERMINAL, Order
@@ -69,6 +71,11 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
         updated_at=changes.now,
         executed_at=changes.now if ended else None,
     )
+    if status in RESTING or venue_order.cum_quantity > 0:
+        changes.move_conduct(order.user_id, after_success(changes.conduct_of(order.user_id)))
+    realised = apply_cost(order, venue_order, changes.ledger)
+    if realised is not None:
+        changes.realised.append(realised)
     if ended:
         # Before the fees: what is left of the hold may be all that there is to pay them from.
         after = _release(after, changes)
@@ -80,6 +87,7 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
 
 def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
     """Ends an order that the venue provably did not accept."""
+    changes.move_conduct(order.user_id, after_exchange_refusal(changes.conduct_of(order.user_id), refused.reason_code, changes.now))
     after = replace(
         order,
         status=OrderStatus.REJECTED,

@@ -9,6 +9,7 @@ Invariants:
 from enum import StrEnum
 from typing import Final
 
+from schemas.commands import HaltLevel, HaltScope
 from schemas.decimals import DecimalString
 from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
@@ -48,6 +49,9 @@ class EventType(StrEnum):
     KEY_REVOKED = "KEY_REVOKED"
     KEY_REFUSED = "KEY_REFUSED"
     LIMIT_CHANGED = "LIMIT_CHANGED"
+    HALT_SET = "HALT_SET"
+    HALT_LIFTED = "HALT_LIFTED"
+    COMMAND_REFUSED = "COMMAND_REFUSED"
 
 
 class TransferEntry(WireModel):
@@ -93,6 +97,10 @@ class AuditEvent(WireModel):
     filled_quote: DecimalString | None
     checks: tuple[str, ...]
     transfers: tuple[TransferEntry, ...]
+    evidence: tuple[str, ...]
+    halt_scope: HaltScope | None
+    halt_target: str | None
+    halt_level: HaltLevel | None
     real_money: bool
     warning: str | None
     software_version: str

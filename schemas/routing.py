@@ -4,8 +4,11 @@ They name an order; its fields are read from the database, so that a copy on a t
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
+from pydantic import TypeAdapter
+
+from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
 from schemas.orders import OrderStatus
 from schemas.wire import Timestamp, WireModel
@@ -49,3 +52,7 @@ class Report(WireModel):
     cum_quantity: DecimalString | None = None
     cum_quote: DecimalString | None = None
     fees: tuple[ReportedFee, ...] = ()
+
+
+# What stands on `trade.reports`: the two have no field in common but the version, so that each reads as itself only.
+ON_REPORTS: Final[TypeAdapter[Report | HaltTrip]] = TypeAdapter(Report | HaltTrip)

@@ -74,7 +74,7 @@ class Topics:
 
     def specs(self, exchanges: tuple[str, ...]) -> tuple[TopicSpec, ...]:
         """Every topic of an installation, with the settings that its promise needs."""
-        plain = (self.reports, self.commands, self.results, *(self.orders(exchange) for exchange in exchanges))
+        plain = (self.reports, self.results, *(self.orders(exchange) for exchange in exchanges))
         return (
             TopicSpec(
                 self.requests,
@@ -85,6 +85,8 @@ class Topics:
                     "compression.type": "uncompressed",
                 },
             ),
+            # Operators' tokens and codes are judged at the broker's time, too.
+            TopicSpec(self.commands, "delete", {"message.timestamp.type": "LogAppendTime", "compression.type": "uncompressed"}),
             *(TopicSpec(name, "delete") for name in plain),
             TopicSpec(self.audit, "compact"),
             TopicSpec(self.state, "compact"),

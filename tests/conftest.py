@@ -3,6 +3,7 @@
 Tests keep apart by `unique_prefix` (topics and consumer groups) and by a database of their own (`database_url`).
 """
 
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +13,10 @@ import pytest
 from infra.embedded.services import Endpoints
 from infra.postgres.migrate import migrate
 from tests.servers import fresh_database, shared_servers, template_database
+
+# A run in the background of a script ignores Ctrl-C, and so would every program that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

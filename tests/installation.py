@@ -57,7 +57,7 @@ class Installation:
             "ORCHESTRATOR_TOPIC_PREFIX": settings.topic_prefix,
             "ORCHESTRATOR_CONSUMER_GROUP": settings.consumer_group,
             "ORCHESTRATOR_EXCHANGE_URLS": json.dumps(settings.exchange_urls),
-            **{f"ORCHESTRATOR_{name.upper()}": str(getattr(settings, name)) for name in _NUMBERS},
+            **{f"ORCHESTRATOR_{name.upper()}": str(getattr(settings, name)) for name in (*_NUMBERS, *Settings.without_limits())},
         }
         return {**os.environ, **own, **extra}
 
@@ -224,6 +224,7 @@ async def installation(
             "reconcile_interval_ms": 300,
             "kafka_partitions": 2,
             "exchange_rate_limit": False,
+            **Settings.without_limits(),
             **overrides,
         }
         settings = Settings(**values)

@@ -182,7 +182,7 @@ def _blind_resend() -> None:
     """An order whose worker died is sent again at once, under the same client order id, instead of being looked up."""
     plan, mark_in_doubt = execution.plan, execution.mark_in_doubt
 
-    def plan_and_resend(work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int) -> execution.Plan:
+    def plan_and_resend(work: Sequence[RoutedOrder], changes: Changes, *given: object) -> execution.Plan:
         resent: list[Order] = []
 
         def resend(order: Order, detail: str, changes: Changes) -> None:
@@ -192,7 +192,7 @@ def _blind_resend() -> None:
 
         execution.mark_in_doubt = resend
         try:
-            decided = plan(work, changes, fencing_epoch, work_partition)
+            decided = plan(work, changes, *given)
         finally:
             execution.mark_in_doubt = mark_in_doubt
         decided.submissions += [execution.submission_of(order) for order in resent]

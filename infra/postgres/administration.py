@@ -30,9 +30,11 @@ Permission = Literal["trade", "withdraw"]
 ADMINISTRATION: Final = "@administration"
 # How far back unpublished events are looked for; an account's newest ones, whatever their kind.
 _REPUBLISHED_MAX: Final = 10_000
-_EVENT_TYPES: Final = tuple(
-    kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_")) or kind is EventType.LIMIT_CHANGED
-)
+
+
+def administration_event_types() -> tuple[str, ...]:
+    """The types of the events about users, keys and limits."""
+    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_")))
 
 
 class NotDone(Exception):
@@ -438,6 +440,6 @@ async def administration_events(database: Database, accounts: Sequence[str]) -> 
             """,
             accounts,
             _REPUBLISHED_MAX,
-            _EVENT_TYPES,
+            administration_event_types(),
         )
     return [AuditRow(row["account"], row["seq"], row["event_id"], row["order_id"], row["hash"], row["body"].encode()) for row in rows]

@@ -28,7 +28,7 @@ from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
 from infra.postgres.storing import store
 from pipeline.audit import ChainHead
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
-from pipeline.checks import ApiKeyState
+from pipeline.gate.context import Conduct
 from pipeline.invariants import Fenced, InvariantViolation, Retryable
 from pipeline.ledger import AccountKey, Balance
 from pipeline.order import Order
@@ -104,6 +104,11 @@ async def lock_chains(connection: Connection, accounts: Sequence[str]) -> dict[s
     New chains are begun before the first lock is taken: whoever begins one holds it from then on, so that beginning it between two locks
     would take it out of order, and two steps could wait for each other.
     """
+    rows = await _lock_rows(connection, accounts)
+    return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
+
+
+async def _lock_rows(connection: Connection, accounts: Sequence[str]) -> list[asyncpg.Record]:
     await connection.execute(
         """
         INSERT INTO audit_chains (account, seq, hash) SELECT given.account, 0, $2 FROM unnest($1::text[]) AS given (account)
@@ -113,10 +118,22 @@ async def lock_chains(connection: Connection, accounts: Sequence[str]) -> dict[s
         accounts,
         GENESIS_HASH,
     )
-    rows = await connection.fetch(
-        "SELECT account, seq, hash FROM audit_chains WHERE account = ANY($1::text[]) ORDER BY account FOR UPDATE", accounts
+    rows: list[asyncpg.Record] = await connection.fetch(
+        """
+        SELECT account, seq, hash, failures_in_row, failed_at, message_clock FROM audit_chains WHERE account = ANY($1::text[])
+        ORDER BY account FOR UPDATE
+        """,
+        accounts,
     )
-    return {row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows}
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class LockedAccounts:
+    """What the accounts' lock rows hold: the heads of their audit chains, and how they behave."""
+
+    heads: dict[str, ChainHead]
+    conduct: dict[str, Conduct]
 
 
 class StepTransaction:
@@ -127,19 +144,18 @@ class StepTransaction:
         self._partition = partition
         self.progress = progress
 
-    async def lock_accounts(self, accounts: Iterable[str]) -> dict[str, ChainHead]:
-        """Takes the locks of these accounts, in sorted order, and returns the heads of their audit chains."""
-        return await lock_chains(self._connection, sorted(set(accounts)))
+    @property
+    def connection(self) -> Connection:
+        """For what reads inside the step (infra/postgres/gate)."""
+        return self._connection
 
-    async def user_statuses(self, user_ids: Sequence[str]) -> dict[str, str]:
-        rows = await self._connection.fetch("SELECT user_id, status FROM users WHERE user_id = ANY($1::text[])", user_ids)
-        return {row["user_id"]: row["status"] for row in rows}
-
-    async def api_keys(self, user_ids: Sequence[str]) -> dict[tuple[str, str], ApiKeyState]:
-        rows = await self._connection.fetch(
-            "SELECT user_id, api_key_id, exchange, status FROM api_keys WHERE user_id = ANY($1::text[])", user_ids
+    async def lock_accounts(self, accounts: Iterable[str]) -> LockedAccounts:
+        """Takes the locks of these accounts, in sorted order, and returns what their rows hold."""
+        rows = await _lock_rows(self._connection, sorted(set(accounts)))
+        return LockedAccounts(
+            heads={row["account"]: ChainHead(row["seq"], row["hash"]) for row in rows},
+            conduct={row["account"]: Conduct(row["failures_in_row"], row["failed_at"], row["message_clock"]) for row in rows},
         )
-        return {(row["user_id"], row["api_key_id"]): ApiKeyState(row["exchange"], row["status"]) for row in rows}
 
     async def balances(self, user_ids: Sequence[str]) -> dict[AccountKey, Balance]:
         rows = await self._connection.fetch(

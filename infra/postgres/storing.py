@@ -13,9 +13,11 @@ Start with `store`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Final
 
+import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import (
@@ -30,8 +32,10 @@ from infra.postgres.rows import (
     columns_of,
 )
 from pipeline.changes import Changes
+from pipeline.gate.context import Conduct
 from pipeline.invariants import InvariantViolation
 from schemas.results import RESULT
+from schemas.wire import format_time
 
 _CANCEL: Final = " AND ".join(f"cancels.{name} = given.{name}" for name, _, _ in CANCEL_ATTEMPTS.columns[:4])
 
@@ -72,6 +76,8 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _orders(statement, changes)
     _ledger(statement, changes)
     _trail(statement, changes)
+    _users(statement, changes)
+    _halts(statement, changes)
     await statement.run(connection, subject)
     await _cancels(connection, changes)
 
@@ -131,6 +137,19 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
             [*TRANSFERS.arrays(ledger.transfers), changes.now],
             len(ledger.transfers),
         )
+    if changes.realised:
+        results = [(result.order_id, result.cum_quantity, result.user_id, result.usd) for result in changes.realised]
+        statement.add(
+            "results_realised",
+            lambda first: (
+                "INSERT INTO realised_results (order_id, cum_quantity, user_id, usd, recorded_at) "  # noqa: S608 — literals
+                f"SELECT order_id, cum_quantity, user_id, usd, ${first + 4} "
+                f"FROM unnest(${first}::text[], ${first + 1}::numeric[], ${first + 2}::text[], ${first + 3}::numeric[]) "
+                "AS given (order_id, cum_quantity, user_id, usd)"
+            ),
+            [*columns_of(results, 4), changes.now],
+            len(results),
+        )
     if ledger.changed:
         rows = []
         for account in sorted(ledger.changed):
@@ -153,28 +172,136 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
 
 def _trail(statement: _Statement, changes: Changes) -> None:
     events = changes.trail.rows
-    if not events:
-        return
-    statement.add(
-        "events_made",
-        lambda first: AUDIT_EVENTS.insert(first, recorded_at=first + len(AUDIT_EVENTS.columns)),
-        [*AUDIT_EVENTS.arrays(events), changes.now],
-        len(events),
-    )
+    if events:
+        statement.add(
+            "events_made",
+            lambda first: AUDIT_EVENTS.insert(first, recorded_at=first + len(AUDIT_EVENTS.columns)),
+            [*AUDIT_EVENTS.arrays(events), changes.now],
+            len(events),
+        )
     heads = []
-    for account in sorted({event.account for event in events}):
-        head = changes.trail.heads[account]
-        heads.append((account, head.seq, head.hash))
-    statement.add(
-        "chains_moved",
-        lambda first: (
-            "UPDATE audit_chains SET seq = given.seq, hash = given.hash "  # noqa: S608 — literals
-            f"FROM unnest(${first}::text[], ${first + 1}::bigint[], ${first + 2}::text[]) AS given (account, seq, hash) "
-            "WHERE audit_chains.account = given.account"
-        ),
-        columns_of(heads, 3),
-        len(heads),
-    )
+    for account in sorted({event.account for event in events} | changes.conduct_moved):
+        head, conduct = changes.trail.heads[account], changes.conduct.get(account, Conduct())
+        heads.append((account, head.seq, head.hash, conduct.failures_in_row, conduct.failed_at, conduct.message_clock))
+    if heads:
+        statement.add(
+            "chains_moved",
+            lambda first: (
+                "UPDATE audit_chains SET seq = given.seq, hash = given.hash, failures_in_row = given.failures_in_row, "  # noqa: S608
+                "failed_at = given.failed_at, message_clock = given.message_clock "
+                f"FROM unnest(${first}::text[], ${first + 1}::bigint[], ${first + 2}::text[], ${first + 3}::integer[], "
+                f"${first + 4}::timestamptz[], ${first + 5}::timestamptz[]) "
+                "AS given (account, seq, hash, failures_in_row, failed_at, message_clock) WHERE audit_chains.account = given.account"
+            ),
+            columns_of(heads, 6),
+            len(heads),
+        )
+
+
+def _users(statement: _Statement, changes: Changes) -> None:
+    """What the gate remembers of users: sums per day, symbols, tries of the second factor, who is frozen, which keys were refused."""
+    days: dict[tuple[str, date], tuple[int, Decimal]] = {}
+    for order_id in changes.made:
+        order = changes.orders[order_id]
+        key = order.user_id, order.decided_at.date()
+        trades, volume = days.get(key, (0, Decimal(0)))
+        days[key] = trades + 1, volume + order.usd_value
+    if days:
+        statement.add(
+            "days_moved",
+            lambda first: (
+                "INSERT INTO user_days AS known (user_id, day, trades, volume_usd) "  # noqa: S608 — literals
+                f"SELECT * FROM unnest(${first}::text[], ${first + 1}::date[], ${first + 2}::integer[], ${first + 3}::numeric[]) "
+                "ON CONFLICT (user_id, day) DO UPDATE SET trades = known.trades + EXCLUDED.trades, "
+                "volume_usd = known.volume_usd + EXCLUDED.volume_usd"
+            ),
+            columns_of([(*key, *sums) for key, sums in sorted(days.items())], 4),
+            len(days),
+        )
+    if changes.symbols_new:
+        symbols = sorted(changes.symbols_new)
+        statement.add(
+            "symbols_made",
+            lambda first: (
+                "INSERT INTO user_symbols (user_id, symbol, first_at) "  # noqa: S608 — literals
+                f"SELECT user_id, symbol, ${first + 2} FROM unnest(${first}::text[], ${first + 1}::text[]) AS given (user_id, symbol)"
+            ),
+            [*columns_of(symbols, 2), changes.now],
+            len(symbols),
+        )
+    if changes.factors:
+        # An array per row cannot travel in an array of them: unnest would flatten it. So the times travel as JSON.
+        rows = [
+            (user_id, factor.last_step, orjson.dumps([format_time(at) for at in factor.wrong_at]).decode(), factor.locked)
+            for user_id, factor in sorted(changes.factors.items())
+        ]
+        statement.add(
+            "factors_moved",
+            lambda first: (
+                "UPDATE second_factors SET last_step = given.last_step, locked = given.locked, "  # noqa: S608 — literals
+                "wrong_at = ARRAY(SELECT value::timestamptz FROM jsonb_array_elements_text(given.wrong_at::jsonb) AS value) "
+                f"FROM unnest(${first}::text[], ${first + 1}::bigint[], ${first + 2}::text[], ${first + 3}::boolean[]) "
+                "AS given (user_id, last_step, wrong_at, locked) WHERE second_factors.user_id = given.user_id"
+            ),
+            columns_of(rows, 4),
+            len(rows),
+        )
+    if changes.frozen:
+        statement.add(
+            "users_frozen",
+            lambda first: (
+                "UPDATE users SET status = 'frozen' "  # noqa: S608 — literals
+                f"WHERE user_id = ANY(${first}::text[]) AND status <> 'closed'"
+            ),
+            [sorted(changes.frozen)],
+            len(changes.frozen),
+        )
+    if changes.keys_refused:
+        keys = [(*key, reason) for key, reason in sorted(changes.keys_refused.items())]
+        statement.add(
+            "keys_refused",
+            lambda first: (
+                "UPDATE api_keys SET status = 'refused', status_reason = given.reason "  # noqa: S608 — literals
+                f"FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[]) AS given (user_id, api_key_id, reason) "
+                "WHERE api_keys.user_id = given.user_id AND api_keys.api_key_id = given.api_key_id"
+            ),
+            columns_of(keys, 3),
+            len(keys),
+        )
+
+
+def _halts(statement: _Statement, changes: Changes) -> None:
+    moved = sorted(changes.halts_moved)
+    rows = [
+        (scope.value, target, found.halt.level.value, found.reason, found.set_by, found.command_id)
+        for scope, target in moved
+        if (found := changes.halts.get((scope, target))) is not None
+    ]
+    gone = [(scope.value, target) for scope, target in moved if (scope, target) not in changes.halts]
+    if rows:
+        statement.add(
+            "halts_set",
+            lambda first: (
+                "INSERT INTO halts (scope, target, level, reason, set_by, command_id, set_at) "  # noqa: S608 — literals
+                f"SELECT given.*, ${first + 6} FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], "
+                f"${first + 3}::text[], ${first + 4}::text[], ${first + 5}::text[]) AS given "
+                "ON CONFLICT (scope, target) DO UPDATE SET level = EXCLUDED.level, reason = EXCLUDED.reason, set_by = EXCLUDED.set_by, "
+                "command_id = EXCLUDED.command_id, set_at = EXCLUDED.set_at"
+            ),
+            [*columns_of(rows, 6), changes.now],
+            len(rows),
+        )
+    if gone:
+        statement.add(
+            "halts_lifted",
+            lambda first: (
+                "DELETE FROM halts USING "  # noqa: S608 — literals
+                f"unnest(${first}::text[], ${first + 1}::text[]) AS given (scope, target) "
+                "WHERE halts.scope = given.scope AND halts.target = given.target"
+            ),
+            columns_of(gone, 2),
+            len(gone),
+        )
 
 
 async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:

@@ -60,20 +60,31 @@ def after_message(conduct: Conduct, limits: Limits, appended_at: datetime, now: 
     clock = conduct.message_clock
     if clock is not None and clock > begin:
         begin = clock
-    return Conduct(conduct.failures_in_row, conduct.cooldown_until, begin + _SECOND / limits.messages_per_second_max)
+    return Conduct(conduct.failures_in_row, conduct.failed_at, begin + _SECOND / limits.messages_per_second_max)
 
 
 def after_failure(conduct: Conduct, limits: Limits, code: ReasonCode, now: datetime) -> Conduct:
-    """Counts a request that was refused by a check or by the exchange; the one that makes `cooldown_failures` in a row begins the
-    cooldown. Codes of `NO_FAILURE` change nothing. At least one failure is needed, whatever the limit says."""
+    """Counts a request that a check refused. Codes of `NO_FAILURE` change nothing. What failed before a cooldown that is over is over."""
     if code in NO_FAILURE:
         return conduct
-    failures = conduct.failures_in_row + 1
-    if failures < limits.cooldown_failures:
-        return replace(conduct, failures_in_row=failures)
-    return replace(conduct, failures_in_row=0, cooldown_until=now + limits.cooldown)
+    is_over = conduct.failures_in_row >= limits.cooldown_failures and cooldown_end(conduct, limits, now) is None
+    return replace(conduct, failures_in_row=1 if is_over else conduct.failures_in_row + 1, failed_at=now)
+
+
+def after_exchange_refusal(conduct: Conduct, code: ReasonCode, now: datetime) -> Conduct:
+    """Counts an order that its exchange refused; the user's limits need not be known there."""
+    return conduct if code in NO_FAILURE else replace(conduct, failures_in_row=conduct.failures_in_row + 1, failed_at=now)
+
+
+def cooldown_end(conduct: Conduct, limits: Limits, now: datetime) -> datetime | None:
+    """Until when no orders are taken, not including that moment; None when no cooldown runs. It begins with the failure that makes
+    `cooldown_failures` in a row."""
+    if conduct.failed_at is None or conduct.failures_in_row < limits.cooldown_failures:
+        return None
+    until = conduct.failed_at + limits.cooldown
+    return until if now < until else None
 
 
 def after_success(conduct: Conduct) -> Conduct:
-    """Begins the count of failures anew: an order of the user was taken."""
+    """Begins the count of failures anew: an exchange took an order of the user."""
     return replace(conduct, failures_in_row=0) if conduct.failures_in_row else conduct

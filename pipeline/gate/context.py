@@ -188,7 +188,7 @@ class Conduct:
     """
 
     failures_in_row: int = 0
-    cooldown_until: datetime | None = None
+    failed_at: datetime | None = None
     message_clock: datetime | None = None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
-from pipeline.gate.conduct import message_conforms
+from pipeline.gate.conduct import cooldown_end, message_conforms
 from pipeline.gate.context import ZERO, Limits, OpenOrder, Refusal, TradeContext, Usage
 from pipeline.gate.safety import UNTOUCHED
 from pipeline.gate.valuation import unpriced
@@ -36,8 +36,8 @@ def message_rate_is_kept(context: TradeContext) -> Refusal | None:
 def cooldown_is_over(context: TradeContext) -> Refusal | None:
     """No cooldown runs; at the moment when it ends it is over. Unit: time. Source: the contract, Limits (5 min after 3 failures in a
     row)."""
-    until = context.account.conduct.cooldown_until
-    if until is None or context.now >= until:
+    until = cooldown_end(context.account.conduct, context.account.limits, context.now)
+    if until is None:
         return None
     count = context.account.limits.cooldown_failures
     text = f"after {count} failures in a row no orders are taken until {until.isoformat(timespec='seconds')}"

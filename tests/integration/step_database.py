@@ -9,13 +9,15 @@ from typing import Final
 import asyncpg
 
 from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.gate import accounts, api_keys
 from infra.postgres.step import Database, InputPartition, StepTransaction, connect
+from pipeline.arrival import Arrival
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
-from pipeline.intake import Arrival, decide
+from pipeline.intake import decide
 from pipeline.ledger import Ledger
-from schemas.requests import CancelRequest
-from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, intake_state, market_data
+from schemas.requests import CancelRequest, TradeRequest
+from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, WIDE_LIMITS, intake_state, market_data
 
 USERS: Final = ("alice", "bob")
 GROUP: Final = "group"
@@ -44,15 +46,16 @@ async def taken(database: Database, partition: int = 0, topic: str = TOPICS.requ
 async def changes_in(step: StepTransaction, users: Iterable[str], *, now: datetime = NOW, orders: Iterable[str] = ()) -> Changes:
     """A batch with everything loaded that a step about these users and orders needs."""
     user_ids, order_ids = sorted(set(users)), sorted(orders)
-    heads = await step.lock_accounts(user_ids)
+    locked = await step.lock_accounts(user_ids)
     return Changes(
         topics=TOPICS,
         now=now,
         actor="test",
-        trail=AuditTrail(heads, now),
+        trail=AuditTrail(locked.heads, now),
         ledger=Ledger(await step.balances(user_ids)),
         orders=await step.orders(order_ids),
         cancels=await step.pending_cancels(order_ids),
+        conduct=locked.conduct,
     )
 
 
@@ -62,13 +65,14 @@ async def decide_in(step: StepTransaction, arrivals: Iterable[Arrival], *, now: 
     keys = {key for record in batch if (key := record.claim_key) is not None}
     targets = {(word.user_id, word.target_idempotency_key) for record in batch if isinstance(word := record.decoded, CancelRequest)}
     users = {user for user, _ in keys}
+    symbols = {(word.user_id, word.symbol) for record in batch if isinstance(word := record.decoded, TradeRequest)}
     changes = await changes_in(step, users, now=now)
     changes.claims = await step.claims(keys | targets)
     order_ids = sorted({order_id for key in targets if key in changes.claims and (order_id := changes.claims[key].order_id) is not None})
     changes.orders, changes.cancels = await step.orders(order_ids), await step.pending_cancels(order_ids)
     state = intake_state(
-        user_status=await step.user_statuses(sorted(users)),
-        api_keys=await step.api_keys(sorted(users)),
+        accounts=await accounts(step.connection, sorted(users), symbols, changes.conduct, WIDE_LIMITS, lambda user, key, text: "", now),
+        api_keys=await api_keys(step.connection, sorted(users)),
         market_data={EXCHANGE: market_data(observed_at=now)},
     )
     decide(batch, state, changes)

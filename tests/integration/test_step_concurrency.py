@@ -11,9 +11,9 @@ import pytest
 from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.step import Database, InputPartition
 from infra.postgres.unfinished import purge_claims, unfinished_orders
+from pipeline.arrival import Arrival
 from pipeline.audit import GENESIS_HASH
 from pipeline.changes import Changes
-from pipeline.intake import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken

@@ -14,6 +14,7 @@ from infra.postgres.unfinished import purge_claims
 from pipeline.audit import hash_of_value
 from pipeline.changes import Changes
 from pipeline.execution import plan
+from pipeline.gate.context import NO_HALTS
 from pipeline.intake import decide
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import AccountKey, Balance, clearing
@@ -68,7 +69,7 @@ async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> Non
         accepted, _ = await take_in(database, await taken(database), [arrival(limit(quantity="2", price="400"))], 1)
         (order_id,) = accepted.made
         work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order_id, user_id="alice", attempt=1)]
-        await _through(database, "orders", lambda changes: plan(work, changes, 1, 3), {order_id})
+        await _through(database, "orders", lambda changes: plan(work, changes, 1, 3, NO_HALTS, RULES.usd_assets), {order_id})
         half = told(OrderStatus.PARTIALLY_FILLED, "1", "399.123456789012345678", {"BNB": "0.1", "BTC": "0.000000000000000001"})
         await _through(database, "reports", lambda changes: apply_venue_order(changes.orders[order_id], half, changes), {order_id})
         whole = told(OrderStatus.FILLED, "2", "799", {"BNB": "0.1", "BTC": "0.002"})

@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.arrival import Arrival
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import Changes, Claim
-from pipeline.intake import Arrival, decide
+from pipeline.intake import decide
 from pipeline.ledger import AccountKey, Balance, Ledger
 from pipeline.order import Order
 from schemas.orders import OrderStatus

@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from pipeline.arrival import Arrival
 from pipeline.audit import AuditRow, AuditTrail, ChainHead, hash_of_value
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.execution import NotSent, Outcome, conclude, plan
-from pipeline.intake import Arrival, decide
+from pipeline.gate.context import NO_HALTS
+from pipeline.intake import decide
 from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, opening
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.settlement import apply_report
@@ -25,7 +27,18 @@ from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
 from schemas.routing import Report, ReportedFee, RoutedOrder
 from schemas.state import ORDER_STATE
-from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, account, arrival, intake_state, market_data
+from tests.unit.builders import (
+    EXCHANGE,
+    NOW,
+    RULES,
+    TOPICS,
+    EveryUser,
+    account,
+    account_state,
+    arrival,
+    intake_state,
+    market_data,
+)
 
 USERS: Final = ("alice", "bob")
 FUNDS: Final = {"USDT": Decimal(1_000), "BTC": Decimal(1), "BNB": Decimal("0.001")}
@@ -133,7 +146,7 @@ class World:
         changes.orders = dict(self.orders)
         changes.cancels = self._pending(self.orders)
         state = intake_state(
-            user_status=dict.fromkeys(USERS, "active"),
+            accounts=EveryUser({user: account_state(user) for user in USERS}),
             api_keys={(user, "k1"): intake_state().api_keys["alice", "k1"] for user in USERS},
             market_data={EXCHANGE: market_data(observed_at=self.now)},
         )
@@ -146,7 +159,7 @@ class World:
         """`outcome_of` names what becomes of each call. A crash after the `intent` or the `call` leaves the batch to the next owner."""
         batch, rest = self.queue[:batch_size], self.queue[batch_size:]
         changes = self._loaded({routed.order_id for routed in batch}, {routed.user_id for routed in batch})
-        decided = plan(batch, changes, self.fencing_epoch, 0)
+        decided = plan(batch, changes, self.fencing_epoch, 0, NO_HALTS, RULES.usd_assets)
         self._store(changes, publish=False)
         carried = changes.outputs
         if crash_after != "intent":
@@ -311,7 +324,7 @@ class World:
                         pending[transfer.debit] -= transfer.amount
                         per_order[transfer.order_id or ""] -= transfer.amount
         for key, balance in self.balances.items():
-            assert balance == Balance(posted[key], pending[key]), "a balance is not the sum of its transfers"
+            assert (balance.posted, balance.pending) == (posted[key], pending[key]), "a balance is not the sum of its transfers"
             assert balance.pending >= 0
             assert balance.available >= 0
         for asset in FUNDS:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from pipeline.acceptance import IntakeState
+from pipeline.arrival import Arrival, arrive
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import Changes, OutputRecord
-from pipeline.checks import ApiKeyState
+from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Limits
 from pipeline.identifiers import client_order_id_of
-from pipeline.intake import Arrival, IntakeState, arrive
 from pipeline.ledger import AccountKey, Balance, Ledger
 from pipeline.order import Order
 from pipeline.rules import Rules
@@ -30,8 +31,6 @@ PRICE: Final = Decimal(50_000)
 
 RULES: Final = Rules(
     exchanges=frozenset({EXCHANGE}),
-    trade_usd_min=Decimal("0.01"),
-    trade_usd_max=Decimal(1_000_000),
     slippage_allowance=Decimal("0.05"),
     usd_assets=frozenset({"USD", "USDT"}),
     price_age_max=timedelta(seconds=5),
@@ -119,12 +118,45 @@ def arrival(
     return arrive(SourceOffset(TOPICS.requests, partition, offset), appended_at, b"key", encoded, tuple(headers))
 
 
+# So wide that a test of something else meets none of them; tests of the gate have the defaults.
+WIDE_LIMITS: Final = Limits(
+    daily_volume_usd_max=Decimal(10**15),
+    hourly_trades_max=10**9,
+    cooldown_failures=10**9,
+    price_band=Decimal(10**6),
+    position_usd_max=Decimal(10**15),
+    open_orders_max=10**9,
+    open_orders_usd_max=Decimal(10**15),
+    exchange_open_usd_max=Decimal(10**15),
+    daily_loss_usd_max=Decimal(10**15),
+    messages_per_second_max=10**6,
+    messages_burst_max=10**6,
+    duplicate_window=timedelta(0),
+    suspicion_flag=10**9,
+    suspicion_block=10**9,
+)
+
+
+def account_state(user_id: str = USER, **changes: Any) -> AccountState:
+    """An active user with wide limits and no history."""
+    return AccountState(**{"user_id": user_id, "status": "active", "limits": WIDE_LIMITS, **changes})
+
+
+class EveryUser(dict[str, AccountState]):
+    """Loaded states as the database gives them: one for everybody who is named, also for who is no user."""
+
+    def __missing__(self, user_id: str) -> AccountState:
+        self[user_id] = AccountState(user_id, None)
+        return self[user_id]
+
+
 def intake_state(**changes: Any) -> IntakeState:
     """One active user with one key."""
     state = IntakeState(
-        user_status={USER: "active"},
+        accounts=EveryUser({USER: account_state()}),
         api_keys={(USER, "k1"): ApiKeyState(EXCHANGE, "active")},
         market_data={EXCHANGE: market_data()},
+        halts=NO_HALTS,
         rules=RULES,
     )
     return replace(state, **changes)

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from pipeline.audit import AuditTrail, ChainHead, hash_of_value
 from pipeline.changes import Changes
 from pipeline.execution import plan
+from pipeline.gate.context import NO_HALTS
 from pipeline.intake import decide
 from pipeline.invariants import InvariantViolation
 from pipeline.settlement import apply_venue_order
 from schemas.audit import GENESIS_HASH, AuditEvent, EventType
 from schemas.orders import OrderStatus
 from schemas.routing import Action, RoutedOrder
-from tests.unit.builders import NOW, TOPICS, arrival, cancel, changes_of, intake_state, limit, outputs_on, told, trade
+from tests.unit.builders import NOW, RULES, TOPICS, arrival, cancel, changes_of, intake_state, limit, outputs_on, told, trade
 
 
 def _life() -> Changes:
@@ -35,7 +36,8 @@ def _life() -> Changes:
     )
     decide([arrival(document, offset) for offset, document in enumerate(documents)], intake_state(), changes)
     (order_id,) = (order.order_id for order in changes.orders.values() if order.status is OrderStatus.ACCEPTED)
-    plan([RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order_id, user_id="alice", attempt=1)], changes, 1, 0)
+    work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order_id, user_id="alice", attempt=1)]
+    plan(work, changes, 1, 0, NO_HALTS, RULES.usd_assets)
     words = (
         told(OrderStatus.NEW),
         told(OrderStatus.PARTIALLY_FILLED, "1", "399.5"),

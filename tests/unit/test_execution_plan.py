@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.changes import Changes, PendingCancel
 from pipeline.execution import INTERRUPTED, NotSent, Outcome, Plan, conclude, plan, reference_of, submission_of
+from pipeline.gate.context import NO_HALTS
 from pipeline.invariants import InvariantViolation
 from pipeline.order import Order
 from pipeline.venue import Confirmed, InDoubt, Refused
@@ -30,7 +31,7 @@ def _work(action: Action = Action.SUBMIT, attempt: int = 1, order_id: str = ORDE
 
 def _planned(order: Order, *work: RoutedOrder) -> tuple[Plan, Changes]:
     changes = changes_of(order)
-    return plan(work, changes, EPOCH, 2), changes
+    return plan(work, changes, EPOCH, 2, NO_HALTS, RULES.usd_assets), changes
 
 
 def test_accepted_order_is_sent_after_its_intent() -> None:
@@ -47,7 +48,7 @@ def test_accepted_order_is_sent_after_its_intent() -> None:
 def test_order_is_not_sent_from_its_deadline_on(now: Any, sent: bool) -> None:
     """Late orders are refused as expired and their funds are free."""
     changes = changes_of(order_of(), now=now)
-    decided = plan([_work()], changes, EPOCH, 0)
+    decided = plan([_work()], changes, EPOCH, 0, NO_HALTS, RULES.usd_assets)
     assert len(decided.submissions) == (1 if sent else 0)
     if not sent:
         (result,) = finals_of(changes)

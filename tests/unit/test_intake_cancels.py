@@ -17,7 +17,9 @@ from tests.unit.builders import (
     RULES,
     TOPICS,
     USER,
+    EveryUser,
     account,
+    account_state,
     arrival,
     cancel,
     changes_of,
@@ -105,7 +107,7 @@ def test_cancel_of_no_order_of_this_user_is_refused(order: Order | None, documen
 def test_cancel_of_an_unknown_user_is_refused() -> None:
     """Nobody's cancel cancels nothing."""
     changes = _batch(order_of())
-    decide([arrival(cancel())], intake_state(user_status={}), changes)
+    decide([arrival(cancel())], intake_state(accounts=EveryUser()), changes)
     assert finals_of(changes)[0].reason_code is ReasonCode.USER_UNKNOWN
 
 
@@ -113,7 +115,7 @@ def test_cancel_of_an_unknown_user_is_refused() -> None:
 def test_cancel_of_a_user_who_may_not_trade_is_taken(status: str) -> None:
     """A frozen user can still reduce what stands at the exchange."""
     changes = _batch(order_of())
-    decide([arrival(cancel())], intake_state(user_status={USER: status}), changes)
+    decide([arrival(cancel())], intake_state(accounts=EveryUser({USER: account_state(status=status)})), changes)
     assert {result.status for result in finals_of(changes)} == {ResultStatus.CANCELED, ResultStatus.EXECUTED}
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.arrival import Arrival
 from pipeline.changes import Changes, Claim
-from pipeline.intake import Arrival, decide
+from pipeline.intake import decide
 from schemas.audit import EventType
 from schemas.reasons import ReasonCode
 from schemas.results import Result, ResultStatus
@@ -16,6 +17,8 @@ from tests.unit.builders import (
     NOW,
     TOPICS,
     USER,
+    EveryUser,
+    account_state,
     arrival,
     cancel,
     changes_of,
@@ -140,7 +143,7 @@ def test_users_have_keys_of_their_own() -> None:
     """The same key of two users is two requests."""
     changes = changes_of(users=("alice", "bob"))
     state = intake_state(
-        user_status={"alice": "active", "bob": "active"},
+        accounts=EveryUser({user: account_state(user) for user in ("alice", "bob")}),
         api_keys={(user, "k1"): intake_state().api_keys[USER, "k1"] for user in ("alice", "bob")},
     )
     decide([arrival(trade(), 0), arrival(trade(user_id="bob"), 1)], state, changes)

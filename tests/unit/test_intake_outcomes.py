@@ -5,9 +5,10 @@ from decimal import Decimal
 
 import pytest
 
+from pipeline.arrival import Arrival
 from pipeline.changes import REAL_MONEY_WARNING, Changes
-from pipeline.checks import PASSED
-from pipeline.intake import Arrival, decide
+from pipeline.gate.ladder import PASSED
+from pipeline.intake import decide
 from pipeline.ledger import Balance, TransferKind
 from schemas.audit import AuditEvent, EventType
 from schemas.orders import OrderStatus

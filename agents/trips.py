@@ -1,0 +1,145 @@
+"""Trips: when the system stops trading by itself. Only an operator resumes.
+
+| what is seen | what is stopped |
+|---|---|
+| so many orders in doubt at an exchange | that exchange: `halt` |
+| an exchange's newest price is older than the setting | that exchange: `halt` |
+| a user's losses of 24 hours reach the limit | that user: `reduce` |
+| an account's newest audit events do not add up | everybody: `halt` |
+
+It changes nothing itself: a trip is a record on `trade.reports`, applied by the settlement agent once, however many workers see the same.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from itertools import groupby
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.batch import Clock
+from infra.postgres.gate import read_halts
+from infra.postgres.step import Database
+from infra.postgres.trips import StoredEvent, exchanges_in_doubt, newest_events, users_over_loss_limit
+from pipeline.gate.context import HaltBook, Limits
+from pipeline.invariants import Retryable
+from pipeline.venue import MarketData
+from schemas.commands import HaltLevel, HaltScope, HaltTrip
+
+log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 0.5
+# A sale is looked at again for this long, so that none falls between two looks of a worker that was slow.
+_SOLD_WITHIN: Final = timedelta(seconds=30)
+_DAY: Final = timedelta(hours=24)
+_ACCOUNTS_AT_ONCE: Final = 20
+_EVENTS_OF_EACH: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TripRules:
+    """When to stop: orders in doubt at one exchange, and the age of its newest price."""
+
+    in_doubt_orders: int
+    price_age: timedelta
+
+
+class Trips:
+    """`market_data` gives what is known of each exchange at the moment of the call."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        producer: AIOKafkaProducer,
+        topic: str,
+        market_data: Callable[[], Mapping[str, MarketData]],
+        limits: Limits,
+        rules: TripRules,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._producer = producer
+        self._topic = topic
+        self._market_data = market_data
+        self._limits = limits
+        self._rules = rules
+        self._clock = clock
+        self._began_at = clock()
+        self._next_account = ""
+
+    async def run(self) -> None:
+        """Looks until it is cancelled. While a service is out of reach nothing is sent anyway."""
+        while True:
+            try:
+                for trip in await self._seen():
+                    await self._producer.send_and_wait(self._topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
+                    log.warning("trading_trips", scope=trip.scope.value, target=trip.target, level=trip.level.value, reason=trip.reason)
+            except (Retryable, KafkaError) as error:
+                log.debug("trips_wait", error=str(error))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _seen(self) -> list[HaltTrip]:
+        """What stops trading now and is not stopped yet."""
+        now = self._clock()
+        book = await read_halts(self._database)
+        found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self._stale_prices(now).items()]
+        async with self._database.connection() as connection:
+            for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders)).items():
+                found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders are in doubt there", now))
+            losses = await users_over_loss_limit(connection, now - _SOLD_WITHIN, now - _DAY, self._limits.daily_loss_usd_max)
+            for user_id, lost in losses.items():
+                reason = f"the user's losses of 24 hours have reached {lost:.2f} USD"
+                found.append(self._trip(HaltScope.USER, user_id, reason, now, HaltLevel.REDUCE))
+            events = await newest_events(connection, self._next_account, _ACCOUNTS_AT_ONCE, _EVENTS_OF_EACH)
+        self._next_account = events[-1].account if events else ""
+        wrong = broken_trail(events)
+        if wrong is not None:
+            reason = f"the audit trail of account {wrong} does not add up: run `orchestrator verify`"
+            found.append(self._trip(HaltScope.ALL, "", reason, now))
+        return [trip for trip in found if not _is_set(book, trip)]
+
+    def _stale_prices(self, now: datetime) -> dict[str, str]:
+        stale: dict[str, str] = {}
+        for exchange, known in self._market_data().items():
+            newest = max((quote.observed_at for quote in known.quotes.values()), default=self._began_at)
+            if now - newest > self._rules.price_age:
+                stale[exchange] = f"its newest price is older than {self._rules.price_age.total_seconds():.0f} s"
+        return stale
+
+    @staticmethod
+    def _trip(scope: HaltScope, target: str, reason: str, now: datetime, level: HaltLevel = HaltLevel.HALT) -> HaltTrip:
+        # All workers that see the same within a second name it alike.
+        trip_id = f"trip:{scope.value}:{target}:{int(now.timestamp())}"
+        return HaltTrip(schema_version=1, trip_id=trip_id, scope=scope, target=target, level=level, reason=reason, tripped_at=now)
+
+
+def _is_set(book: HaltBook, trip: HaltTrip) -> bool:
+    return any(
+        (row.scope, row.target) == (trip.scope, trip.target) and (row.level is HaltLevel.HALT or trip.level is HaltLevel.REDUCE)
+        for row in book.rows
+    )
+
+
+def _account_of(event: StoredEvent) -> str:
+    return event.account
+
+
+def broken_trail(events: Iterable[StoredEvent]) -> str | None:
+    """The first account whose newest events are not what its head says: a hash that is not that of its event, a gap, another end."""
+    for account, rows in groupby(events, key=_account_of):
+        before: StoredEvent | None = None
+        for event in rows:
+            if event.seq is None or event.body is None or sha256(event.body.encode()).hexdigest() != event.hash:
+                return account
+            if before is not None and (event.seq != (before.seq or 0) + 1 or f'"prev_hash":"{before.hash}"' not in event.body):
+                return account
+            before = event
+        if before is None or (before.seq, before.hash) != (before.head_seq, before.head_hash):
+            return account
+    return None

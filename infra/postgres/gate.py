@@ -1,0 +1,214 @@
+"""What the gate looks at, read for the users of one batch: one statement per family of checks, whatever the batch's size.
+
+Call it inside a step, behind the users' locks: what is read is then the newest, and nobody changes it before the step commits.
+
+Every statement finds its rows through an index that begins with the user, and reads a bounded part of the user's history: a day of orders
+and a month of daily sums, however long the user has traded.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from infra.postgres.rows import columns_of
+from infra.postgres.step import Connection, Database
+from pipeline.changes import SetHalt
+from pipeline.gate.context import (
+    AccountState,
+    ApiKeyState,
+    Conduct,
+    Halt,
+    HaltBook,
+    Limits,
+    OpenOrder,
+    RecentOrder,
+    Usage,
+)
+from pipeline.second_factor import SecondFactor
+from schemas.commands import HaltLevel, HaltScope
+from schemas.orders import OrderStatus, OrderType, Side
+
+DAY: Final = timedelta(hours=24)
+HOUR: Final = timedelta(hours=1)
+RECENT: Final = timedelta(minutes=10)
+MEAN_DAYS: Final = 30
+# Pattern rules look at this many of a user's newest orders at most.
+_RECENT_MAX: Final = 200
+
+Unsealed = Callable[[str, str, bytes], str]
+
+_ACCOUNTS: Final = """
+    SELECT users.user_id, users.status, users.role, users.credentials_changed_at,
+        factor.encryption_key_id, factor.ciphertext, factor.last_step, factor.wrong_at, factor.locked
+    FROM users LEFT JOIN second_factors AS factor USING (user_id) WHERE users.user_id = ANY($1::text[])
+"""
+_LIMITS: Final = "SELECT user_id, name, amount FROM user_limits WHERE user_id = ANY($1::text[])"
+_KEYS: Final = """
+    SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])
+"""
+# A subquery per user keeps each to its own part of the index, however the planner estimates.
+_USAGE: Final = """
+    SELECT wanted.user_id, day.volume, day.trades, month.volume AS month_volume, loss.usd AS realised
+    FROM unnest($1::text[]) AS wanted (user_id)
+    CROSS JOIN LATERAL (
+        SELECT COALESCE(sum(usd_value), 0) AS volume, count(*) FILTER (WHERE decided_at > $3) AS trades
+        FROM orders WHERE orders.user_id = wanted.user_id AND decided_at > $2
+    ) AS day
+    CROSS JOIN LATERAL (
+        SELECT COALESCE(sum(volume_usd), 0) AS volume FROM user_days
+        WHERE user_days.user_id = wanted.user_id AND user_days.day < $4::date AND user_days.day >= $4::date - $5::integer
+    ) AS month
+    CROSS JOIN LATERAL (
+        SELECT COALESCE(sum(usd), 0) AS usd FROM realised_results
+        WHERE realised_results.user_id = wanted.user_id AND recorded_at > $2
+    ) AS loss
+"""
+_OPEN: Final = """
+    SELECT order_id, user_id, exchange, symbol, side, order_type, price, quantity - cum_quantity AS leaves_quantity, usd_value, status
+    FROM orders WHERE user_id = ANY($1::text[]) AND executed_at IS NULL
+"""
+_RECENT: Final = """
+    SELECT wanted.user_id, newest.* FROM unnest($1::text[]) AS wanted (user_id)
+    CROSS JOIN LATERAL (
+        SELECT exchange, symbol, side, order_type, quantity, quote_quantity, price, usd_value, requested_at, decided_at FROM orders
+        WHERE orders.user_id = wanted.user_id AND decided_at > $2 ORDER BY decided_at DESC LIMIT $3
+    ) AS newest
+"""
+_SYMBOLS: Final = """
+    SELECT user_id, symbol FROM unnest($1::text[], $2::text[]) AS wanted (user_id, symbol) JOIN user_symbols USING (user_id, symbol)
+"""
+_HALTS: Final = "SELECT scope, target, level, reason, set_by, command_id, set_at FROM halts"
+_RESTING: Final = """
+    SELECT order_id, user_id, exchange, attempt FROM orders
+    WHERE executed_at IS NULL AND status IN ('new', 'partially_filled')
+      AND ($1 = 'all' OR ($1 = 'exchange' AND exchange = $2) OR ($1 = 'symbol' AND symbol = $2) OR ($1 = 'user' AND user_id = $2))
+    ORDER BY order_id LIMIT $3
+"""
+
+
+async def accounts(
+    connection: Connection,
+    user_ids: Sequence[str],
+    symbols: Iterable[tuple[str, str]],
+    conduct: Mapping[str, Conduct],
+    defaults: Limits,
+    unseal: Unsealed,
+    now: datetime,
+) -> dict[str, AccountState]:
+    """The state of each user, also of those who do not exist. `symbols` are the (user, symbol) pairs that are asked for.
+
+    `unseal` decrypts a second factor's secret: (user id, encryption key id, ciphertext).
+    """
+    rows = {row["user_id"]: row for row in await connection.fetch(_ACCOUNTS, user_ids)}
+    overrides: dict[str, dict[str, Decimal]] = {}
+    for row in await connection.fetch(_LIMITS, user_ids):
+        overrides.setdefault(row["user_id"], {})[row["name"]] = row["amount"]
+    usage = {
+        row["user_id"]: Usage(
+            volume_24h_usd=row["volume"],
+            trades_1h=row["trades"],
+            mean_daily_usd=row["month_volume"] / MEAN_DAYS,
+            realised_loss_24h_usd=-row["realised"],
+        )
+        for row in await connection.fetch(_USAGE, user_ids, now - DAY, now - HOUR, now.date(), MEAN_DAYS)
+    }
+    found: dict[str, AccountState] = {}
+    for user_id in user_ids:
+        user = rows.get(user_id)
+        factor = None
+        if user is not None and user["ciphertext"] is not None:
+            secret = unseal(user_id, user["encryption_key_id"], user["ciphertext"])
+            factor = SecondFactor(secret, user["last_step"], tuple(user["wrong_at"]), user["locked"])
+        own = overrides.get(user_id)
+        found[user_id] = AccountState(
+            user_id=user_id,
+            status=user["status"] if user is not None else None,
+            role=user["role"] if user is not None else "trader",
+            limits=defaults.with_overrides(own) if own else defaults,
+            factor=factor,
+            conduct=conduct[user_id],
+            credentials_changed_at=user["credentials_changed_at"] if user is not None else None,
+            usage=usage[user_id],
+        )
+    for row in await connection.fetch(_OPEN, user_ids):
+        found[row["user_id"]].open_orders.append(
+            OpenOrder(
+                order_id=row["order_id"],
+                exchange=row["exchange"],
+                symbol=row["symbol"],
+                side=Side(row["side"]),
+                order_type=OrderType(row["order_type"]),
+                price=row["price"],
+                leaves_quantity=row["leaves_quantity"],
+                usd_value=row["usd_value"],
+                status=OrderStatus(row["status"]),
+            )
+        )
+    # From the oldest to the newest.
+    for row in reversed(await connection.fetch(_RECENT, user_ids, now - RECENT, _RECENT_MAX)):
+        found[row["user_id"]].recent.append(
+            RecentOrder(
+                exchange=row["exchange"],
+                symbol=row["symbol"],
+                side=Side(row["side"]),
+                order_type=OrderType(row["order_type"]),
+                quantity=row["quantity"],
+                quote_quantity=row["quote_quantity"],
+                price=row["price"],
+                usd_value=row["usd_value"],
+                requested_at=row["requested_at"],
+                decided_at=row["decided_at"],
+            )
+        )
+    for row in await connection.fetch(_SYMBOLS, *columns_of(sorted(set(symbols)), 2)):
+        found[row["user_id"]].known_symbols.add(row["symbol"])
+    return found
+
+
+async def api_keys(connection: Connection, user_ids: Sequence[str]) -> dict[tuple[str, str], ApiKeyState]:
+    """The exchange keys of these users, by (user id, key id)."""
+    rows = await connection.fetch(_KEYS, user_ids)
+    return {
+        (row["user_id"], row["api_key_id"]): ApiKeyState(
+            exchange=row["exchange"], status=row["status"], permissions=frozenset(row["permissions"]), expires_at=row["expires_at"]
+        )
+        for row in rows
+    }
+
+
+async def halts(connection: Connection) -> dict[tuple[HaltScope, str], SetHalt]:
+    """All stops in force, by scope and target."""
+    found: dict[tuple[HaltScope, str], SetHalt] = {}
+    for row in await connection.fetch(_HALTS):
+        halt = Halt(HaltScope(row["scope"]), row["target"], HaltLevel(row["level"]))
+        found[halt.scope, halt.target] = SetHalt(halt, row["reason"], row["set_by"], row["command_id"], row["set_at"])
+    return found
+
+
+async def halt_book(connection: Connection) -> HaltBook:
+    """The same, to be asked what holds for an order."""
+    return HaltBook(frozenset(found.halt for found in (await halts(connection)).values()))
+
+
+async def read_halts(database: Database) -> HaltBook:
+    """The same outside a step. Raises Retryable when the database is out of reach."""
+    async with database.connection() as connection:
+        return await halt_book(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class RestingOrder:
+    """An order that stands at its exchange, as far as a cancel needs it."""
+
+    order_id: str
+    user_id: str
+    exchange: str
+    attempt: int
+
+
+async def resting_orders(connection: Connection, scope: HaltScope, target: str, limit: int) -> list[RestingOrder]:
+    """Resting orders that a halt covers, by order id."""
+    rows = await connection.fetch(_RESTING, scope.value, target, limit)
+    return [RestingOrder(row["order_id"], row["user_id"], row["exchange"], row["attempt"]) for row in rows]

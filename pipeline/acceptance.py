@@ -1,0 +1,227 @@
+"""Acceptance: the way of one trade request through the gate, to an order that is queued for its exchange.
+
+The ten steps of a real-money trade (pipeline/gate/outline) as far as they happen before the exchange is called:
+1. safety validation → refused under its key
+2. the database transaction is open around all of this (infra/postgres/step)
+3. second factor → refused, the key stays free
+4. API key → 5. risk, with the scored rules → 6. exchange connection → refused under its key
+then the funds are held, the order is recorded, and everything is audited; execution takes it from there.
+
+Invariant: what is accepted has passed every check of `pipeline/gate/ladder` against all that was accepted before it, in this batch too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from pipeline.arrival import Arrival
+from pipeline.audit import Value
+from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, order_fields, result_of_order, state_of, transfer_entry
+from pipeline.gate.conduct import after_failure, after_message
+from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal, TradeContext
+from pipeline.gate.ladder import PASSED, Step, refusal_of
+from pipeline.gate.suspicion import Assessment, assess
+from pipeline.gate.valuation import expires_at, hold_of
+from pipeline.identifiers import client_order_id_of
+from pipeline.ledger import AccountKey, book_of
+from pipeline.money import round_up
+from pipeline.order import Order
+from pipeline.rejection import refuse_unclaimed, reject
+from pipeline.rules import Rules
+from pipeline.second_factor import check_code, code_of
+from pipeline.venue import MarketData
+from schemas.audit import EventType
+from schemas.decimals import format_decimal
+from schemas.orders import Mode, OrderStatus
+from schemas.reasons import ReasonCode
+from schemas.requests import TradeRequest
+from schemas.routing import Action, RoutedOrder
+from schemas.state import ORDER_STATE
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeState:
+    """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force."""
+
+    accounts: Mapping[str, AccountState]
+    api_keys: Mapping[tuple[str, str], ApiKeyState]
+    market_data: Mapping[str, MarketData]
+    halts: HaltBook
+    rules: Rules
+
+
+def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
+    """Accepts or refuses one trade request. `claim` claims its key, once it is clear that it may."""
+    account = state.accounts[request.user_id]
+    context = TradeContext(
+        request=request,
+        appended_at=arrival.appended_at,
+        now=changes.now,
+        rules=state.rules,
+        account=account,
+        api_key=state.api_keys.get((request.user_id, request.api_key_id)),
+        market_data=state.market_data.get(request.exchange),
+        halts=state.halts,
+        balances=changes.ledger.balances,
+        idempotency_key=request.idempotency_key,
+    )
+    code = _through_the_gate(arrival, context, claim, changes)
+    conduct = account.conduct
+    if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
+        conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
+    if code is not None:
+        conduct = after_failure(conduct, account.limits, code, changes.now)
+    account.conduct = conduct
+    changes.move_conduct(account.user_id, conduct)
+
+
+def _through_the_gate(arrival: Arrival, context: TradeContext, claim: Callable[[], Claim], changes: Changes) -> ReasonCode | None:
+    """The steps in their order; returns why the request was refused, None when it was accepted."""
+    account = context.account
+    refusal = refusal_of(context, Step.SAFETY)
+    if refusal is not None:
+        reject(arrival, claim(), refusal, changes)
+        return refusal.code
+    if arrival.needs_second_factor and context.request.mode is Mode.LIVE:
+        refusal = _second_factor(arrival, account, changes)
+        if refusal is not None:
+            refuse_unclaimed(arrival, refusal, changes)
+            return refusal.code
+    claimed = claim()
+    refusal = refusal_of(context, Step.API_KEY) or refusal_of(context, Step.RISK)
+    if refusal is not None:
+        reject(arrival, claimed, refusal, changes)
+        return refusal.code
+    assessment = assess(context)
+    if assessment.score >= account.limits.suspicion_block:
+        _block(arrival, claimed, account, assessment, changes)
+        return ReasonCode.SUSPICIOUS_ACTIVITY
+    refusal = refusal_of(context, Step.CONNECTION) or _hold_and_accept(arrival, claimed, context, assessment, changes)
+    if refusal is not None:
+        reject(arrival, claimed, refusal, changes)
+        return refusal.code
+    return None
+
+
+def _second_factor(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
+    """Tries the code of the record; the factor's state goes with the batch, so that no step is accepted twice and no guess is forgotten."""
+    code = code_of(arrival.headers)
+    if isinstance(code, Refusal):
+        return code
+    refusal, after = check_code(account.factor, code, arrival.appended_at)
+    if after is not None:
+        if after.locked:
+            fields: dict[str, Value] = {"user_id": account.user_id, "reason": "too many wrong codes", "reason_code": "TOTP_LOCKED"}
+            changes.audit(account.user_id, None, EventType.USER_LOCKED_TOTP, fields, arrival.traceparent)
+        account.factor = after
+        changes.factors[account.user_id] = after
+    return refusal
+
+
+def _block(arrival: Arrival, claim: Claim, account: AccountState, assessment: Assessment, changes: Changes) -> None:
+    """Refuses a request that fits a pattern of misuse, and freezes its user until an operator has looked."""
+    text = (
+        "the request fits a pattern of misuse, so it was refused and its user is frozen; nothing was sent or held. Open orders stay as "
+        "they are and can be canceled. An operator looks at it."
+    )
+    reject(arrival, claim, Refusal(ReasonCode.SUSPICIOUS_ACTIVITY, text), changes, _evidence(assessment))
+    account.status = "frozen"
+    changes.frozen[account.user_id] = "suspicious activity"
+    fields: dict[str, Value] = {
+        "user_id": account.user_id,
+        "request_id": claim.request_id,
+        "reason_code": ReasonCode.SUSPICIOUS_ACTIVITY.value,
+        "reason": f"score {assessment.score}, {account.limits.suspicion_block} freezes",
+        "evidence": _evidence(assessment),
+    }
+    changes.audit(account.user_id, None, EventType.USER_FROZEN, fields, arrival.traceparent)
+
+
+def _evidence(assessment: Assessment) -> list[str]:
+    return [f"{found.rule} ({found.score}): {found.text}" for found in assessment.evidence]
+
+
+def _hold_and_accept(
+    arrival: Arrival, claim: Claim, context: TradeContext, assessment: Assessment, changes: Changes
+) -> Refusal | None:
+    """Holds the funds and accepts the order; a refusal, and nothing changed, where the funds do not cover it."""
+    hold, usd_value, usd_rate = hold_of(context), context.usd_value, context.usd_rate
+    if hold is None or usd_value is None or usd_rate is None:
+        return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price says what to reserve; nothing was sent")
+    order = _order_of(arrival, claim, context, hold, round_up(usd_value), usd_rate)
+    account = AccountKey(order.user_id, order.exchange, book_of(order.mode), order.hold_asset)
+    transfers_from = len(changes.ledger.transfers)
+    if not changes.ledger.hold(f"{order.order_id}:hold", order.order_id, account, order.hold_amount):
+        available = changes.ledger.balance(account).available
+        wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
+        reason = f"{wanted} would be reserved, {format_decimal(available)} are available; nothing was sent"
+        return Refusal(ReasonCode.BALANCE_INSUFFICIENT, reason)
+    if order.symbol not in context.account.known_symbols:
+        changes.symbols_new.add((order.user_id, order.symbol))
+    context.account.accepted(order.order_id, context.request, order.usd_value, order.requested_at, changes.now)
+    flagged = assessment.score >= context.account.limits.suspicion_flag
+    _accept(order, transfers_from, _evidence(assessment) if flagged else [], changes)
+    return None
+
+
+def _order_of(
+    arrival: Arrival, claim: Claim, context: TradeContext, hold: tuple[str, Decimal], usd_value: Decimal, usd_rate: Decimal
+) -> Order:
+    order_id = claim.order_id or ""
+    request = context.request
+    return Order(
+        order_id=order_id,
+        client_order_id=client_order_id_of(order_id),
+        exchange_order_id=None,
+        user_id=request.user_id,
+        idempotency_key=request.idempotency_key,
+        request_id=claim.request_id,
+        source=arrival.source,
+        mode=request.mode,
+        exchange=request.exchange,
+        api_key_id=request.api_key_id,
+        symbol=request.symbol,
+        side=request.side,
+        order_type=request.order_type,
+        time_in_force=request.time_in_force,
+        quantity=request.quantity,
+        quote_quantity=request.quote_quantity,
+        price=request.price,
+        status=OrderStatus.ACCEPTED,
+        reason_code=None,
+        reason=None,
+        cum_quantity=Decimal(0),
+        cum_quote=Decimal(0),
+        fee=Decimal(0),
+        fee_asset=None,
+        hold_asset=hold[0],
+        hold_amount=hold[1],
+        attempt=0,
+        fencing_epoch=0,
+        work_partition=-1,
+        submitting_at=None,
+        expires_at=expires_at(request, arrival.appended_at, context.rules),
+        requested_at=arrival.appended_at,
+        decided_at=context.now,
+        updated_at=context.now,
+        executed_at=None,
+        traceparent=arrival.traceparent,
+        usd_value=usd_value,
+        usd_rate=usd_rate,
+    )
+
+
+def _accept(order: Order, transfers_from: int, evidence: list[str], changes: Changes) -> None:
+    changes.orders[order.order_id] = order
+    changes.made.add(order.order_id)
+    fields = order_fields(order)
+    fields["status_before"] = OrderStatus.RECEIVED.value
+    fields["checks"] = PASSED
+    fields["evidence"] = evidence
+    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
+    fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None
+    changes.audit(order.user_id, order.order_id, EventType.ORDER_ACCEPTED, fields, order.traceparent)
+    changes.publish(changes.topics.state, order.order_id, ORDER_STATE.dump_json(state_of(order)), order.traceparent)
+    changes.answer(result_of_order(order), order.traceparent)
+    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
+    changes.route(routed, order.exchange, order.traceparent)

@@ -1,0 +1,175 @@
+"""Halts: who stops trading, where, and what that does.
+
+A halt has a scope (`all`, an exchange, a symbol, a user) and a level: `halt` lets nothing new be submitted, `reduce` only what makes a
+position smaller. Cancels pass both. Set by an operator's command with token and second factor, or by the system itself (a trip).
+
+Invariants:
+1. Every command has exactly one audit event: in its operator's chain, or in that of `@commands` when nobody is proven to have sent it.
+2. A trip only ever makes things stricter; only an operator resumes.
+3. What stands at the exchange stays there unless the command asks for cancels.
+
+Start with `decide_commands` and `apply_trip`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from pipeline.audit import Value
+from pipeline.authentication import Scope, TokenVerifier, authorization_of, scope_refusal
+from pipeline.changes import Changes, SetHalt
+from pipeline.gate.context import AccountState, Halt, Refusal
+from pipeline.second_factor import check_code, code_of
+from schemas.audit import EventType
+from schemas.commands import COMMAND, COMMANDS_ACCOUNT, TRIPS_ACCOUNT, Command, CommandWord, HaltLevel, HaltScope, HaltTrip
+from schemas.reasons import ReasonCode
+from schemas.routing import Action, RoutedOrder
+from schemas.wire import SourceOffset
+
+COMMAND_BYTES_MAX: Final = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CommandArrival:
+    """One record of `trade.commands`. `command` is None, and `refusal` says why, for what is none or comes from nobody who may command."""
+
+    source: SourceOffset
+    appended_at: datetime
+    headers: tuple[tuple[str, bytes], ...]
+    command: Command | None
+    refusal: Refusal | None
+    needs_second_factor: bool
+
+    @property
+    def account(self) -> str:
+        """Whose audit chain tells of it."""
+        return COMMANDS_ACCOUNT if self.command is None or self.refusal is not None else self.command.operator
+
+
+def arrive_command(
+    source: SourceOffset,
+    appended_at: datetime,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    verifier: TokenVerifier | None,
+) -> CommandArrival:
+    """Reads a record and judges its sender; `verifier` None where this installation does not ask. Never raises for what was sent."""
+    named = tuple((name, text or b"") for name, text in headers)
+    command: Command | None = None
+    refusal: Refusal | None = None
+    if value is None or len(value) > COMMAND_BYTES_MAX:
+        refusal = Refusal(ReasonCode.SCHEMA_INVALID, f"a command has a value of up to {COMMAND_BYTES_MAX} bytes; nothing was changed")
+    else:
+        try:
+            command = COMMAND.validate_json(value)
+        except ValidationError as error:
+            problems = error.errors(include_input=False, include_url=False)
+            fields = sorted({".".join(str(part)[:64] for part in problem["loc"]) or "command" for problem in problems})
+            refusal = Refusal(ReasonCode.SCHEMA_INVALID, f"the record is no command ({', '.join(fields[:5])}); nothing was changed")
+    if command is not None and verifier is not None:
+        refusal = _unproven(command, named, verifier, appended_at)
+    return CommandArrival(source, appended_at, named, command, refusal, needs_second_factor=verifier is not None)
+
+
+def _unproven(command: Command, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime) -> Refusal | None:
+    authorization = authorization_of(headers)
+    token = authorization if isinstance(authorization, Refusal) else verifier.verify(authorization, at)
+    if isinstance(token, Refusal):
+        return token
+    if token.user_id != command.operator:
+        return Refusal(ReasonCode.AUTH_USER_MISMATCH, "`operator` is not the token's `sub`; nothing was changed")
+    return scope_refusal(token, Scope.OPERATE)
+
+
+def decide_commands(arrivals: Sequence[CommandArrival], operators: Mapping[str, AccountState], changes: Changes) -> list[Command]:
+    """Applies commands in order; returns those that ask for cancels. `changes.halts` holds what is in force, loaded under its lock."""
+    canceling: list[Command] = []
+    for arrival in arrivals:
+        command = arrival.command
+        refusal = arrival.refusal
+        if command is not None and refusal is None:
+            refusal = _may_not_command(arrival, operators[command.operator], changes)
+        if command is None or refusal is not None:
+            _refuse(arrival, refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"), changes)
+            continue
+        _apply(command, changes)
+        if command.cancel_open and command.command is not CommandWord.RESUME:
+            canceling.append(command)
+    return canceling
+
+
+def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: Changes) -> Refusal | None:
+    if not arrival.needs_second_factor:
+        return None
+    if operator.role != "operator" or operator.status != "active":
+        return Refusal(ReasonCode.USER_INACTIVE, "the sender is no active operator; nothing was changed")
+    code = code_of(arrival.headers)
+    if isinstance(code, Refusal):
+        return code
+    refusal, after = check_code(operator.factor, code, arrival.appended_at)
+    if after is not None:
+        if after.locked:
+            fields: dict[str, Value] = {"user_id": operator.user_id, "reason": "too many wrong codes", "reason_code": "TOTP_LOCKED"}
+            changes.audit(operator.user_id, None, EventType.USER_LOCKED_TOTP, fields, None)
+        operator.factor = after
+        changes.factors[operator.user_id] = after
+    return refusal
+
+
+def _refuse(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
+    command = arrival.command
+    fields: dict[str, Value] = {
+        "request_id": command.command_id if command is not None else str(arrival.source),
+        "reason_code": refusal.code.value,
+        "reason": refusal.reason,
+    }
+    changes.audit(arrival.account, None, EventType.COMMAND_REFUSED, fields, None)
+
+
+def _apply(command: Command, changes: Changes) -> None:
+    key = command.scope, command.target
+    if command.command is CommandWord.RESUME:
+        before = changes.halts.pop(key, None)
+        if before is not None:
+            changes.halts_moved.add(key)
+        text = command.reason if before is not None else f"nothing was stopped there. {command.reason}"
+        fields = _fields(command.scope, command.target, before.halt.level if before is not None else None, text)
+        changes.audit(command.operator, None, EventType.HALT_LIFTED, {**fields, "request_id": command.command_id}, None)
+        return
+    level = HaltLevel(command.command.value)
+    changes.halts[key] = SetHalt(
+        Halt(command.scope, command.target, level), command.reason, command.operator, command.command_id, changes.now
+    )
+    changes.halts_moved.add(key)
+    fields = _fields(command.scope, command.target, level, command.reason)
+    changes.audit(command.operator, None, EventType.HALT_SET, {**fields, "request_id": command.command_id}, None)
+
+
+def _fields(scope: HaltScope, target: str, level: HaltLevel | None, reason: str) -> dict[str, Value]:
+    return {
+        "halt_scope": scope.value,
+        "halt_target": target or None,
+        "halt_level": level.value if level is not None else None,
+        "reason": reason,
+    }
+
+
+def apply_trip(trip: HaltTrip, changes: Changes) -> None:
+    """Sets the halt that the system asks for, unless one at least as strict is there already."""
+    key = trip.scope, trip.target
+    before = changes.halts.get(key)
+    if before is not None and (before.halt.level is HaltLevel.HALT or trip.level is HaltLevel.REDUCE):
+        return
+    halt = Halt(trip.scope, trip.target, trip.level)
+    changes.halts[key] = SetHalt(halt, trip.reason, changes.actor, trip.trip_id, changes.now)
+    changes.halts_moved.add(key)
+    fields = _fields(trip.scope, trip.target, trip.level, trip.reason)
+    changes.audit(TRIPS_ACCOUNT, None, EventType.HALT_SET, {**fields, "request_id": trip.trip_id}, None)
+
+
+def cancel_of_halt(order_id: str, user_id: str, attempt: int) -> RoutedOrder:
+    """The work that a halt with cancels makes of a resting order."""
+    return RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=order_id, user_id=user_id, attempt=attempt)

@@ -1,0 +1,80 @@
+"""Commands: what operators put on `trade.commands`, and the stop that a worker asks for by itself.
+
+Invariants:
+1. A command carries its operator's token and second factor in the record's headers (`authorization`, `x-totp`), as requests do.
+2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
+3. Every command has exactly one audit event, whose `request_id` is its `command_id`: applied or refused, in its operator's chain, or in
+   that of `@commands` when nobody is proven to have sent it.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import StringConstraints, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.requests import Identifier, UserId, Version
+from schemas.wire import Timestamp, WireModel
+
+COMMANDS_ACCOUNT: Final = "@commands"
+TRIPS_ACCOUNT: Final = "@trips"
+_REASON_LENGTH_MAX: Final = 300
+
+
+class HaltScope(StrEnum):
+    ALL = "all"
+    EXCHANGE = "exchange"
+    SYMBOL = "symbol"
+    USER = "user"
+
+
+class HaltLevel(StrEnum):
+    """`halt`: nothing new is submitted. `reduce`: only orders that make a position smaller. Cancels pass both."""
+
+    HALT = "halt"
+    REDUCE = "reduce"
+
+
+class CommandWord(StrEnum):
+    HALT = "halt"
+    REDUCE = "reduce"
+    RESUME = "resume"
+
+
+Target = Annotated[str, StringConstraints(max_length=128, pattern=r"^[\x21-\x7e]*$")]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=_REASON_LENGTH_MAX, pattern=r"^[^\x00]+$")]
+
+
+class _Scoped(WireModel):
+    scope: HaltScope
+    target: Target = ""
+
+    @model_validator(mode="after")
+    def _target_fits_the_scope(self) -> "_Scoped":
+        if (self.scope is HaltScope.ALL) != (self.target == ""):
+            raise PydanticCustomError("target", "name a target for every scope but `all`, which has none")
+        return self
+
+
+class Command(_Scoped):
+    """`operator` must equal the token's `sub`. `cancel_open`: the scope's resting orders are canceled as well."""
+
+    schema_version: Version
+    command_id: Identifier
+    command: CommandWord
+    operator: UserId
+    reason: Reason
+    cancel_open: bool = False
+
+
+COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Command)
+
+
+class HaltTrip(_Scoped):
+    """A worker found a reason to stop by itself. On `trade.reports`, which only the system writes."""
+
+    schema_version: Literal[1]
+    trip_id: str
+    level: HaltLevel
+    reason: Reason
+    tripped_at: Timestamp
