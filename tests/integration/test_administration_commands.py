@@ -486,6 +486,13 @@ def test_the_same_event_is_published_with_the_same_bytes(installed: Administered
     assert all(len(found) == 1 for found in values.values())
 
 
+def test_verify_finds_the_audit_trail_of_administration_whole(installed: Administered, user: str) -> None:
+    """The independent verifier follows every chain on the topic, with all that was published twice, and finds nothing missing or changed."""
+    installed.ran("limits", "set", user, "open_orders_max", "7", *WHY)
+    ended = installed.run("verify", "--from-topic", "--json")
+    assert ended.code == 0, ended.output
+
+
 def test_no_secret_is_anywhere(installed: Administered, exchange: SimulatorProcess, user: str) -> None:
     """Nothing that was entered or made, here or by the tests before, is in what was printed, in any table, or on the topic."""
     refused, accepted = secret_lines(installed), secret_lines(installed)
