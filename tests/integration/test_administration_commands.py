@@ -487,7 +487,7 @@ def test_the_same_event_is_published_with_the_same_bytes(installed: Administered
 
 
 def test_verify_finds_the_audit_trail_of_administration_whole(installed: Administered, user: str) -> None:
-    """The independent verifier follows every chain on the topic, with all that was published twice, and finds nothing missing or changed."""
+    """The independent verifier follows every chain on the topic, with all that was published twice, and finds none missing or changed."""
     installed.ran("limits", "set", user, "open_orders_max", "7", *WHY)
     ended = installed.run("verify", "--from-topic", "--json")
     assert ended.code == 0, ended.output
