@@ -114,6 +114,7 @@ async def set_stage(endpoints: Endpoints, directory: Path, distance_ms: int = 0)
             # On a busy machine a price may come late; the benchmark is about executions, not about that refusal.
             price_age_ms_max=120_000,
             kafka_partitions=4,
+            **Settings.without_limits(),
         )
         await _execute(endpoints.database_url, f'CREATE DATABASE "{name}"')
         try:

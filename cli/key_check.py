@@ -12,7 +12,7 @@ from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, UnknownVenue
 from infra.exchange.key_check import KeyAccepted, KeyAnswer, KeyRefused, KeyUnanswered
 from infra.keyring import Keyring, MasterKeyError
-from infra.postgres.administration import StoredKey, record_check, stored_key
+from infra.postgres.key_administration import StoredKey, record_check, stored_key
 from infra.settings import Settings
 
 _USABLE = ("active", "refused")

@@ -33,7 +33,8 @@ from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues import venue
 from infra.keyring import MasterKeyError, StoredSecret
-from infra.postgres.administration import ADMINISTRATION, NewKey, Permission, add_key, revoke_key
+from infra.postgres.administration import ADMINISTRATION
+from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
 from infra.postgres.rotation import rotate as rotate_secrets
 
 _INPUT_BYTES_MAX: Final = 8_192

@@ -1,4 +1,4 @@
-"""What operators change: users, second factors, exchange keys and limits.
+"""What operators change: users, second factors and limits here, exchange keys in `key_administration`, built on the same parts.
 
 Invariants:
 1. A change is one database transaction under the user's lock (`lock_chains`), with its audit event in the user's chain: the next record
@@ -24,7 +24,6 @@ from schemas.audit import EventType
 from schemas.decimals import format_decimal
 
 Role = Literal["trader", "operator"]
-Permission = Literal["trade", "withdraw"]
 
 # The chain of what concerns no single user. No user id begins so.
 ADMINISTRATION: Final = "@administration"
@@ -102,34 +101,7 @@ _INSTEAD: Final[dict[tuple[StatusChange, str], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """An exchange key to store. `expires_at` None means never."""
-
-    user_id: str
-    api_key_id: str
-    exchange: str
-    permissions: frozenset[Permission]
-    expires_at: datetime | None
-    encryption_key_id: str
-    ciphertext: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredKey:
-    """An exchange key as it is stored."""
-
-    user_id: str
-    api_key_id: str
-    exchange: str
-    status: str
-    permissions: frozenset[str]
-    expires_at: datetime | None
-    encryption_key_id: str
-    ciphertext: bytes
-
-
-class _Change:
+class UserChange:
     """An open transaction that holds a user's lock."""
 
     def __init__(self, connection: Connection, user_id: str, status: str, trail: AuditTrail, by: By) -> None:
@@ -155,7 +127,7 @@ class _Change:
 
 
 @asynccontextmanager
-async def _changing(database: Database, user_id: str, by: By) -> AsyncIterator[_Change]:
+async def changing_user(database: Database, user_id: str, by: By) -> AsyncIterator[UserChange]:
     """Locks the user, and stores the event with what the block writes. Raises NotDone for an unknown user."""
     async with database.connection() as connection, connection.transaction():
         heads = await lock_chains(connection, [user_id])
@@ -163,7 +135,7 @@ async def _changing(database: Database, user_id: str, by: By) -> AsyncIterator[_
         if status is None:
             raise NotDone(f"There is no user {user_id}. Nothing was changed. `orchestrator users list` shows all.")
         trail = AuditTrail(heads, by.at)
-        yield _Change(connection, user_id, status, trail, by)
+        yield UserChange(connection, user_id, status, trail, by)
         if trail.rows:
             await store_events(connection, trail, by.at)
 
@@ -183,7 +155,7 @@ async def add_user(database: Database, user_id: str, role: Role, *, pending: boo
         )
         if added is None:
             raise NotDone(f"There is a user {user_id} already. Nothing was changed. `orchestrator users show {user_id}` shows it.")
-        change = _Change(connection, user_id, status, trail := AuditTrail(heads, by.at), by)
+        change = UserChange(connection, user_id, status, trail := AuditTrail(heads, by.at), by)
         state = "waits for verification" if pending else "is verified"
         change.record(EventType.USER_ADDED, f"added as {role}, {state}")
         await store_events(connection, trail, by.at)
@@ -194,7 +166,7 @@ async def add_user(database: Database, user_id: str, role: Role, *, pending: boo
 async def set_user_status(database: Database, user_id: str, change: StatusChange, by: By) -> Done:
     """Verifies, freezes, unfreezes or closes a user. Raises NotDone where the user's status does not allow it."""
     move = _MOVES[change]
-    async with _changing(database, user_id, by) as changing:
+    async with changing_user(database, user_id, by) as changing:
         if changing.status not in move.origins:
             instead = _INSTEAD.get((change, changing.status))
             if instead is not None:
@@ -209,7 +181,7 @@ async def set_user_status(database: Database, user_id: str, change: StatusChange
     return Done(f"User {user_id} {move.done}.")
 
 
-async def _require_no_orders(changing: _Change) -> None:
+async def _require_no_orders(changing: UserChange) -> None:
     unfinished = await changing.connection.fetchval(
         "SELECT count(*) FROM orders WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
     )
@@ -224,7 +196,7 @@ async def enrol_second_factor(
     database: Database, user_id: str, encryption_key_id: str, ciphertext: bytes, *, replace: bool, by: By
 ) -> Done:
     """Stores a new second factor. With `replace` it takes the place of an older one, whose codes count no more, locked or not."""
-    async with _changing(database, user_id, by) as changing:
+    async with changing_user(database, user_id, by) as changing:
         if changing.status == "closed":
             raise NotDone(f"User {user_id} is closed for good. Nothing was changed.")
         enrolled_at = await changing.connection.fetchval("SELECT enrolled_at FROM second_factors WHERE user_id = $1", user_id)
@@ -255,7 +227,7 @@ async def enrol_second_factor(
 
 async def unlock_second_factor(database: Database, user_id: str, by: By) -> Done:
     """Lets a locked second factor be used again, and forgets the wrong codes. The secret and the steps taken stay."""
-    async with _changing(database, user_id, by) as changing:
+    async with changing_user(database, user_id, by) as changing:
         factor = await changing.connection.fetchrow("SELECT locked, wrong_at FROM second_factors WHERE user_id = $1", user_id)
         if factor is None:
             raise NotDone(f"User {user_id} has no second factor. Nothing was changed. `orchestrator users enrol-totp {user_id}` makes one.")
@@ -267,136 +239,9 @@ async def unlock_second_factor(database: Database, user_id: str, by: By) -> Done
     return Done(f"The second factor of {user_id} is unlocked (it was: {was}).")
 
 
-async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> Done:
-    """Stores an exchange key. One that may not be used any more is replaced as it is; an active one with `replace` only."""
-    async with _changing(database, key.user_id, by) as changing:
-        if changing.status == "closed":
-            raise NotDone(f"User {key.user_id} is closed for good. Nothing was changed.")
-        before = await changing.connection.fetchrow(
-            "SELECT status, exchange FROM api_keys WHERE user_id = $1 AND api_key_id = $2", key.user_id, key.api_key_id
-        )
-        if before is not None and before["exchange"] != key.exchange:
-            # Orders name the key alone: the old ones must not be looked up at another exchange.
-            raise NotDone(
-                f"Key {key.api_key_id} of {key.user_id} is one for {before['exchange']}. Nothing was changed. Use another key id for "
-                f"{key.exchange}."
-            )
-        if before is not None and before["status"] == "active" and not replace:
-            raise NotDone(
-                f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
-                "its place; orders on their way are then looked up and canceled with the new one."
-            )
-        await changing.connection.execute(
-            """
-            INSERT INTO api_keys (user_id, api_key_id, exchange, permissions, expires_at, encryption_key_id, ciphertext, status, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8)
-            ON CONFLICT (user_id, api_key_id) DO UPDATE SET permissions = $4, expires_at = $5, encryption_key_id = $6, ciphertext = $7,
-                status = 'active', status_reason = NULL, created_at = $8
-            """,
-            key.user_id,
-            key.api_key_id,
-            key.exchange,
-            sorted(key.permissions),
-            key.expires_at,
-            key.encryption_key_id,
-            key.ciphertext,
-            by.at,
-        )
-        await changing.note_credentials()
-        permissions = " and ".join(sorted(key.permissions))
-        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
-        was = "" if before is None else f", in place of one that was {before['status']}"
-        what = f"key {key.api_key_id} for {permissions}{until}{was}"
-        changing.record(EventType.KEY_ADDED, what, key.exchange)
-    return Done(f"User {key.user_id} has {what} at {key.exchange}. `orchestrator keys check` asks the exchange about it.")
-
-
-async def revoke_key(database: Database, user_id: str, api_key_id: str, by: By) -> Done:
-    """Revokes a key, for good: no order that is decided after this uses it."""
-    async with _changing(database, user_id, by) as changing:
-        row = await changing.connection.fetchrow(
-            "SELECT status, exchange FROM api_keys WHERE user_id = $1 AND api_key_id = $2", user_id, api_key_id
-        )
-        if row is None:
-            raise _no_key(user_id, api_key_id)
-        if row["status"] == "revoked":
-            return Done(f"Key {api_key_id} of {user_id} is revoked already; nothing was changed.", changed=False)
-        await changing.connection.execute(
-            "UPDATE api_keys SET status = 'revoked', status_reason = $3 WHERE user_id = $1 AND api_key_id = $2",
-            user_id,
-            api_key_id,
-            by.reason,
-        )
-        unfinished = await changing.connection.fetchval(
-            "SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND executed_at IS NULL", user_id, api_key_id
-        )
-        changing.record(EventType.KEY_REVOKED, f"key {api_key_id} revoked, was {row['status']}", row["exchange"])
-    stuck = (
-        f" {unfinished} orders with it are not over: workers cannot look them up or cancel them any more. Cancel them at {row['exchange']} "
-        "itself, or store a key under this id again."
-    )
-    return Done(
-        f"Key {api_key_id} of {user_id} is revoked: new orders with it are refused from now on. Delete it at {row['exchange']} too."
-        + (stuck if unfinished else "")
-    )
-
-
-def _no_key(user_id: str, api_key_id: str) -> NotDone:
-    return NotDone(f"User {user_id} has no key {api_key_id}. Nothing was changed. `orchestrator keys list --user {user_id}` shows all.")
-
-
-async def stored_key(database: Database, user_id: str, api_key_id: str) -> StoredKey:
-    """A key whatever its status. Raises NotDone where there is none."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow("SELECT * FROM api_keys WHERE user_id = $1 AND api_key_id = $2", user_id, api_key_id)
-    if row is None:
-        raise _no_key(user_id, api_key_id)
-    return StoredKey(
-        user_id,
-        api_key_id,
-        row["exchange"],
-        row["status"],
-        frozenset(row["permissions"]),
-        row["expires_at"],
-        row["encryption_key_id"],
-        row["ciphertext"],
-    )
-
-
-async def record_check(database: Database, key: StoredKey, refused: str | None, by: By) -> Done:
-    """Notes what the exchange said about a key. `refused` is why it may not be used; None: it may, and is active again if it was refused.
-
-    Raises NotDone when the key is not the one that was asked about any more.
-    """
-    async with _changing(database, key.user_id, by) as changing:
-        row = await changing.connection.fetchrow(
-            "SELECT status, ciphertext FROM api_keys WHERE user_id = $1 AND api_key_id = $2", key.user_id, key.api_key_id
-        )
-        if row is None or row["ciphertext"] != key.ciphertext or row["status"] != key.status:
-            raise NotDone(
-                f"Key {key.api_key_id} of {key.user_id} was changed by others while the exchange was asked. Nothing was noted; check again."
-            )
-        await changing.connection.execute(
-            "UPDATE api_keys SET status = $3, status_reason = $4 WHERE user_id = $1 AND api_key_id = $2",
-            key.user_id,
-            key.api_key_id,
-            "active" if refused is None else "refused",
-            refused,
-        )
-        if refused is None:
-            again = ", which refused it before" if key.status == "refused" else ""
-            changing.record(EventType.KEY_CHECKED, f"key {key.api_key_id} is accepted by {key.exchange}{again}", key.exchange)
-            return Done(f"{key.exchange} accepts key {key.api_key_id} of {key.user_id}{again}.", changed=key.status == "refused")
-        changing.record(EventType.KEY_REFUSED, f"key {key.api_key_id} is refused by {key.exchange}: {refused}", key.exchange)
-    return Done(
-        f"{key.exchange} refuses key {key.api_key_id} of {key.user_id}: {refused}. New orders with it are refused here until a check finds "
-        "it accepted, or another key is stored in its place."
-    )
-
-
 async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By) -> Done:
     """Overrides a limit for one user; None gives the default back. The caller has checked name and amount (`Limits.with_overrides`)."""
-    async with _changing(database, user_id, by) as changing:
+    async with changing_user(database, user_id, by) as changing:
         before = await changing.connection.fetchval("SELECT amount FROM user_limits WHERE user_id = $1 AND name = $2", user_id, name)
         if before == amount:
             state = "has no limit of its own of this name" if amount is None else f"has {name} {format_decimal(amount)} already"

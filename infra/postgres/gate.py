@@ -162,7 +162,9 @@ async def accounts(
                 decided_at=row["decided_at"],
             )
         )
-    for row in await connection.fetch(_SYMBOLS, *columns_of(sorted(set(symbols)), 2)):
+    # What is no symbol may hold anything, also a NUL, which PostgreSQL's text type does not take.
+    wanted = sorted({(user_id, symbol) for user_id, symbol in symbols if symbol.isprintable()})
+    for row in await connection.fetch(_SYMBOLS, *columns_of(wanted, 2)):
         found[row["user_id"]].known_symbols.add(row["symbol"])
     return found
 

@@ -17,20 +17,16 @@ from infra.postgres.accounts import stored_keys
 from infra.postgres.administration import (
     ADMINISTRATION,
     By,
-    NewKey,
     NotDone,
     StatusChange,
-    add_key,
     add_user,
     administration_events,
     enrol_second_factor,
-    record_check,
-    revoke_key,
     set_limit,
     set_user_status,
-    stored_key,
     unlock_second_factor,
 )
+from infra.postgres.key_administration import NewKey, add_key, record_check, revoke_key, stored_key
 from infra.postgres.rotation import Rotation, rotate
 from infra.postgres.step import Database, connect, lock_chains
 from pipeline.audit import hash_of_value

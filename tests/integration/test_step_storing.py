@@ -25,7 +25,22 @@ from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
-from tests.unit.builders import EXCHANGE, NOW, RULES, account, arrival, cancel, finals_of, intake_state, limit, results_of, told, trade
+from tests.unit.builders import (
+    EXCHANGE,
+    NOW,
+    RULES,
+    USER,
+    account,
+    account_state,
+    arrival,
+    cancel,
+    finals_of,
+    intake_state,
+    limit,
+    results_of,
+    told,
+    trade,
+)
 
 DAY = timedelta(hours=24)
 CUTOFF = NOW - DAY
@@ -60,7 +75,7 @@ async def test_batch_is_read_back_as_it_was_decided(database_url: str) -> None:
             assert await step.claims(changes.claims) == changes.claims
             balances = await step.balances(["alice"])
             assert balances == {key: balance for key, balance in changes.ledger.balances.items() if key.owner == "alice"}
-            assert await step.lock_accounts(["alice"]) == changes.trail.heads
+            assert (await step.lock_accounts(["alice"])).heads == changes.trail.heads
 
 
 async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> None:
@@ -83,7 +98,7 @@ async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> Non
             assert claim.result == ended.finished["alice", "key-1"]
             balances = await step.balances(["alice"])
             assert balances[account("USDT")] == Balance(Decimal(100_000 - 799), Decimal(0))
-            assert balances[account("BTC")] == Balance(Decimal("11.998"), Decimal(0))
+            assert balances[account("BTC")] == Balance(Decimal("11.998"), Decimal(0), cost_quantity=Decimal(2), cost_usd=Decimal(799))
         await _assert_ledger_adds_up(database_url)
 
 
@@ -142,7 +157,8 @@ async def test_key_that_another_step_claimed_meanwhile_is_never_claimed_twice(da
         with pytest.raises(InvariantViolation, match="0 rows were written where 1 were meant"):
             async with database.step(owned) as step:
                 changes = await changes_in(step, ["alice"])
-                decide([arrival(trade(), 5)], intake_state(), changes)
+                state = intake_state(accounts={USER: account_state(known_symbols={"BTC/USDT"})})
+                decide([arrival(trade(), 5)], state, changes)
                 await step.store(changes, CUTOFF)
 
 
