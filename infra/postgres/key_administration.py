@@ -1,0 +1,172 @@
+"""What operators change about exchange keys: adding, revoking, and what the exchange said when it was asked.
+
+The invariants are those of `administration`: one transaction under the user's lock, with its event, and no secret in any of it. Here too:
+1. A key's exchange never changes: orders name the key alone, and old ones must not be looked up elsewhere.
+2. What the exchange said counts only for the very key that it was asked about.
+
+Start with `add_key`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from infra.postgres.administration import By, Done, NotDone, changing_user
+from infra.postgres.step import Database
+from schemas.audit import EventType
+
+Permission = Literal["trade", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """An exchange key to store. `expires_at` None means never."""
+
+    user_id: str
+    api_key_id: str
+    exchange: str
+    permissions: frozenset[Permission]
+    expires_at: datetime | None
+    encryption_key_id: str
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """An exchange key as it is stored."""
+
+    user_id: str
+    api_key_id: str
+    exchange: str
+    status: str
+    permissions: frozenset[str]
+    expires_at: datetime | None
+    encryption_key_id: str
+    ciphertext: bytes
+
+
+async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> Done:
+    """Stores an exchange key. One that may not be used any more is replaced as it is; an active one with `replace` only."""
+    async with changing_user(database, key.user_id, by) as changing:
+        if changing.status == "closed":
+            raise NotDone(f"User {key.user_id} is closed for good. Nothing was changed.")
+        before = await changing.connection.fetchrow(
+            "SELECT status, exchange FROM api_keys WHERE user_id = $1 AND api_key_id = $2", key.user_id, key.api_key_id
+        )
+        if before is not None and before["exchange"] != key.exchange:
+            # Orders name the key alone: the old ones must not be looked up at another exchange.
+            raise NotDone(
+                f"Key {key.api_key_id} of {key.user_id} is one for {before['exchange']}. Nothing was changed. Use another key id for "
+                f"{key.exchange}."
+            )
+        if before is not None and before["status"] == "active" and not replace:
+            raise NotDone(
+                f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
+                "its place; orders on their way are then looked up and canceled with the new one."
+            )
+        await changing.connection.execute(
+            """
+            INSERT INTO api_keys (user_id, api_key_id, exchange, permissions, expires_at, encryption_key_id, ciphertext, status, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8)
+            ON CONFLICT (user_id, api_key_id) DO UPDATE SET permissions = $4, expires_at = $5, encryption_key_id = $6, ciphertext = $7,
+                status = 'active', status_reason = NULL, created_at = $8
+            """,
+            key.user_id,
+            key.api_key_id,
+            key.exchange,
+            sorted(key.permissions),
+            key.expires_at,
+            key.encryption_key_id,
+            key.ciphertext,
+            by.at,
+        )
+        await changing.note_credentials()
+        permissions = " and ".join(sorted(key.permissions))
+        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
+        was = "" if before is None else f", in place of one that was {before['status']}"
+        what = f"key {key.api_key_id} for {permissions}{until}{was}"
+        changing.record(EventType.KEY_ADDED, what, key.exchange)
+    return Done(f"User {key.user_id} has {what} at {key.exchange}. `orchestrator keys check` asks the exchange about it.")
+
+
+async def revoke_key(database: Database, user_id: str, api_key_id: str, by: By) -> Done:
+    """Revokes a key, for good: no order that is decided after this uses it."""
+    async with changing_user(database, user_id, by) as changing:
+        row = await changing.connection.fetchrow(
+            "SELECT status, exchange FROM api_keys WHERE user_id = $1 AND api_key_id = $2", user_id, api_key_id
+        )
+        if row is None:
+            raise _no_key(user_id, api_key_id)
+        if row["status"] == "revoked":
+            return Done(f"Key {api_key_id} of {user_id} is revoked already; nothing was changed.", changed=False)
+        await changing.connection.execute(
+            "UPDATE api_keys SET status = 'revoked', status_reason = $3 WHERE user_id = $1 AND api_key_id = $2",
+            user_id,
+            api_key_id,
+            by.reason,
+        )
+        unfinished = await changing.connection.fetchval(
+            "SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND executed_at IS NULL", user_id, api_key_id
+        )
+        changing.record(EventType.KEY_REVOKED, f"key {api_key_id} revoked, was {row['status']}", row["exchange"])
+    stuck = (
+        f" {unfinished} orders with it are not over: workers cannot look them up or cancel them any more. Cancel them at {row['exchange']} "
+        "itself, or store a key under this id again."
+    )
+    return Done(
+        f"Key {api_key_id} of {user_id} is revoked: new orders with it are refused from now on. Delete it at {row['exchange']} too."
+        + (stuck if unfinished else "")
+    )
+
+
+def _no_key(user_id: str, api_key_id: str) -> NotDone:
+    return NotDone(f"User {user_id} has no key {api_key_id}. Nothing was changed. `orchestrator keys list --user {user_id}` shows all.")
+
+
+async def stored_key(database: Database, user_id: str, api_key_id: str) -> StoredKey:
+    """A key whatever its status. Raises NotDone where there is none."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow("SELECT * FROM api_keys WHERE user_id = $1 AND api_key_id = $2", user_id, api_key_id)
+    if row is None:
+        raise _no_key(user_id, api_key_id)
+    return StoredKey(
+        user_id,
+        api_key_id,
+        row["exchange"],
+        row["status"],
+        frozenset(row["permissions"]),
+        row["expires_at"],
+        row["encryption_key_id"],
+        row["ciphertext"],
+    )
+
+
+async def record_check(database: Database, key: StoredKey, refused: str | None, by: By) -> Done:
+    """Notes what the exchange said about a key. `refused` is why it may not be used; None: it may, and is active again if it was refused.
+
+    Raises NotDone when the key is not the one that was asked about any more.
+    """
+    async with changing_user(database, key.user_id, by) as changing:
+        row = await changing.connection.fetchrow(
+            "SELECT status, ciphertext FROM api_keys WHERE user_id = $1 AND api_key_id = $2", key.user_id, key.api_key_id
+        )
+        if row is None or row["ciphertext"] != key.ciphertext or row["status"] != key.status:
+            raise NotDone(
+                f"Key {key.api_key_id} of {key.user_id} was changed by others while the exchange was asked. Nothing was noted; check again."
+            )
+        await changing.connection.execute(
+            "UPDATE api_keys SET status = $3, status_reason = $4 WHERE user_id = $1 AND api_key_id = $2",
+            key.user_id,
+            key.api_key_id,
+            "active" if refused is None else "refused",
+            refused,
+        )
+        if refused is None:
+            again = ", which refused it before" if key.status == "refused" else ""
+            changing.record(EventType.KEY_CHECKED, f"key {key.api_key_id} is accepted by {key.exchange}{again}", key.exchange)
+            return Done(f"{key.exchange} accepts key {key.api_key_id} of {key.user_id}{again}.", changed=key.status == "refused")
+        changing.record(EventType.KEY_REFUSED, f"key {key.api_key_id} is refused by {key.exchange}: {refused}", key.exchange)
+    return Done(
+        f"{key.exchange} refuses key {key.api_key_id} of {key.user_id}: {refused}. New orders with it are refused here until a check finds "
+        "it accepted, or another key is stored in its place."
+    )
