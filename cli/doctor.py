@@ -26,6 +26,7 @@ from cli.service_checks import check_broker, check_database, check_exchange, che
 from infra.embedded.data_dir import FREE_BYTES_MIN
 from infra.keyring import MasterKeyError, keyring_of
 from infra.settings import Settings
+from infra.trusted_keys import TrustedKeysError, token_verifier
 
 _PREFIX: Final = "ORCHESTRATOR_"
 # Names a file, so it cannot be a setting in it.
@@ -119,6 +120,16 @@ def check_master_key(settings: Settings) -> Findings:
     return [Finding.ok("master key", "present")]
 
 
+def check_authentication(settings: Settings) -> Findings:
+    if settings.authentication == "sandbox":
+        return [Finding.ok("authentication", "sandbox: nobody is asked for a token, and no real exchange is traded at")]
+    try:
+        token_verifier(settings)
+    except TrustedKeysError as error:
+        return [Finding.problem("authentication", str(error), "workers refuse to start without it")]
+    return [Finding.ok("authentication", "tokens and second factors are required")]
+
+
 async def _within_limit(check: Callable[[Installation], Awaitable[Findings]], installation: Installation, name: str) -> Findings:
     try:
         async with asyncio.timeout(_CHECK_SECONDS_MAX):
@@ -137,7 +148,8 @@ async def examine() -> Findings:
         return [*findings, *wrong]
     installation = find_installation()
     settings = installation.settings
-    findings += [*check_file(), *check_settings(settings), *check_data_directory(settings), *check_master_key(settings)]
+    findings += [*check_file(), *check_settings(settings), *check_data_directory(settings)]
+    findings += [*check_master_key(settings), *check_authentication(settings)]
     of_services = await asyncio.gather(
         _within_limit(check_broker, installation, "broker"),
         _within_limit(check_database, installation, "database"),

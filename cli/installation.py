@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import psutil
@@ -28,7 +28,9 @@ from infra.settings import Settings
 FILE_NAME: Final = "endpoints.json"
 # What `up` writes and every command may take over, by the names of the settings.
 _ADDRESSES: Final = ("kafka_bootstrap_servers", "database_url")
-_TAKEN_OVER: Final = (*_ADDRESSES, "exchange_urls", "topic_prefix", "consumer_group", "exchanges", "master_key_file")
+_TAKEN_OVER: Final = (
+    *_ADDRESSES, "exchange_urls", "topic_prefix", "consumer_group", "exchanges", "master_key_file", "authentication", "token_keys_file",
+)  # fmt: skip
 
 
 class RunningInstallation(BaseModel):
@@ -47,6 +49,8 @@ class RunningInstallation(BaseModel):
     master_key_file: Path | None
     exchange_log: Path | None
     health: tuple[str, ...]
+    authentication: Literal["required", "sandbox"] = "required"
+    token_keys_file: Path | None = None
 
     @field_serializer("database_url", when_used="json")
     def _written_out(self, value: SecretStr) -> str:

@@ -91,7 +91,7 @@ def _remarks(key: StoredKey, answer: KeyAccepted) -> None:
         say(f"note: {key.exchange} tells about the account only; what the key itself may do, its first order shows.")
     more = sorted(answer.permissions - key.permissions) if answer.is_of_key else []
     if more:
-        say(f"note: the key may {' and '.join(more)} too, which it is not stored for. If nothing needs that, end it at {key.exchange}.")
+        say(f"note: the key may {' and '.join(more)} too, for which it is not stored. Take that away at {key.exchange} unless needed.")
     if answer.is_ip_restricted is False:
         say(f"note: the key is good from any address. Restrict it to those of the workers at {key.exchange}.")
     if answer.trading_until is not None:

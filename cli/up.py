@@ -231,6 +231,8 @@ def _described(ground: _Ground, health: dict[int, str]) -> RunningInstallation:
         exchange_urls=settings.exchange_urls,
         topic_prefix=settings.topic_prefix,
         consumer_group=settings.consumer_group,
+        authentication=settings.authentication,
+        token_keys_file=None if settings.token_keys_file is None else settings.token_keys_file.expanduser().absolute(),
         master_key_file=None if file is None else file.expanduser().absolute(),
         exchange_log=None if simulator is None else simulator.log_path.absolute(),
         health=tuple(address for _, address in sorted(health.items())),
