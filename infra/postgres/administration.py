@@ -159,8 +159,8 @@ async def add_user(database: Database, user_id: str, role: Role, *, pending: boo
         state = "waits for verification" if pending else "is verified"
         change.record(EventType.USER_ADDED, f"added as {role}, {state}")
         await store_events(connection, trail, by.at)
-    after = "real-money orders are refused as USER_UNVERIFIED until `orchestrator users verify`" if pending else "may trade"
-    return Done(f"User {user_id} ({role}) is added and {after}.")
+    after = "; real-money orders are refused as USER_UNVERIFIED until `orchestrator users verify`" if pending else " and may trade"
+    return Done(f"User {user_id} ({role}) is added{after}.")
 
 
 async def set_user_status(database: Database, user_id: str, change: StatusChange, by: By) -> Done:

@@ -167,6 +167,6 @@ async def record_check(database: Database, key: StoredKey, refused: str | None, 
             return Done(f"{key.exchange} accepts key {key.api_key_id} of {key.user_id}{again}.", changed=key.status == "refused")
         changing.record(EventType.KEY_REFUSED, f"key {key.api_key_id} is refused by {key.exchange}: {refused}", key.exchange)
     return Done(
-        f"{key.exchange} refuses key {key.api_key_id} of {key.user_id}: {refused}. New orders with it are refused here until a check finds "
-        "it accepted, or another key is stored in its place."
+        f"{key.exchange} refuses key {key.api_key_id} of {key.user_id}: {refused.rstrip('.')}. New orders with it are refused here until a "
+        "check finds it accepted, or another key is stored in its place."
     )

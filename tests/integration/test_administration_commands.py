@@ -21,7 +21,8 @@ from infra.keyring import Keyring, StoredSecret, master_keys, new_master_key
 from infra.postgres.administration import By, StatusChange, administration_events, set_user_status
 from infra.postgres.step import connect
 from tests.integration.administered import Administered, administered
-from tests.orchestrator import orchestrator
+from tests.integration.scripted_venue import answers, running_venue
+from tests.orchestrator import Ended, orchestrator
 from tests.servers import fresh_database
 
 pytestmark = pytest.mark.xdist_group("administration_commands")
@@ -244,6 +245,25 @@ def test_key_that_the_exchange_refuses_is_marked_until_it_takes_it(
     assert installed.fetch("SELECT status, status_reason FROM api_keys WHERE user_id = $1", user) == [
         {"status": "active", "status_reason": None}
     ]
+
+
+async def test_key_that_lacks_what_it_is_stored_for_is_refused(installed: Administered) -> None:
+    """The exchange takes it, and does not let it withdraw: exit code 1, with the permission by name. For trading alone it is good."""
+    granted = {"enableSpotAndMarginTrading": True, "enableWithdrawals": False, "ipRestrict": True}
+    name = f"u{uuid4().hex[:10]}"
+
+    async def run(*arguments: str, given: str = "") -> Ended:
+        settings = {"EXCHANGE_URLS": f'{{"binance": "{venue.url}"}}'}
+        return await asyncio.to_thread(installed.run, *arguments, given=given, **settings)
+
+    async with running_venue(answers={("GET", "/sapi/v1/account/apiRestrictions"): answers(200, granted)}) as venue:
+        await run("users", "add", name)
+        for key_id, permissions in (("both", "trade,withdraw"), ("trade", "trade")):
+            await run("keys", "add", name, key_id, "--exchange", "binance", "--permissions", permissions, given=secret_lines(installed)[1])
+        refused, accepted = await run("keys", "check", name, "both"), await run("keys", "check", name, "trade")
+    assert (refused.code, accepted.code) == (1, 0)
+    assert "does not permit the key to withdraw" in refused.output
+    assert accepted.errors == ""
 
 
 def test_key_check_without_an_answer_changes_nothing(installed: Administered, user: str) -> None:
