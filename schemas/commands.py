@@ -3,9 +3,12 @@
 Invariants:
 1. A command carries its operator's token and second factor in the record's headers (`authorization`, `x-totp`), as requests do.
 2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
-3. Every command has exactly one audit event, whose `request_id` is its `command_id`: applied or refused, in its operator's chain, or in
-   that of `@commands` when nobody is proven to have sent it.
+3. Every record has exactly one audit event, applied or refused, whose `request_id` is its `command_id`: in its operator's chain, or in
+   that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there (`topic/partition/offset`).
+4. Commands of one scope are under one key, so that they are applied in the order in which they were sent.
 """
+
+import re
 
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -19,6 +22,7 @@ from schemas.wire import Timestamp, WireModel
 COMMANDS_ACCOUNT: Final = "@commands"
 TRIPS_ACCOUNT: Final = "@trips"
 _REASON_LENGTH_MAX: Final = 300
+_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 
 
 class HaltScope(StrEnum):
@@ -53,11 +57,18 @@ class _Scoped(WireModel):
     def _target_fits_the_scope(self) -> "_Scoped":
         if (self.scope is HaltScope.ALL) != (self.target == ""):
             raise PydanticCustomError("target", "name a target for every scope but `all`, which has none")
+        # One that fits no order would be in force and stop nothing.
+        if self.scope is HaltScope.SYMBOL and not _SYMBOL.fullmatch(self.target):
+            raise PydanticCustomError("target", "a symbol is BASE/QUOTE in capitals, such as BTC/USDT")
         return self
 
 
 class Command(_Scoped):
-    """`operator` must equal the token's `sub`. `cancel_open`: the scope's resting orders are canceled as well."""
+    """`operator` must equal the token's `sub`.
+
+    `cancel_open`: while the stop is in force, orders that rest at an exchange and that it would not let pass are canceled. It says nothing
+    with `resume`.
+    """
 
     schema_version: Version
     command_id: Identifier
@@ -71,7 +82,7 @@ COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Command)
 
 
 class HaltTrip(_Scoped):
-    """A worker found a reason to stop by itself. On `trade.reports`, which only the system writes."""
+    """The system found a reason to stop by itself. On `trade.reports`, which only the system writes. Made again while the reason is there."""
 
     schema_version: Literal[1]
     trip_id: str
