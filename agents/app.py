@@ -16,6 +16,7 @@ from mode.supervisors import CrashingSupervisor
 from agents.batch import Step, StepContext, StepRunner
 from agents.control import ControlStep
 from agents.execution import ExecutionStep
+from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
 from agents.keys import KeyReader, SecondFactorReader
@@ -32,13 +33,13 @@ from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
+from infra.limits import limits_of
 from infra.postgres.accounts import stored_keys
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
 from infra.settings import Settings
 from infra.trusted_keys import token_verifier
 from pipeline.crash_points import Reached
-from pipeline.gate.context import Limits
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
 from schemas.topics import Topics
@@ -99,30 +100,6 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def limits_of(settings: Settings) -> Limits:
-    """What a user may do, where nothing else is set for it."""
-    return Limits(
-        trade_usd_min=settings.trade_usd_min,
-        trade_usd_max=settings.trade_usd_max,
-        daily_volume_usd_max=settings.daily_volume_usd_max,
-        hourly_trades_max=settings.hourly_trades_max,
-        cooldown_failures=settings.cooldown_failures,
-        cooldown=timedelta(seconds=settings.cooldown_seconds),
-        daily_withdrawal_usd_max=settings.daily_withdrawal_usd_max,
-        price_band=settings.price_band,
-        position_usd_max=settings.position_usd_max,
-        open_orders_max=settings.open_orders_max,
-        open_orders_usd_max=settings.open_orders_usd_max,
-        exchange_open_usd_max=settings.exchange_open_usd_max,
-        daily_loss_usd_max=settings.daily_loss_usd_max,
-        messages_per_second_max=settings.messages_per_second_max,
-        messages_burst_max=settings.messages_burst_max,
-        duplicate_window=timedelta(milliseconds=settings.duplicate_window_ms),
-        suspicion_flag=settings.suspicion_flag,
-        suspicion_block=settings.suspicion_block,
-    )
-
-
 @dataclass(slots=True)
 class Parts:
     """A worker's parts, in the order in which they are started; they are stopped in the reverse order."""
@@ -135,6 +112,7 @@ class Parts:
     partitions: Partitions
     reconciler: Reconciler
     halt_watch: HaltWatch
+    halt_cancels: HaltCancels
     trips: Trips
     watchdog: Watchdog
 
@@ -253,6 +231,10 @@ def compose(
     for topic in steps:
         _add_agent(app, topic, topic.removeprefix(settings.topic_prefix), partitions)
     report_producer = _report_producer(options)
+
+    def owned(exchange: str) -> list[int]:
+        return [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)]
+
     return Parts(
         database=database,
         gateways=gateways,
@@ -264,13 +246,16 @@ def compose(
             database=database,
             gateways=gateways,
             producer=report_producer,
-            owned=lambda exchange: [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)],
+            owned=owned,
             topics=topics,
             rules=rules,
             interval_seconds=settings.reconcile_interval_ms / 1000,
             clock=utc_now,
         ),
         halt_watch=halt_watch,
+        halt_cancels=HaltCancels(
+            database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
+        ),
         trips=Trips(
             database=database,
             producer=report_producer,

@@ -1,7 +1,7 @@
 """The control agent: when commands of operators are applied. What a command does stands in pipeline/halts.
 
 The halt is in force as soon as its transaction commits: intake reads the halts inside each batch's own transaction, and every worker's
-`HaltWatch` reads them several times a second for what is about to be sent.
+`HaltWatch` reads them several times a second for what is about to be sent. Where a halt cancels what rests, `agents/halt_cancels` does so.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,22 +11,20 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
-from infra.postgres.gate import Unsealed, accounts, halts, resting_orders
+from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.gate.context import Limits
-from pipeline.halts import CommandArrival, arrive_command, cancel_of_halt, decide_commands
+from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.ledger import Ledger
-from schemas.commands import COMMANDS_ACCOUNT, Command
+from schemas.commands import COMMANDS_ACCOUNT
 from schemas.wire import SourceOffset
 
 log = structlog.get_logger(__name__)
 
 ACTOR: Final = "control"
-# One Kafka transaction carries them; a command that is repeated takes the next ones.
-_CANCELS_MAX: Final = 5_000
 
 
 class ControlStep:
@@ -72,15 +70,10 @@ class ControlStep:
             conduct=locked.conduct,
             halts=await halts(step.connection),
         )
-        for command in decide_commands(arrivals, states, changes):
-            await self._cancel_open(step, command, changes)
-        for arrival in arrivals:
-            if arrival.refusal is not None:
-                log.warning("command_refused", source=str(arrival.source), reason_code=arrival.refusal.code.value)
+        for refusal in decide_commands(arrivals, states, changes):
+            log.warning("command_refused", reason_code=refusal.code.value, what=refusal.reason)
+        for scope, target in changes.halts_moved:
+            found = changes.halts.get((scope, target))
+            level = found.halt.level.value if found is not None else None
+            log.warning("halts_changed", scope=scope.value, target=target, level=level)
         return changes
-
-    async def _cancel_open(self, step: StepTransaction, command: Command, changes: Changes) -> None:
-        found = await resting_orders(step.connection, command.scope, command.target, _CANCELS_MAX)
-        for order in found:
-            changes.route(cancel_of_halt(order.order_id, order.user_id, order.attempt), order.exchange, None)
-        log.warning("halt_cancels", scope=command.scope.value, target=command.target, orders=len(found), more=len(found) == _CANCELS_MAX)

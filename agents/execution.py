@@ -10,6 +10,7 @@ A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -32,6 +33,8 @@ from schemas.routing import RoutedOrder
 log = structlog.get_logger(__name__)
 
 _UNAVAILABLE_PAUSES: Final = (0.1, 0.3, 0.9)
+# No venue says these of an order: it was stopped on this side, behind the queues, by the end of its receive window or by a halt.
+_STOPPED_HERE: Final = frozenset({ReasonCode.REQUEST_EXPIRED, ReasonCode.TRADING_HALTED})
 T = TypeVar("T")
 
 
@@ -151,15 +154,11 @@ class ExecutionStep:
             if self._context.clock() > latest:
                 break
             try:
-                # The last look before the first byte leaves: a halt that came while the order waited for its turn stops it.
-                level = await self._halt_watch.level_for(submission.exchange, submission.symbol, submission.user_id)
-                if level is not None and is_stopped(submission, level, self._context.rules.usd_assets):
-                    return NotSent("trading was halted before its turn came")
-                outcome = await self._gateway.submit(submission)
+                outcome = await self._gateway.submit(submission, partial(self._halted, submission))
             except Retryable as error:
                 return NotSent(f"the stored API key or the halts in force could not be read: {error}")
-            if isinstance(outcome, Refused) and outcome.reason_code is ReasonCode.REQUEST_EXPIRED:
-                # Stopped on this side, because the receive window ended while it waited for its turn; its own deadline may be later.
+            if isinstance(outcome, Refused) and outcome.reason_code in _STOPPED_HERE:
+                # Its own deadline may be later, and the halt may be over: both are looked at when its turn comes again.
                 return NotSent(outcome.detail)
             if not isinstance(outcome, Refused) or outcome.reason_code is not ReasonCode.EXCHANGE_UNAVAILABLE:
                 return outcome
@@ -168,6 +167,13 @@ class ExecutionStep:
             return NotSent("its turn came too late in the receive window; it was not sent")
         # Proven not accepted: queued again until its deadline, so that a short outage costs time and not orders.
         return NotSent(f"the exchange is not available: {refused.detail}")
+
+    async def _halted(self, submission: Submission) -> Refused | None:
+        """The last look before the first byte leaves: a halt that came while the order waited for its turn stops it."""
+        level = await self._halt_watch.level_for(submission.exchange, submission.symbol, submission.user_id)
+        if level is None or not is_stopped(submission, level, self._context.rules.usd_assets):
+            return None
+        return Refused(ReasonCode.TRADING_HALTED, "trading was halted before its turn came")
 
 
 async def _one_after_another(calls: list[Callable[[], Awaitable[None]]]) -> None:

@@ -19,7 +19,7 @@ from schemas.commands import HaltLevel
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 0.2
-AGE_SECONDS_MAX: Final = 0.8
+AGE_SECONDS_MAX: Final = 0.5
 
 
 class HaltWatch:
@@ -56,5 +56,7 @@ class HaltWatch:
     async def _refresh(self) -> None:
         # Before the question: what is read never counts as younger than it is.
         asked_at = self._clock()
-        self._book = await self._read()
-        self._read_at = asked_at
+        book = await self._read()
+        # Of two that were asked for at once the slower one may be the older one.
+        if asked_at > self._read_at:
+            self._book, self._read_at = book, asked_at

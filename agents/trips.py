@@ -1,4 +1,4 @@
-"""Trips: when the system stops trading by itself. Only an operator resumes.
+"""Trips: when the system stops trading by itself. Only an operator resumes, and while the cause is still seen it trips again.
 
 | what is seen | what is stopped |
 |---|---|
@@ -8,6 +8,9 @@
 | an account's newest audit events do not add up | everybody: `halt` |
 
 It changes nothing itself: a trip is a record on `trade.reports`, applied by the settlement agent once, however many workers see the same.
+
+Each look reads a bounded part: what is open, the sales since the last look, and the newest events of a few accounts, so that all accounts
+have their turn. `orchestrator verify --halt` looks at everything.
 """
 
 import asyncio
@@ -34,8 +37,8 @@ from schemas.commands import HaltLevel, HaltScope, HaltTrip
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
-# A sale is looked at again for this long, so that none falls between two looks of a worker that was slow.
-_SOLD_WITHIN: Final = timedelta(seconds=30)
+# A sale carries the time of its decision and is seen when it is committed. Twice the time that the database gives a step lies between.
+_COMMITTED_WITHIN: Final = timedelta(seconds=30)
 _DAY: Final = timedelta(hours=24)
 _ACCOUNTS_AT_ONCE: Final = 20
 _EVENTS_OF_EACH: Final = 5
@@ -70,29 +73,31 @@ class Trips:
         self._limits = limits
         self._rules = rules
         self._clock = clock
-        self._began_at = clock()
+        self._began_at = self._looked_at = clock()
         self._next_account = ""
 
     async def run(self) -> None:
         """Looks until it is cancelled. While a service is out of reach nothing is sent anyway."""
         while True:
+            now = self._clock()
             try:
-                for trip in await self._seen():
+                for trip in await self.look(now):
                     await self._producer.send_and_wait(self._topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
                     log.warning("trading_trips", scope=trip.scope.value, target=trip.target, level=trip.level.value, reason=trip.reason)
+                self._looked_at = now
             except (Retryable, KafkaError) as error:
                 log.debug("trips_wait", error=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _seen(self) -> list[HaltTrip]:
-        """What stops trading now and is not stopped yet."""
-        now = self._clock()
+    async def look(self, now: datetime) -> list[HaltTrip]:
+        """What stops trading now and is not stopped yet. Raises Retryable when the database is out of reach."""
         book = await read_halts(self._database)
         found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self._stale_prices(now).items()]
         async with self._database.connection() as connection:
             for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders)).items():
                 found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders are in doubt there", now))
-            losses = await users_over_loss_limit(connection, now - _SOLD_WITHIN, now - _DAY, self._limits.daily_loss_usd_max)
+            sold_since = self._looked_at - _COMMITTED_WITHIN
+            losses = await users_over_loss_limit(connection, sold_since, now - _DAY, self._limits.daily_loss_usd_max)
             for user_id, lost in losses.items():
                 reason = f"the user's losses of 24 hours have reached {lost:.2f} USD"
                 found.append(self._trip(HaltScope.USER, user_id, reason, now, HaltLevel.REDUCE))

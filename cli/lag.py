@@ -52,7 +52,7 @@ class PartitionLag:
 def input_topics(settings: Settings) -> tuple[str, ...]:
     """The topics that agents read."""
     topics = Topics(settings.topic_prefix)
-    return (topics.requests, *(topics.orders(exchange) for exchange in settings.exchanges), topics.reports)
+    return (topics.requests, *(topics.orders(exchange) for exchange in settings.exchanges), topics.reports, topics.commands)
 
 
 async def committed_offsets(client: dict[str, Any], group: str, topics: tuple[str, ...]) -> dict[TopicPartition, int]:

@@ -3,10 +3,10 @@
 Start with `show`.
 """
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from pydantic_core import PydanticCustomError
 from sqlalchemy import text
@@ -16,8 +16,8 @@ from cli.installation import Installation
 from cli.orders import Row, reading
 from cli.output import print_table
 from cli.users import rows_of, unknown
+from infra.limits import limits_of
 from infra.postgres.administration import set_limit
-from infra.settings import Settings
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
 from schemas.decimals import format_decimal, parse_decimal
 
@@ -26,20 +26,6 @@ NAMES: Final = tuple(item.name for item in fields(Limits))
 _AMOUNT_MAX: Final = {"price_band": Decimal(1), "cooldown": Decimal(30 * 86_400), "duplicate_window": Decimal(600)}
 _EXISTS: Final = text("SELECT 1 AS found FROM users WHERE user_id = :user_id")
 _OWN: Final = text("SELECT name, amount, changed_at, changed_by FROM user_limits WHERE user_id = :user_id ORDER BY name")
-
-
-def defaults_of(settings: Settings) -> Limits:
-    """What holds for a user without limits of its own."""
-    # Any: each value has its own field's type.
-    given: dict[str, Any] = {}
-    for name in NAMES:
-        if hasattr(settings, name):
-            given[name] = getattr(settings, name)
-        elif hasattr(settings, f"{name}_seconds"):
-            given[name] = timedelta(seconds=getattr(settings, f"{name}_seconds"))
-        elif hasattr(settings, f"{name}_ms"):
-            given[name] = timedelta(milliseconds=getattr(settings, f"{name}_ms"))
-    return replace(DEFAULT_LIMITS, **given)
 
 
 def _amount_of(limits: Limits, name: str) -> Decimal:
@@ -91,7 +77,7 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
         if not await rows_of(connection, _EXISTS, user_id=user_id):
             raise unknown(user_id)
         own = {str(row["name"]): row for row in await rows_of(connection, _OWN, user_id=user_id)}
-    defaults = defaults_of(installation.settings)
+    defaults = limits_of(installation.settings)
     rows: list[Row] = []
     for name in (*NAMES, *sorted(own.keys() - set(NAMES))):
         default = _amount_of(defaults, name) if name in NAMES else None
@@ -112,7 +98,7 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
 async def set_one(installation: Installation, user_id: str, name: str, amount: str, *, reason: str, operator: str | None) -> None:
     """Gives a user a limit of its own. Raises CommandFailed."""
     user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    value = checked_amount(checked_name(name), amount, defaults_of(installation.settings))
+    value = checked_amount(checked_name(name), amount, limits_of(installation.settings))
     await change(installation, [user_id], lambda database: set_limit(database, user_id, name, value, by))
 
 

@@ -161,6 +161,7 @@ def balances(user: _User = None, as_json: _AsJson = False) -> None:
 def verify(
     from_topic: Annotated[bool, typer.Option("--from-topic", help="Judge the audit trail from Kafka alone.")] = False,
     exchange_log: Annotated[Path | None, typer.Option(metavar="FILE", help="A simulated exchange's log, where `up` runs none.")] = None,
+    halt: Annotated[bool, typer.Option("--halt", help="Halt everybody when the ledger or the audit trail is broken.")] = False,
     as_json: _AsJson = False,
 ) -> None:
     """Check every promise: one line each."""
@@ -174,9 +175,105 @@ def verify(
         endpoints=Endpoints(installation.kafka, "" if from_topic else installation.database_url),
         exchange_log=exchange_log or (installation.running.exchange_log if installation.running else None),
         from_topic=from_topic,
+        halt=installation if halt else None,
         as_json=as_json,
     )
     _finish(run_verify(options))
+
+
+_OnlyUser = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only for this user.")]
+_OnlySymbol = Annotated[str | None, typer.Option("--symbol", metavar="BASE/QUOTE", help="Only for this symbol.")]
+_OnlyExchange = Annotated[str | None, typer.Option("--exchange", metavar="ID", help="Only at this exchange.")]
+_Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
+_CancelOpen = Annotated[
+    bool, typer.Option("--cancel-open", help="Cancel what rests at the exchange and would not pass, while this is in force.")
+]
+_Operator = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who asks; else whose token it is, or the login name.")]
+_TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", metavar="FILE", envvar="ORCHESTRATOR_OPERATOR_TOKEN_FILE", help="Your token, with the scope `operate`."
+    ),
+]
+_Totp = Annotated[str | None, typer.Option("--totp", metavar="CODE", help="The code of your second factor; else it is asked for.")]
+
+
+def _command(
+    word: str,
+    scope: tuple[str | None, str | None, str | None],
+    reason: str,
+    cancel_open: bool,
+    operator: str | None,
+    token_file: Path | None,
+    totp: str | None,
+    as_json: bool,
+) -> NoReturn:
+    from cli.halts import CommandOptions, command, scope_of  # noqa: PLC0415 — invariant 1
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from schemas.commands import CommandWord  # noqa: PLC0415 — invariant 1
+
+    named = scope_of(*scope)
+    options = CommandOptions(CommandWord(word), *named, reason, cancel_open, operator, token_file, totp, as_json)
+    _finish(command(find_installation(), options))
+
+
+@app.command()
+def halt(
+    reason: _Why,
+    user: _OnlyUser = None,
+    symbol: _OnlySymbol = None,
+    exchange: _OnlyExchange = None,
+    cancel_open: _CancelOpen = False,
+    operator: _Operator = None,
+    token_file: _TokenFile = None,
+    totp: _Totp = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Stop trading: nothing new is sent, for everybody, or for one user, symbol or exchange. Cancels still pass.
+
+    Ends with 0 when it is in force, 1 when it was refused, 3 when no worker has applied it within 10 s.
+    """
+    _command("halt", (user, symbol, exchange), reason, cancel_open, operator, token_file, totp, as_json)
+
+
+@app.command()
+def reduce(
+    reason: _Why,
+    user: _OnlyUser = None,
+    symbol: _OnlySymbol = None,
+    exchange: _OnlyExchange = None,
+    cancel_open: _CancelOpen = False,
+    operator: _Operator = None,
+    token_file: _TokenFile = None,
+    totp: _Totp = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Let positions only be made smaller: sales into US dollars and cancels pass, nothing else. Exit codes as of `halt`."""
+    _command("reduce", (user, symbol, exchange), reason, cancel_open, operator, token_file, totp, as_json)
+
+
+@app.command()
+def resume(
+    reason: _Why,
+    user: _OnlyUser = None,
+    symbol: _OnlySymbol = None,
+    exchange: _OnlyExchange = None,
+    operator: _Operator = None,
+    token_file: _TokenFile = None,
+    totp: _Totp = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Lift the halt of exactly this scope; those of other scopes stay. Exit codes as of `halt`."""
+    _command("resume", (user, symbol, exchange), reason, False, operator, token_file, totp, as_json)
+
+
+@app.command()
+def status(as_json: _AsJson = False) -> None:
+    """Show what is stopped, by whom and why, and orders in doubt, frozen users and locked second factors."""
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.status import show_status  # noqa: PLC0415 — invariant 1
+
+    _finish(show_status(find_installation(), as_json=as_json))
 
 
 @app.command()

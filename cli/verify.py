@@ -1,7 +1,8 @@
 """`orchestrator verify`: every promise checked against a running installation, one line each.
 
 Invariants:
-1. Nothing is changed, and nothing is asked of a worker: topics, database and the exchange's own log are read.
+1. Nothing is changed, and nothing is asked of a worker: topics, database and the exchange's own log are read. With `--halt` alone the
+   workers are asked to halt everybody where a promise of the ledger or of the audit trail is broken.
 2. What is under way is no breach. The evidence cannot be read at one moment, so where something differs it is looked at again: only what
    is broken in the same way at every look counts.
 
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from cli.demo_report import promise_row, to_line
-from cli.output import CommandFailed, Exit, printable, write_line
+from cli.halts import trip_all
+from cli.installation import Installation
+from cli.output import CommandFailed, Exit, printable, say, write_line
 from infra.embedded.services import Endpoints
 from infra.exchange.simulator.records import LogDamaged
 from infra.settings import Settings
 from infra.verification.evidence import gather_evidence, gather_topic_trail
 from pipeline.verification.finding import Finding, still_broken
-from pipeline.verification.promises import UNDER_WAY, check_all
+from pipeline.verification.promises import AUDIT, LEDGER, UNDER_WAY, check_all
 from pipeline.verification.trail import check_topic_trail
 
 _LOOKS_MAX: Final = 4
@@ -38,6 +41,8 @@ class VerifyOptions:
     endpoints: Endpoints
     exchange_log: Path | None = None
     from_topic: bool = False
+    # Where to ask for a halt; None: nobody is asked.
+    halt: Installation | None = None
     as_json: bool = False
 
 
@@ -51,7 +56,21 @@ async def run_verify(options: VerifyOptions) -> int:
         for finding in findings:
             for line in _lines(finding):
                 write_line(line)
+    grave = sorted(finding.name for finding in broken if finding.name in LEDGER | AUDIT)
+    if options.halt is not None and grave:
+        await _halt(options.halt, grave)
     return Exit.NOT_SO if broken else Exit.DONE
+
+
+async def _halt(installation: Installation, broken: list[str]) -> None:
+    if await trip_all(installation, f"`orchestrator verify` found broken: {', '.join(broken)}"):
+        say("Trading is halted for everybody until an operator resumes it.")
+        return
+    raise CommandFailed(
+        "No worker has halted trading in time, so it is NOT halted. Where no worker runs, nothing is sent either. Stop the workers to be "
+        "sure, and see `orchestrator status`.",
+        Exit.OUT_OF_REACH,
+    )
 
 
 async def _topic_alone(options: VerifyOptions) -> list[Finding]:

@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     """A price older than this is no price: orders that need one are refused as `PRICE_UNAVAILABLE`."""
 
     master_key: SecretStr | None = None
-    """32 random bytes, base64: exchange keys are stored encrypted under it. Make one with `head -c 32 /dev/urandom | base64`."""
+    """32 random bytes, base64: exchange keys are stored encrypted under it. Make one with `head -c 32 /dev/urandom | base64`. Several as
+    `id:base64`, the newest first, while keys are rotated (administration.md)."""
     master_key_file: Path | None = None
     """A file that holds the master key, in its place."""
 

@@ -77,13 +77,14 @@ class PendingCancel:
 
 @dataclass(frozen=True, slots=True)
 class SetHalt:
-    """A halt in force: who set it, by which command, when and why."""
+    """A halt in force: who set it, by which command, when and why. `cancel_open`: what rests and would not pass is canceled."""
 
     halt: Halt
     reason: str
     set_by: str
     command_id: str
     set_at: datetime
+    cancel_open: bool = False
 
 
 @dataclass(slots=True)

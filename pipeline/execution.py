@@ -6,7 +6,7 @@ A step of the execution agent has three parts:
 3. `conclude` turns their outcomes into changes.
 
 Invariants:
-1. An order is sent only from `accepted`, for the attempt that its record names, and before its deadline.
+1. An order is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt stops it.
 2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
 3. A cancel is only ever sent for a resting order.
 4. One batch makes at most one call per order and action, however often its records name it.
@@ -85,13 +85,17 @@ def plan(
 
 
 def is_stopped(order: Order | Submission, level: HaltLevel, usd_assets: Collection[str]) -> bool:
-    """Whether a halt of this level keeps an order from being sent: `reduce` lets sales into dollars pass."""
+    """Whether a halt of this level keeps an order from being sent: `reduce` lets sales into dollars pass.
+
+    `infra.postgres.gate` says the same in SQL for what rests.
+    """
     return level is HaltLevel.HALT or order.side is not Side.SELL or order.symbol.partition("/")[2] not in usd_assets
 
 
 def _end_halted(order: Order, level: HaltLevel, changes: Changes) -> None:
     code = ReasonCode.TRADING_HALTED if level is HaltLevel.HALT else ReasonCode.REDUCE_ONLY
-    reason = "trading was halted before the order was sent; nothing reached the exchange and the funds are released"
+    what = "trading was halted" if level is HaltLevel.HALT else "trading was restricted to sales into US dollars"
+    reason = f"{what} before the order was sent; nothing stands at the exchange and the funds are released"
     after = replace(
         order, status=OrderStatus.REJECTED, reason_code=code, reason=reason, updated_at=changes.now, executed_at=changes.now
     )

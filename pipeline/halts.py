@@ -4,8 +4,10 @@ A halt has a scope (`all`, an exchange, a symbol, a user) and a level: `halt` le
 position smaller. Cancels pass both. Set by an operator's command with token and second factor, or by the system itself (a trip).
 
 Invariants:
-1. Every command has exactly one audit event: in its operator's chain, or in that of `@commands` when nobody is proven to have sent it.
-2. A trip only ever makes things stricter; only an operator resumes.
+1. Every record of `trade.commands` has exactly one audit event: in its operator's chain, or in that of `@commands` when nobody is proven to
+   have sent it.
+2. A trip only ever makes things stricter; only an operator resumes. One that is older than `TRIP_AGE_MAX` is ignored: it must not undo a
+   resume that came after it was made. While its cause is there it is made again.
 3. What stands at the exchange stays there unless the command asks for cancels.
 
 Start with `decide_commands` and `apply_trip`.
@@ -13,7 +15,7 @@ Start with `decide_commands` and `apply_trip`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from pydantic import ValidationError
@@ -30,6 +32,8 @@ from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 
 COMMAND_BYTES_MAX: Final = 16 * 1024
+# Longer than a report waits where workers keep up.
+TRIP_AGE_MAX: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +88,20 @@ def _unproven(command: Command, headers: tuple[tuple[str, bytes], ...], verifier
     return scope_refusal(token, Scope.OPERATE)
 
 
-def decide_commands(arrivals: Sequence[CommandArrival], operators: Mapping[str, AccountState], changes: Changes) -> list[Command]:
-    """Applies commands in order; returns those that ask for cancels. `changes.halts` holds what is in force, loaded under its lock."""
-    canceling: list[Command] = []
+def decide_commands(arrivals: Sequence[CommandArrival], operators: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
+    """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock."""
+    refused: list[Refusal] = []
     for arrival in arrivals:
         command = arrival.command
         refusal = arrival.refusal
         if command is not None and refusal is None:
             refusal = _may_not_command(arrival, operators[command.operator], changes)
         if command is None or refusal is not None:
-            _refuse(arrival, refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"), changes)
+            refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
+            _refuse(arrival, refused[-1], changes)
             continue
         _apply(command, changes)
-        if command.cancel_open and command.command is not CommandWord.RESUME:
-            canceling.append(command)
-    return canceling
+    return refused
 
 
 def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: Changes) -> Refusal | None:
@@ -141,10 +144,16 @@ def _apply(command: Command, changes: Changes) -> None:
         return
     level = HaltLevel(command.command.value)
     changes.halts[key] = SetHalt(
-        Halt(command.scope, command.target, level), command.reason, command.operator, command.command_id, changes.now
+        Halt(command.scope, command.target, level),
+        command.reason,
+        command.operator,
+        command.command_id,
+        changes.now,
+        command.cancel_open,
     )
     changes.halts_moved.add(key)
     fields = _fields(command.scope, command.target, level, command.reason)
+    fields["evidence"] = ["what rests and would not pass is canceled"] if command.cancel_open else []
     changes.audit(command.operator, None, EventType.HALT_SET, {**fields, "request_id": command.command_id}, None)
 
 
@@ -158,18 +167,21 @@ def _fields(scope: HaltScope, target: str, level: HaltLevel | None, reason: str)
 
 
 def apply_trip(trip: HaltTrip, changes: Changes) -> None:
-    """Sets the halt that the system asks for, unless one at least as strict is there already."""
+    """Sets the halt that the system asks for, unless one at least as strict is there already. An operator's wish for cancels stays."""
     key = trip.scope, trip.target
     before = changes.halts.get(key)
+    if changes.now - trip.tripped_at > TRIP_AGE_MAX:
+        return
     if before is not None and (before.halt.level is HaltLevel.HALT or trip.level is HaltLevel.REDUCE):
         return
     halt = Halt(trip.scope, trip.target, trip.level)
-    changes.halts[key] = SetHalt(halt, trip.reason, changes.actor, trip.trip_id, changes.now)
+    cancel_open = before is not None and before.cancel_open
+    changes.halts[key] = SetHalt(halt, trip.reason, TRIPS_ACCOUNT, trip.trip_id, changes.now, cancel_open)
     changes.halts_moved.add(key)
     fields = _fields(trip.scope, trip.target, trip.level, trip.reason)
     changes.audit(TRIPS_ACCOUNT, None, EventType.HALT_SET, {**fields, "request_id": trip.trip_id}, None)
 
 
 def cancel_of_halt(order_id: str, user_id: str, attempt: int) -> RoutedOrder:
-    """The work that a halt with cancels makes of a resting order."""
+    """The work that a halt with cancels makes of a resting order, for its execution agent."""
     return RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=order_id, user_id=user_id, attempt=attempt)

@@ -4,12 +4,11 @@ Invariants:
 1. A command carries its operator's token and second factor in the record's headers (`authorization`, `x-totp`), as requests do.
 2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
 3. Every record has exactly one audit event, applied or refused, whose `request_id` is its `command_id`: in its operator's chain, or in
-   that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there (`topic/partition/offset`).
+   that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there.
 4. Commands of one scope are under one key, so that they are applied in the order in which they were sent.
 """
 
 import re
-
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -82,7 +81,7 @@ COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Command)
 
 
 class HaltTrip(_Scoped):
-    """The system found a reason to stop by itself. On `trade.reports`, which only the system writes. Made again while the reason is there."""
+    """The system found a reason to stop by itself, and will again while it is there. On `trade.reports`, where only the system writes."""
 
     schema_version: Literal[1]
     trip_id: str

@@ -24,7 +24,7 @@ import ccxt
 
 from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
-from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, VenueUnavailable
+from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
 from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
 from infra.exchange.venues import canceled_id, proven_refusal, venue
@@ -110,7 +110,7 @@ class CcxtGateway:
     def venue_timeout(self) -> timedelta:
         return self._venue_timeout
 
-    async def submit(self, submission: Submission) -> SubmissionOutcome:
+    async def submit(self, submission: Submission, last_look: LastLook | None = None) -> SubmissionOutcome:
         refusal = self._unsupported(submission)
         if refusal is not None:
             return refusal
@@ -123,11 +123,13 @@ class CcxtGateway:
         intent_ms, window_ms = milliseconds(submission.submitting_at), self._connection.receive_window_ms
         signed_ms = intent_ms + self._connection.clock_difference_ms
         expected = wire_fields(self._venue.order, submission, signed_ms, window_ms)
-        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected, last_look=last_look)
         async with self._calling(call):
             try:
                 answer = await self._create(exchange, submission)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
+                if call.look_failure is not None and not call.handed_over:
+                    raise call.look_failure from None
                 return self._judge(call, error, credentials)
         return await self._accepted(exchange, submission, answer, credentials)
 

@@ -44,6 +44,9 @@ CredentialSource = Callable[[str, str], Awaitable[Credentials | None]]
 account call, so that a revoked key stops at once; what it raises goes to the caller of the gateway, before anything was sent."""
 
 
+LastLook = Callable[[], Awaitable[Refused | None]]
+
+
 class VenueUnavailable(Exception):
     """A question about public data (markets, prices, clock) was not answered. Nothing was ordered; ask again later."""
 
@@ -70,8 +73,9 @@ class Gateway(Protocol):
         """How long the venue may work on a request that it took in."""
         ...
 
-    async def submit(self, submission: Submission) -> SubmissionOutcome:
-        """Sends one order, once. Raises only what the credential source raises (nothing was sent then) and CancelledError (then the
+    async def submit(self, submission: Submission, last_look: LastLook | None = None) -> SubmissionOutcome:
+        """Sends one order, once. `last_look` is asked behind every queue, right before the order is handed to the network: a refusal of its
+        stops the order. Raises only what the credential source and `last_look` raise (nothing was sent then) and CancelledError (then the
         outcome is in doubt)."""
         ...
 

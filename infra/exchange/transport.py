@@ -20,7 +20,7 @@ import importlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -32,7 +32,7 @@ import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
 from infra.exchange.venues import Evidence, OrderOnTheWire, Venue
-from pipeline.venue import Submission
+from pipeline.venue import Refused, Submission
 from schemas.reasons import ReasonCode
 
 _ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -60,13 +60,16 @@ class Call:
     """One account call: what it may do, and what is known of it.
 
     `order` calls hand over one request at most. `signed_ms` is the timestamp to sign, by the venue's clock, and `not_after_ms` the end of
-    its receive window by this machine's, both in ms since 1970.
+    its receive window by this machine's, both in ms since 1970. `last_look` may stop an order behind all queues; what it raises is kept in
+    `look_failure`.
     """
 
     order: bool = False
     signed_ms: int | None = None
     not_after_ms: int | None = None
     expected: Mapping[str, str | Decimal | None] = field(default_factory=dict)
+    last_look: Callable[[], Awaitable[Refused | None]] | None = None
+    look_failure: Exception | None = None
     handed_over: bool = False
     connected: bool = False
     unconnected: bool = False
@@ -216,8 +219,22 @@ async def _admit(exchange: Any, call: Call | None) -> None:
     elif wait_seconds:
         text = f"the venue asked for a pause, {wait_seconds:.0f} s of it are left"
         raise NotHandedOver(ReasonCode.EXCHANGE_UNAVAILABLE, text) if call is not None and call.order else RateLimitExceeded(text)
+    if call is not None and call.last_look is not None:
+        await _look(call, call.last_look)
     if not_after_ms is not None and exchange.wall_clock_ms() > not_after_ms:
         raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its receive window was over before it could be sent")
+
+
+async def _look(call: Call, last_look: Callable[[], Awaitable[Refused | None]]) -> None:
+    """Asks whether the order may still go. Raises NotHandedOver where it may not, and where nobody can say."""
+    try:
+        refusal = await last_look()
+    except Exception as error:
+        # ccxt lies between here and the caller, who must see the failure itself.
+        call.look_failure = error
+        raise NotHandedOver(ReasonCode.EXCHANGE_UNAVAILABLE, "whether it may be sent is not known") from error
+    if refusal is not None:
+        raise NotHandedOver(refusal.reason_code, refusal.detail)
 
 
 async def _exchange_fetch(self: Any, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:

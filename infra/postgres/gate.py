@@ -6,7 +6,7 @@ Every statement finds its rows through an index that begins with the user, and r
 and a month of daily sums, however long the user has traded.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -79,12 +79,17 @@ _RECENT: Final = """
 _SYMBOLS: Final = """
     SELECT user_id, symbol FROM unnest($1::text[], $2::text[]) AS wanted (user_id, symbol) JOIN user_symbols USING (user_id, symbol)
 """
-_HALTS: Final = "SELECT scope, target, level, reason, set_by, command_id, set_at FROM halts"
+_HALTS: Final = "SELECT scope, target, level, reason, set_by, command_id, set_at, cancel_open FROM halts"
+# What `pipeline.execution.is_stopped` says of an order, in SQL.
 _RESTING: Final = """
-    SELECT order_id, user_id, exchange, attempt FROM orders
-    WHERE executed_at IS NULL AND status IN ('new', 'partially_filled')
-      AND ($1 = 'all' OR ($1 = 'exchange' AND exchange = $2) OR ($1 = 'symbol' AND symbol = $2) OR ($1 = 'user' AND user_id = $2))
-    ORDER BY order_id LIMIT $3
+    SELECT order_id, user_id, attempt, work_partition FROM orders
+    WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND executed_at IS NULL AND status IN ('new', 'partially_filled')
+      AND order_id > $3 AND EXISTS (
+        SELECT FROM halts WHERE cancel_open
+          AND (scope, target) IN (('all', ''), ('exchange', orders.exchange), ('symbol', orders.symbol), ('user', orders.user_id))
+          AND (level = 'halt' OR orders.side <> 'sell' OR split_part(orders.symbol, '/', 2) <> ALL($4::text[]))
+      )
+    ORDER BY order_id LIMIT $5
 """
 
 
@@ -185,7 +190,7 @@ async def halts(connection: Connection) -> dict[tuple[HaltScope, str], SetHalt]:
     found: dict[tuple[HaltScope, str], SetHalt] = {}
     for row in await connection.fetch(_HALTS):
         halt = Halt(HaltScope(row["scope"]), row["target"], HaltLevel(row["level"]))
-        found[halt.scope, halt.target] = SetHalt(halt, row["reason"], row["set_by"], row["command_id"], row["set_at"])
+        found[halt.scope, halt.target] = SetHalt(halt, *row[3:])
     return found
 
 
@@ -200,17 +205,27 @@ async def read_halts(database: Database) -> HaltBook:
         return await halt_book(connection)
 
 
+async def canceling_commands(database: Database) -> frozenset[str]:
+    """The commands of those halts that cancel what rests. Raises Retryable when the database is out of reach."""
+    async with database.connection() as connection:
+        return frozenset(found.command_id for found in (await halts(connection)).values() if found.cancel_open)
+
+
 @dataclass(frozen=True, slots=True)
 class RestingOrder:
     """An order that stands at its exchange, as far as a cancel needs it."""
 
     order_id: str
     user_id: str
-    exchange: str
     attempt: int
+    work_partition: int
 
 
-async def resting_orders(connection: Connection, scope: HaltScope, target: str, limit: int) -> list[RestingOrder]:
-    """Resting orders that a halt covers, by order id."""
-    rows = await connection.fetch(_RESTING, scope.value, target, limit)
-    return [RestingOrder(row["order_id"], row["user_id"], row["exchange"], row["attempt"]) for row in rows]
+async def orders_to_cancel(
+    database: Database, exchange: str, work_partitions: Sequence[int], after_order_id: str, usd_assets: Collection[str], limit: int
+) -> list[RestingOrder]:
+    """Orders sent from these partitions of an exchange's queue that rest there and that a halt with cancels does not let pass, by order id
+    from `after_order_id` on. Raises Retryable when the database is out of reach."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(_RESTING, exchange, work_partitions, after_order_id, sorted(usd_assets), limit)
+    return [RestingOrder(row["order_id"], row["user_id"], row["attempt"], row["work_partition"]) for row in rows]

@@ -251,7 +251,7 @@ def _users(statement: _Statement, changes: Changes) -> None:
             "users_frozen",
             lambda first: (
                 "UPDATE users SET status = 'frozen' "  # noqa: S608 — literals
-                f"WHERE user_id = ANY(${first}::text[]) AND status <> 'closed'"
+                f"WHERE user_id = ANY(${first}::text[]) AND status = 'active'"
             ),
             [sorted(changes.frozen)],
             len(changes.frozen),
@@ -273,7 +273,7 @@ def _users(statement: _Statement, changes: Changes) -> None:
 def _halts(statement: _Statement, changes: Changes) -> None:
     moved = sorted(changes.halts_moved)
     rows = [
-        (scope.value, target, found.halt.level.value, found.reason, found.set_by, found.command_id)
+        (scope.value, target, found.halt.level.value, found.reason, found.set_by, found.command_id, found.cancel_open)
         for scope, target in moved
         if (found := changes.halts.get((scope, target))) is not None
     ]
@@ -282,13 +282,13 @@ def _halts(statement: _Statement, changes: Changes) -> None:
         statement.add(
             "halts_set",
             lambda first: (
-                "INSERT INTO halts (scope, target, level, reason, set_by, command_id, set_at) "  # noqa: S608 — literals
-                f"SELECT given.*, ${first + 6} FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], "
-                f"${first + 3}::text[], ${first + 4}::text[], ${first + 5}::text[]) AS given "
+                "INSERT INTO halts (scope, target, level, reason, set_by, command_id, cancel_open, set_at) "  # noqa: S608 — literals
+                f"SELECT given.*, ${first + 7} FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], "
+                f"${first + 3}::text[], ${first + 4}::text[], ${first + 5}::text[], ${first + 6}::boolean[]) AS given "
                 "ON CONFLICT (scope, target) DO UPDATE SET level = EXCLUDED.level, reason = EXCLUDED.reason, set_by = EXCLUDED.set_by, "
-                "command_id = EXCLUDED.command_id, set_at = EXCLUDED.set_at"
+                "command_id = EXCLUDED.command_id, cancel_open = EXCLUDED.cancel_open, set_at = EXCLUDED.set_at"
             ),
-            [*columns_of(rows, 6), changes.now],
+            [*columns_of(rows, 7), changes.now],
             len(rows),
         )
     if gone:

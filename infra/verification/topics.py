@@ -147,7 +147,7 @@ async def read_ends(settings: Settings, bootstrap_servers: str, names: Sequence[
 async def read_offsets(settings: Settings, bootstrap_servers: str) -> list[PartitionProgress]:
     """End and committed offset of every input partition, without the database's part. Raises Retryable without a broker."""
     topics = Topics(settings.topic_prefix)
-    names = [topics.requests, topics.reports, *(topics.orders(exchange) for exchange in settings.exchanges)]
+    names = [topics.requests, topics.reports, topics.commands, *(topics.orders(exchange) for exchange in settings.exchanges)]
     ends = await read_ends(settings, bootstrap_servers, names)
     admin = AIOKafkaAdminClient(**client_options(settings, bootstrap_servers), request_timeout_ms=_TIMEOUT_MS)
     try:

@@ -17,7 +17,7 @@ Offsets = dict[tuple[str, int], int]
 
 
 def _input_partitions(made: Installation) -> set[tuple[str, int]]:
-    names = (made.topics.requests, made.topics.orders("binance"), made.topics.reports)
+    names = (made.topics.requests, made.topics.orders("binance"), made.topics.reports, made.topics.commands)
     return {(name, partition) for name in names for partition in range(made.settings.kafka_partitions)}
 
 

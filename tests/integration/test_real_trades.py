@@ -62,7 +62,7 @@ def _read_tape() -> list[Trade]:
 
 def _expected_refusal(trade: Trade, lowest: Decimal, highest: Decimal) -> tuple[ReasonCode, str] | None:
     """The reason code and a part of the reason; None for an order that must be executed."""
-    below = (ReasonCode.AMOUNT_BELOW_MINIMUM, f"less than {_LIMIT_MIN} USD"), _LIMIT_MIN
+    below = (ReasonCode.AMOUNT_BELOW_MINIMUM, f"less than the minimum of {_LIMIT_MIN} USD"), _LIMIT_MIN
     small = (ReasonCode.AMOUNT_BELOW_MINIMUM, f"less than {_EXCHANGE_MIN} USDT"), _EXCHANGE_MIN
     for refusal, limit in (below, small):
         if trade.quantity * lowest < limit:
@@ -70,7 +70,7 @@ def _expected_refusal(trade: Trade, lowest: Decimal, highest: Decimal) -> tuple[
             return refusal
     if trade.quantity * highest > _LIMIT_MAX:
         assert trade.quantity * lowest > _LIMIT_MAX, "choose a limit that no trade is worth"
-        return ReasonCode.AMOUNT_ABOVE_MAXIMUM, f"more than {_LIMIT_MAX} USD"
+        return ReasonCode.AMOUNT_ABOVE_MAXIMUM, f"more than the maximum of {_LIMIT_MAX} USD"
     return None
 
 

@@ -1,11 +1,11 @@
-"""`limits show` and a worker read the same settings."""
+"""Every limit has a setting, with the gate's own default."""
 
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
 
-from agents.app import limits_of
-from cli.limits import NAMES, defaults_of
+from cli.limits import NAMES
+from infra.limits import limits_of
 from infra.settings import Settings
 from pipeline.gate.context import DEFAULT_LIMITS
 
@@ -21,7 +21,6 @@ def test_limits_of_the_settings_are_those_that_workers_apply() -> None:
         else:
             changed[name] = value + (Decimal("0.01") if isinstance(value, Decimal) else 1)
     settings = Settings(**changed)
-    assert defaults_of(settings) == limits_of(settings)
-    differing = {name for name, value in asdict(defaults_of(settings)).items() if value != getattr(DEFAULT_LIMITS, name)}
+    differing = {name for name, value in asdict(limits_of(settings)).items() if value != getattr(DEFAULT_LIMITS, name)}
     assert differing == set(NAMES)
-    assert defaults_of(Settings()) == limits_of(Settings())
+    assert limits_of(Settings()) == DEFAULT_LIMITS

@@ -1,0 +1,30 @@
+"""What a user may do where nothing else is set for it: the limits of the settings as the gate wants them."""
+
+from datetime import timedelta
+
+from infra.settings import Settings
+from pipeline.gate.context import Limits
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a user may do, where nothing else is set for it."""
+    return Limits(
+        trade_usd_min=settings.trade_usd_min,
+        trade_usd_max=settings.trade_usd_max,
+        daily_volume_usd_max=settings.daily_volume_usd_max,
+        hourly_trades_max=settings.hourly_trades_max,
+        cooldown_failures=settings.cooldown_failures,
+        cooldown=timedelta(seconds=settings.cooldown_seconds),
+        daily_withdrawal_usd_max=settings.daily_withdrawal_usd_max,
+        price_band=settings.price_band,
+        position_usd_max=settings.position_usd_max,
+        open_orders_max=settings.open_orders_max,
+        open_orders_usd_max=settings.open_orders_usd_max,
+        exchange_open_usd_max=settings.exchange_open_usd_max,
+        daily_loss_usd_max=settings.daily_loss_usd_max,
+        messages_per_second_max=settings.messages_per_second_max,
+        messages_burst_max=settings.messages_burst_max,
+        duplicate_window=timedelta(milliseconds=settings.duplicate_window_ms),
+        suspicion_flag=settings.suspicion_flag,
+        suspicion_block=settings.suspicion_block,
+    )
