@@ -6,16 +6,31 @@ Start with `commanding`.
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import monotonic
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, time
 from typing import Any
 
 import asyncpg
+import pyotp
 from aiokafka import AIOKafkaProducer
 
+from infra.keyring import keyring_of
+from infra.postgres.administration import (
+    By,
+    Role,
+    StatusChange,
+    add_user,
+    administration_events,
+    enrol_second_factor,
+    set_user_status,
+)
+from infra.postgres.step import connect
 from tests.installation import Installation
+from tests.unit.tokens import AUDIENCE, ISSUER, Issuer
 
 APPLIED_SECONDS_MAX = 20.0
 
@@ -97,6 +112,75 @@ def command_of(word: str, **fields: Any) -> dict[str, Any]:
         "reason": "a test",
         **fields,
     }
+
+
+class Person:
+    """Somebody with tokens and a second factor. `code` gives a new one each time: three within half a minute are there, not more."""
+
+    def __init__(self, name: str, issuer: Issuer) -> None:
+        self.name = name
+        self.secret = pyotp.random_base32(32)
+        self._issuer = issuer
+        self._last_step = -1
+
+    def token(self, issuer: Issuer | None = None, **claims: Any) -> bytes:
+        now = int(time())
+        given = {"sub": self.name, "iat": now - 60, "exp": now + 600, "scope": "trade operate", **claims}
+        return (issuer or self._issuer).token(**given)
+
+    def code(self) -> bytes:
+        now = int(time()) // 30
+        self._last_step = max(self._last_step + 1, now - 1)
+        assert self._last_step <= now + 1, "more codes than there are"
+        return pyotp.TOTP(self.secret).at(self._last_step * 30).encode()
+
+    def wrong_code(self) -> bytes:
+        now = int(time()) // 30
+        right = {pyotp.TOTP(self.secret).at(step * 30) for step in range(now - 2, now + 4)}
+        return next(code for number in range(10) if (code := f"{number:06}") not in right).encode()
+
+    def headers(self, code: bytes = b"000000", **claims: Any) -> list[tuple[str, bytes]]:
+        """The headers of a command; the token is good, but for what is given."""
+        return [("authorization", b"Bearer " + self.token(**claims)), ("x-totp", code)]
+
+
+def token_settings(issuer: Issuer, directory: Path) -> dict[str, str]:
+    """Settings, without their prefix, under which workers trust this issuer."""
+    keys = directory / "token-keys.pem"
+    keys.write_bytes(issuer.public_pem())
+    return {"TOKEN_KEYS_FILE": str(keys), "TOKEN_ISSUER": ISSUER, "TOKEN_AUDIENCE": AUDIENCE}
+
+
+async def add_people(made: Installation, people: dict[Person, Role], frozen: Collection[Person] = ()) -> None:
+    """Adds them as users, with their second factors, and publishes what the audit trail says of it. Who is there already is enrolled."""
+    url, keyring = made.settings.database_url, keyring_of(made.settings)
+    assert url is not None
+    database = await connect(url.get_secret_value(), 2, 10)
+    producer = AIOKafkaProducer(bootstrap_servers=made.settings.kafka_bootstrap_servers)
+    await producer.start()
+    try:
+        for person, role in people.items():
+            by = By("test", datetime.now(UTC), "a test")
+            async with database.connection() as connection:
+                known = await connection.fetchval("SELECT 1 FROM users WHERE user_id = $1", person.name)
+            if not known:
+                await add_user(database, person.name, role, pending=False, by=by)
+            ciphertext = keyring.encrypt_second_factor(person.name, person.secret)
+            await enrol_second_factor(database, person.name, keyring.key_id, ciphertext, replace=False, by=by)
+            if person in frozen:
+                await set_user_status(database, person.name, StatusChange.FREEZE, by)
+        for row in await administration_events(database, [person.name for person in people]):
+            await producer.send_and_wait(made.topics.audit, row.value, key=row.event_id.encode())
+    finally:
+        await producer.stop()
+        await database.close()
+
+
+def cli_settings(made: Installation, extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The settings of the installation for a command, without their prefix."""
+    given = {f"ORCHESTRATOR_{name}": value for name, value in (extra or {}).items()}
+    prefix = "ORCHESTRATOR_"
+    return {name.removeprefix(prefix): value for name, value in made.environment(given).items() if name.startswith(prefix)}
 
 
 @asynccontextmanager
