@@ -79,6 +79,12 @@ def resting(user_id: str, key: str, side: str, quantity: str, price: str, **fiel
     return order(user_id, key, **{**limit, **fields})
 
 
+def cancel(user_id: str, key: str, target_key: str) -> dict[str, Any]:
+    """A cancel of the order that `target_key` made."""
+    named = {"user_id": user_id, "idempotency_key": key, "target_idempotency_key": target_key}
+    return {"schema_version": 1, "type": "cancel", "mode": "live", **named}
+
+
 class Results:
     """Every result on `trade.results` as it comes, by the record that it answers."""
 
