@@ -36,7 +36,7 @@ class HaltWatch:
         """Reads until it is cancelled."""
         while True:
             try:
-                await self._refresh()
+                await self.refresh()
             except Retryable:
                 # Whoever is about to send asks again, and is told.
                 log.debug("halts_unknown")
@@ -48,12 +48,13 @@ class HaltWatch:
             async with self._reading:
                 # Another order may have asked meanwhile.
                 if self._book is None or self._clock() - self._read_at > AGE_SECONDS_MAX:
-                    await self._refresh()
+                    await self.refresh()
         if self._book is None:
             raise Retryable("the halts in force are not known")
         return self._book.level_for(exchange, symbol, user_id)
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Reads the halts once. Raises Retryable when the database is out of reach."""
         # Before the question: what is read never counts as younger than it is.
         asked_at = self._clock()
         book = await self._read()

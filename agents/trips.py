@@ -92,7 +92,7 @@ class Trips:
     async def look(self, now: datetime) -> list[HaltTrip]:
         """What stops trading now and is not stopped yet. Raises Retryable when the database is out of reach."""
         book = await read_halts(self._database)
-        found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self._stale_prices(now).items()]
+        found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self.stale_prices(now).items()]
         async with self._database.connection() as connection:
             for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders)).items():
                 found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders are in doubt there", now))
@@ -109,7 +109,8 @@ class Trips:
             found.append(self._trip(HaltScope.ALL, "", reason, now))
         return [trip for trip in found if not _is_set(book, trip)]
 
-    def _stale_prices(self, now: datetime) -> dict[str, str]:
+    def stale_prices(self, now: datetime) -> dict[str, str]:
+        """Exchanges whose newest price is too old, with the reason."""
         stale: dict[str, str] = {}
         for exchange, known in self._market_data().items():
             newest = max((quote.observed_at for quote in known.quotes.values()), default=self._began_at)

@@ -5,7 +5,7 @@ that the record names: nobody without a token can make a user's rows busy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -69,7 +69,16 @@ def arrive(
 
 def authenticated(arrival: Arrival, verifier: TokenVerifier) -> Arrival:
     """The arrival with its sender judged: its token must be valid at append time, name the same user, and have the scope it needs."""
-    return replace(arrival, unproven=_unproven(arrival, verifier), needs_second_factor=True)
+    return Arrival(
+        arrival.source,
+        arrival.appended_at,
+        arrival.key,
+        arrival.value,
+        arrival.headers,
+        arrival.decoded,
+        _unproven(arrival, verifier),
+        needs_second_factor=True,
+    )
 
 
 def _unproven(arrival: Arrival, verifier: TokenVerifier) -> Refusal | None:

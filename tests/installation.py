@@ -44,6 +44,7 @@ class Installation:
     simulator_url: str
     exchange_log: Path
     log_directory: Path
+    simulator_pid: int
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self, extra: dict[str, str]) -> dict[str, str]:
@@ -99,6 +100,12 @@ class Installation:
             if rules:
                 async with session.post(f"{self.simulator_url}/simulator/faults", json=list(rules)) as response:
                     response.raise_for_status()
+
+    async def pin_price(self, symbol: str, price: str) -> None:
+        """Sets a price at the exchange (its own form of the symbol, `BTCUSDT`), where it stays."""
+        url, price_set = f"{self.simulator_url}/simulator/price", {"symbol": symbol, "price": price}
+        async with aiohttp.ClientSession() as session, session.post(url, json=price_set) as response:
+            response.raise_for_status()
 
     async def publish(self, requests: Sequence[dict[str, Any] | bytes | None], partition: int | None = None) -> list[ConsumerRecord]:
         """Publishes requests, keyed by user; returns what the broker said of each."""
@@ -231,7 +238,7 @@ async def installation(
         await migrate(database_url)
         await ensure_topics(settings, kafka)
         await _add_users(settings, url, users)
-        made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory)
+        made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory, simulator.pid)
         try:
             yield made
         finally:

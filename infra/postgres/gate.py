@@ -3,7 +3,7 @@
 Call it inside a step, behind the users' locks: what is read is then the newest, and nobody changes it before the step commits.
 
 Every statement finds its rows through an index that begins with the user, and reads a bounded part of the user's history: a day of orders
-and a month of daily sums, however long the user has traded.
+at most, and a month of daily sums, however long the user has traded.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -39,6 +39,13 @@ _RECENT_MAX: Final = 200
 
 Unsealed = Callable[[str, str, bytes], str]
 
+# A look-up takes a tenth of the time of making a member from its value.
+_SIDES: Final = {side.value: side for side in Side}
+_ORDER_TYPES: Final = {order_type.value: order_type for order_type in OrderType}
+_STATUSES: Final = {status.value: status for status in OrderStatus}
+# The columns of `_ACCOUNTS` for a user who does not exist.
+_NOBODY: Final = (None, None, "trader", None)
+
 _ACCOUNTS: Final = """
     SELECT users.user_id, users.status, users.role, users.credentials_changed_at,
         factor.encryption_key_id, factor.ciphertext, factor.last_step, factor.wrong_at, factor.locked
@@ -48,25 +55,27 @@ _LIMITS: Final = "SELECT user_id, name, amount FROM user_limits WHERE user_id = 
 _KEYS: Final = """
     SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])
 """
-# A subquery per user keeps each to its own part of the index, however the planner estimates.
+# A subquery per user keeps each to its own part of the index, however the planner estimates. Of the last 24 hours only those before today
+# are summed order by order; today's orders, of this day in UTC or (by another worker's clock) a later one, stand in `user_days` already.
 _USAGE: Final = """
-    SELECT wanted.user_id, day.volume, day.trades, month.volume AS month_volume, loss.usd AS realised
+    SELECT wanted.user_id, before_today.volume + days.today AS volume, hour.trades, days.month AS month_volume, loss.usd AS realised
     FROM unnest($1::text[]) AS wanted (user_id)
     CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(usd_value), 0) AS volume, count(*) FILTER (WHERE decided_at > $3) AS trades
-        FROM orders WHERE orders.user_id = wanted.user_id AND decided_at > $2
-    ) AS day
+        SELECT COALESCE(sum(usd_value), 0) AS volume FROM orders
+        WHERE orders.user_id = wanted.user_id AND decided_at > $2 AND decided_at < $4::date::timestamp AT TIME ZONE 'UTC'
+    ) AS before_today
     CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(volume_usd), 0) AS volume FROM user_days
-        WHERE user_days.user_id = wanted.user_id AND user_days.day < $4::date AND user_days.day >= $4::date - $5::integer
-    ) AS month
+        SELECT COALESCE(sum(volume_usd) FILTER (WHERE day >= $4), 0) AS today, COALESCE(sum(volume_usd) FILTER (WHERE day < $4), 0) AS month
+        FROM user_days WHERE user_days.user_id = wanted.user_id AND day >= $4::date - $5::integer
+    ) AS days
+    CROSS JOIN LATERAL (SELECT count(*) AS trades FROM orders WHERE orders.user_id = wanted.user_id AND decided_at > $3) AS hour
     CROSS JOIN LATERAL (
         SELECT COALESCE(sum(usd), 0) AS usd FROM realised_results
         WHERE realised_results.user_id = wanted.user_id AND recorded_at > $2
     ) AS loss
 """
 _OPEN: Final = """
-    SELECT order_id, user_id, exchange, symbol, side, order_type, price, quantity - cum_quantity AS leaves_quantity, usd_value, status
+    SELECT user_id, order_id, exchange, symbol, side, order_type, price, quantity - cum_quantity AS leaves_quantity, usd_value, status
     FROM orders WHERE user_id = ANY($1::text[]) AND executed_at IS NULL
 """
 _RECENT: Final = """
@@ -106,82 +115,54 @@ async def accounts(
 
     `unseal` decrypts a second factor's secret: (user id, encryption key id, ciphertext).
     """
-    rows = {row["user_id"]: row for row in await connection.fetch(_ACCOUNTS, user_ids)}
     overrides: dict[str, dict[str, Decimal]] = {}
-    for row in await connection.fetch(_LIMITS, user_ids):
-        overrides.setdefault(row["user_id"], {})[row["name"]] = row["amount"]
-    usage = {
-        row["user_id"]: Usage(
-            volume_24h_usd=row["volume"],
-            trades_1h=row["trades"],
-            mean_daily_usd=row["month_volume"] / MEAN_DAYS,
-            realised_loss_24h_usd=-row["realised"],
-        )
-        for row in await connection.fetch(_USAGE, user_ids, now - DAY, now - HOUR, now.date(), MEAN_DAYS)
-    }
+    for user_id, name, amount in await connection.fetch(_LIMITS, user_ids):
+        overrides.setdefault(user_id, {})[name] = amount
+    users = {row["user_id"]: row for row in await connection.fetch(_ACCOUNTS, user_ids)}
     found: dict[str, AccountState] = {}
-    for user_id in user_ids:
-        user = rows.get(user_id)
-        factor = None
-        if user is not None and user["ciphertext"] is not None:
-            secret = unseal(user_id, user["encryption_key_id"], user["ciphertext"])
-            factor = SecondFactor(secret, user["last_step"], tuple(user["wrong_at"]), user["locked"])
+    for user_id, volume, trades, month_volume, realised in await connection.fetch(
+        _USAGE, user_ids, now - DAY, now - HOUR, now.date(), MEAN_DAYS
+    ):
+        _, status, role, changed_at, *factor = users.get(user_id, _NOBODY)
         own = overrides.get(user_id)
         found[user_id] = AccountState(
             user_id=user_id,
-            status=user["status"] if user is not None else None,
-            role=user["role"] if user is not None else "trader",
+            status=status,
+            role=role,
             limits=defaults.with_overrides(own) if own else defaults,
-            factor=factor,
+            factor=_factor_of(user_id, unseal, *factor) if factor else None,
             conduct=conduct[user_id],
-            credentials_changed_at=user["credentials_changed_at"] if user is not None else None,
-            usage=usage[user_id],
+            credentials_changed_at=changed_at,
+            usage=Usage(volume, trades, month_volume / MEAN_DAYS, -realised),
         )
-    for row in await connection.fetch(_OPEN, user_ids):
-        found[row["user_id"]].open_orders.append(
-            OpenOrder(
-                order_id=row["order_id"],
-                exchange=row["exchange"],
-                symbol=row["symbol"],
-                side=Side(row["side"]),
-                order_type=OrderType(row["order_type"]),
-                price=row["price"],
-                leaves_quantity=row["leaves_quantity"],
-                usd_value=row["usd_value"],
-                status=OrderStatus(row["status"]),
-            )
+    for user_id, order_id, exchange, symbol, side, order_type, price, leaves, usd_value, status in await connection.fetch(_OPEN, user_ids):
+        found[user_id].open_orders.append(
+            OpenOrder(order_id, exchange, symbol, _SIDES[side], _ORDER_TYPES[order_type], price, leaves, usd_value, _STATUSES[status])
         )
     # From the oldest to the newest.
-    for row in reversed(await connection.fetch(_RECENT, user_ids, now - RECENT, _RECENT_MAX)):
-        found[row["user_id"]].recent.append(
-            RecentOrder(
-                exchange=row["exchange"],
-                symbol=row["symbol"],
-                side=Side(row["side"]),
-                order_type=OrderType(row["order_type"]),
-                quantity=row["quantity"],
-                quote_quantity=row["quote_quantity"],
-                price=row["price"],
-                usd_value=row["usd_value"],
-                requested_at=row["requested_at"],
-                decided_at=row["decided_at"],
-            )
-        )
+    for user_id, exchange, symbol, side, order_type, *amounts_and_times in reversed(
+        await connection.fetch(_RECENT, user_ids, now - RECENT, _RECENT_MAX)
+    ):
+        found[user_id].recent.append(RecentOrder(exchange, symbol, _SIDES[side], _ORDER_TYPES[order_type], *amounts_and_times))
     # What is no symbol may hold anything, also a NUL, which PostgreSQL's text type does not take.
     wanted = sorted({(user_id, symbol) for user_id, symbol in symbols if symbol.isprintable()})
-    for row in await connection.fetch(_SYMBOLS, *columns_of(wanted, 2)):
-        found[row["user_id"]].known_symbols.add(row["symbol"])
+    for user_id, symbol in await connection.fetch(_SYMBOLS, *columns_of(wanted, 2)):
+        found[user_id].known_symbols.add(symbol)
     return found
+
+
+def _factor_of(
+    user_id: str, unseal: Unsealed, key_id: str, ciphertext: bytes | None, last_step: int, wrong_at: list[datetime], locked: bool
+) -> SecondFactor | None:
+    """A user's second factor from its columns, which are all NULL where there is none."""
+    return None if ciphertext is None else SecondFactor(unseal(user_id, key_id, ciphertext), last_step, tuple(wrong_at), locked)
 
 
 async def api_keys(connection: Connection, user_ids: Sequence[str]) -> dict[tuple[str, str], ApiKeyState]:
     """The exchange keys of these users, by (user id, key id)."""
-    rows = await connection.fetch(_KEYS, user_ids)
     return {
-        (row["user_id"], row["api_key_id"]): ApiKeyState(
-            exchange=row["exchange"], status=row["status"], permissions=frozenset(row["permissions"]), expires_at=row["expires_at"]
-        )
-        for row in rows
+        (user_id, key_id): ApiKeyState(exchange, status, frozenset(permissions), expires_at)
+        for user_id, key_id, exchange, status, permissions, expires_at in await connection.fetch(_KEYS, user_ids)
     }
 
 

@@ -158,16 +158,15 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
             len(ledger.transfers),
         )
     if changes.realised:
-        results = [(result.order_id, result.cum_quantity, result.user_id, result.usd) for result in changes.realised]
+        results = [(found.order_id, found.cum_quantity, found.fee_usd, found.user_id, found.usd) for found in changes.realised]
         statement.add(
             "results_realised",
             lambda first: (
-                "INSERT INTO realised_results (order_id, cum_quantity, user_id, usd, recorded_at) "  # noqa: S608 — literals
-                f"SELECT order_id, cum_quantity, user_id, usd, ${first + 4} "
-                f"FROM unnest(${first}::text[], ${first + 1}::numeric[], ${first + 2}::text[], ${first + 3}::numeric[]) "
-                "AS given (order_id, cum_quantity, user_id, usd)"
+                "INSERT INTO realised_results (order_id, cum_quantity, fee_usd, user_id, usd, recorded_at) "  # noqa: S608 — literals
+                f"SELECT given.*, ${first + 5} FROM unnest(${first}::text[], ${first + 1}::numeric[], ${first + 2}::numeric[], "
+                f"${first + 3}::text[], ${first + 4}::numeric[]) AS given"
             ),
-            [*columns_of(results, 4), changes.now],
+            [*columns_of(results, 5), changes.now],
             len(results),
         )
     if ledger.changed:

@@ -73,7 +73,7 @@ async def test_metrics_count_what_was_done(kafka: str, database_url: str, unique
             while True:
                 found = samples((await get(f"http://127.0.0.1:{port}", "/metrics"))[1])
                 behind = [value for (name, _), value in found.items() if name == "orchestrator_records_behind"]
-                if len(behind) == 6 and not any(behind) and ("orchestrator_orders_in_doubt", ("binance",)) in found:
+                if len(behind) == 8 and not any(behind) and ("orchestrator_orders_in_doubt", ("binance",)) in found:
                     break
                 await asyncio.sleep(0.2)
         assert found["orchestrator_records_total", (topics.requests,)] == 11
@@ -83,7 +83,7 @@ async def test_metrics_count_what_was_done(kafka: str, database_url: str, unique
         results = len(await made.results())
         assert found["orchestrator_outputs_total", (topics.results,)] == results
         assert found["orchestrator_batch_seconds_count", (topics.requests,)] >= 1
-        assert found["orchestrator_partitions_assigned", ()] == 6
+        assert found["orchestrator_partitions_assigned", ()] == 8
         assert found["orchestrator_orders_in_doubt", ("binance",)] == 0
         assert [value for (name, _), value in found.items() if name == "orchestrator_build_info"] == [1]
 

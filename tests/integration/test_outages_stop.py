@@ -15,13 +15,13 @@ REQUESTS = 200
 
 
 async def two_workers(made: Installation) -> None:
-    """Starts two workers; returns when each has some of the six input partitions."""
+    """Starts two workers; returns when each has half of the eight input partitions."""
     made.start_worker()
     await made.event(0, "worker_started", START_SECONDS_MAX)
     made.start_worker()
     await made.event(1, "worker_started", START_SECONDS_MAX)
-    await owns(made, 0, 3, START_SECONDS_MAX)
-    await owns(made, 1, 3, START_SECONDS_MAX)
+    await owns(made, 0, 4, START_SECONDS_MAX)
+    await owns(made, 1, 4, START_SECONDS_MAX)
 
 
 async def owns(made: Installation, worker: int, partitions: int, within_seconds: float) -> float:
@@ -49,7 +49,7 @@ async def test_worker_that_is_asked_to_stop_under_load_drains_and_hands_over_at_
         asked_at = monotonic()
         assert await ended(made.workers[0], 25) == ExitCode.DONE, made.worker_log(0)
         stopped_after = monotonic() - asked_at
-        taken_over_after = stopped_after + await owns(made, 1, 6, 25)
+        taken_over_after = stopped_after + await owns(made, 1, 8, 25)
         finals = await made.final_results(sent, ANSWER_SECONDS_MAX)
         assert {result["status"] for result in finals.values()} == {"executed"}
         assert len(made.accepted_orders()) == REQUESTS
@@ -67,7 +67,7 @@ async def test_worker_that_is_killed_is_replaced_when_its_session_times_out(
         await two_workers(made)
         sent = await made.publish([order(number) for number in range(REQUESTS)])
         made.workers[0].kill()
-        taken_over_after = await owns(made, 1, 6, SESSION_TIMEOUT_MS / 1000 + 30)
+        taken_over_after = await owns(made, 1, 8, SESSION_TIMEOUT_MS / 1000 + 30)
         print(f"taken over after {taken_over_after:.2f} s with a session of {SESSION_TIMEOUT_MS / 1000:.0f} s")
         finals = await made.final_results(sent, ANSWER_SECONDS_MAX)
         assert {result["status"] for result in finals.values()} == {"executed"}

@@ -51,6 +51,15 @@ def test_codes_are_those_of_the_standard(seconds: int, expected: bytes) -> None:
     assert state == replace(FACTOR, last_step=seconds // 30)
 
 
+@pytest.mark.parametrize("secret", [base64.b32encode(bytes([number]) * (14 + number)).decode().rstrip("=") for number in range(20)])
+def test_codes_are_those_of_authenticator_apps(secret: str) -> None:
+    """For secrets of every length pyotp, which apps' secrets are made with, gives the codes that are accepted; also in small letters."""
+    for step in range(STEP, STEP + 50):
+        right = pyotp.TOTP(secret).generate_otp(step).encode()
+        for spelt in (secret, secret.lower()):
+            assert check_code(SecondFactor(spelt), right, datetime.fromtimestamp(step * 30, UTC))[0] is None
+
+
 @pytest.mark.parametrize(("near", "accepted"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
 @pytest.mark.parametrize("moment", [AT, AT + timedelta(seconds=30) - MOMENT], ids=["first", "last"])
 def test_code_of_the_steps_around_is_accepted(near: int, accepted: bool, moment: datetime) -> None:

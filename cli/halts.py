@@ -1,0 +1,302 @@
+"""`halt`, `reduce`, `resume`: the emergency stop as an operator gives it, and the stop that `verify --halt` asks for.
+
+Invariants:
+1. The broker is all that a command needs: where the database does not answer, it is sent all the same, and that is said.
+2. What counts is the command's audit event in the database: until it is there, nothing is said to be stopped.
+3. Token and code are in the record's headers and in no message.
+
+Start with `command`.
+"""
+
+import asyncio
+import getpass
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import jwt
+import orjson
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cli.administration import by_operator, usage
+from cli.installation import Installation
+from cli.orders import Row, reading
+from cli.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
+from cli.status import halt_lines, halts_in_force
+from infra.kafka.connection import client_options
+from schemas.audit import EventType
+from schemas.commands import COMMANDS_ACCOUNT, Command, CommandWord, HaltLevel, HaltScope, HaltTrip
+from schemas.topics import Topics
+
+# How long a worker may take to apply it; it takes well below a second where one runs and keeps up.
+APPLIED_SECONDS_MAX: Final = 10.0
+_POLL_SECONDS: Final = 0.1
+_KAFKA_SECONDS_MAX: Final = 10.0
+_TOKEN_BYTES_MAX: Final = 65_536
+# A trip that waits too long is ignored, so it is published again.
+_TRIP_AGAIN_SECONDS: Final = 3.0
+_TRIP_SECONDS_MAX: Final = 20.0
+
+# The newest events of two accounts; what was applied before what was refused, as copies of a command are.
+_EVENT: Final = text("""
+    SELECT newest.body FROM unnest(CAST(:accounts AS text[])) AS wanted (account)
+    CROSS JOIN LATERAL (
+        SELECT body FROM audit_events WHERE audit_events.account = wanted.account ORDER BY seq DESC LIMIT 1000
+    ) AS newest
+    WHERE newest.body::jsonb ->> 'request_id' = :command_id
+    ORDER BY newest.body::jsonb ->> 'event_type' = 'COMMAND_REFUSED', newest.body::jsonb ->> 'ts_recorded' LIMIT 1
+""")
+_USER: Final = text("SELECT 1 FROM users WHERE user_id = :target")
+_EXCHANGE: Final = text("SELECT 1 FROM input_partitions WHERE topic = :topic LIMIT 1")
+_STOPPED: Final = text("SELECT 1 FROM halts WHERE scope = 'all' AND level = 'halt'")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandOptions:
+    """What was asked for. `target` is '' for everybody. `totp` None: it is asked for where there is a token."""
+
+    word: CommandWord
+    scope: HaltScope
+    target: str
+    reason: str
+    cancel_open: bool = False
+    operator: str | None = None
+    token_file: Path | None = None
+    totp: str | None = field(default=None, repr=False)
+    as_json: bool = False
+
+
+def scope_of(user: str | None, symbol: str | None, exchange: str | None) -> tuple[HaltScope, str]:
+    """The scope that the options name. Raises CommandFailed when they name two."""
+    named = [
+        (scope, target)
+        for scope, target in ((HaltScope.USER, user), (HaltScope.SYMBOL, symbol), (HaltScope.EXCHANGE, exchange))
+        if target is not None
+    ]
+    if len(named) > 1:
+        raise usage("Name one of --user, --symbol and --exchange, or none for everybody.")
+    return named[0] if named else (HaltScope.ALL, "")
+
+
+async def command(installation: Installation, options: CommandOptions) -> Exit:
+    """Sends a command and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied it."""
+    token = _token(options.token_file)
+    asked = _command(options, token)
+    await _require_known(installation, asked)
+    topic = Topics(installation.settings.topic_prefix).commands
+    async with _producing(installation, topic) as producer:
+        # Last, as a code is good for half a minute.
+        headers = await asyncio.to_thread(_headers, token, options.totp)
+        await _send(installation, producer, topic, asked, headers)
+    event = await _applied(installation, asked)
+    if event is None:
+        raise CommandFailed(
+            f"No worker has applied the command within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
+            "worker reads it; until then what it asks for is NOT in force. Where no worker runs, nothing is sent either. `orchestrator "
+            "status` shows when it is in force, `orchestrator lag` how far workers are behind. To be sure that nothing is sent, stop the "
+            "workers.",
+            Exit.OUT_OF_REACH,
+        )
+    if event["event_type"] == EventType.COMMAND_REFUSED:
+        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
+        return Exit.NOT_SO
+    async with reading(installation) as connection:
+        halts = await halts_in_force(connection)
+    _show(options, asked, event, halts)
+    return Exit.DONE
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            token = opened.read(_TOKEN_BYTES_MAX).decode("ascii").strip()
+    except OSError as error:
+        raise usage(f"The token in {file} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError:
+        raise usage(f"{file} holds no token.") from None
+    return token.removeprefix("Bearer ").strip()
+
+
+def _command(options: CommandOptions, token: str | None) -> Command:
+    operator = options.operator or (_subject(token) if token is not None else None)
+    by = by_operator(operator, options.reason)
+    try:
+        return Command(
+            schema_version=1,
+            command_id=str(uuid.uuid4()),
+            command=options.word,
+            scope=options.scope,
+            target=options.target,
+            operator=by.operator,
+            reason=by.reason or "",
+            cancel_open=options.cancel_open,
+        )
+    except ValidationError as error:
+        # Without the values.
+        raise usage(f"The command cannot be sent: {error.errors(include_input=False, include_url=False)[0]['msg']}.") from None
+
+
+def _subject(token: str) -> str:
+    """Whose token it is, by its own word: workers check it."""
+    try:
+        subject = jwt.decode(token, options={"verify_signature": False})["sub"]
+    except (jwt.PyJWTError, KeyError):
+        raise usage("The token file holds no token that names a user (`sub`).") from None
+    return str(subject)
+
+
+async def _require_known(installation: Installation, asked: Command) -> None:
+    """Refuses to stop what does not exist: a stop for a misspelt name would be in force and stop nothing."""
+    if asked.command is CommandWord.RESUME or asked.scope not in {HaltScope.USER, HaltScope.EXCHANGE}:
+        return
+    try:
+        async with reading(installation) as connection:
+            known = await _is_known(connection, installation, asked)
+    except CommandFailed as error:
+        say(f"{error} The command is sent all the same.")
+        return
+    if not known:
+        raise CommandFailed(f"There is no {asked.scope} {printable(asked.target)} here. Nothing was sent or stopped.", Exit.NOT_SO)
+
+
+async def _is_known(connection: AsyncConnection, installation: Installation, asked: Command) -> bool:
+    if asked.scope is HaltScope.USER:
+        return (await connection.execute(_USER, {"target": asked.target})).first() is not None
+    topic = Topics(installation.settings.topic_prefix).orders(asked.target)
+    return asked.target in installation.settings.exchanges or (await connection.execute(_EXCHANGE, {"topic": topic})).first() is not None
+
+
+@asynccontextmanager
+async def _producing(installation: Installation, topic: str) -> AsyncIterator[AIOKafkaProducer]:
+    options = client_options(installation.settings, installation.kafka)
+    producer = AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=int(_KAFKA_SECONDS_MAX * 1000))
+    try:
+        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+            await producer.start()
+            # Without naming the topic: a broker may make one that is asked for, and not as it must be.
+            known = (await producer.client.fetch_all_metadata()).topics()
+    except (KafkaError, OSError, TimeoutError) as error:
+        await producer.stop()
+        raise _unsent(installation, reason_of(error)) from error
+    try:
+        if topic not in known:
+            raise _unsent(installation, f"it has no topic {topic}, as no worker of this version has started with it")
+        yield producer
+    finally:
+        await producer.stop()
+
+
+def _unsent(installation: Installation, why: str) -> CommandFailed:
+    return CommandFailed(
+        f"The command was not sent: the broker at {installation.kafka} does not take it ({why}). Nothing was stopped or resumed. To stop "
+        "trading without the broker, stop the workers: nothing is sent by a worker that does not run.",
+        Exit.OUT_OF_REACH,
+    )
+
+
+def _headers(token: str | None, totp: str | None) -> list[tuple[str, bytes]]:
+    if token is None:
+        return []
+    if totp is None:
+        if not sys.stdin.isatty():
+            raise usage("A command needs a code of your second factor: give it with --totp.")
+        totp = getpass.getpass("Code of your second factor: ")
+    return [("authorization", f"Bearer {token}".encode()), ("x-totp", totp.strip().encode())]
+
+
+async def _send(
+    installation: Installation, producer: AIOKafkaProducer, topic: str, asked: Command, headers: list[tuple[str, bytes]]
+) -> None:
+    try:
+        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+            await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=asked.scope.value.encode(), headers=headers)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise _unsent(installation, f"{reason_of(error)}; it may have arrived all the same, see `orchestrator status`") from error
+
+
+async def _applied(installation: Installation, asked: Command) -> Mapping[str, str] | None:
+    """The command's audit event; None when there is none in time. Raises CommandFailed while the database is out of reach."""
+    deadline = monotonic() + APPLIED_SECONDS_MAX
+    failure: CommandFailed | None = None
+    while True:
+        try:
+            async with reading(installation) as connection:
+                failure = None
+                while monotonic() < deadline:
+                    parameters = {"accounts": [asked.operator, COMMANDS_ACCOUNT], "command_id": asked.command_id}
+                    row = (await connection.execute(_EVENT, parameters)).first()
+                    if row is not None:
+                        event: Mapping[str, str] = orjson.loads(row.body)
+                        return event
+                    await asyncio.sleep(_POLL_SECONDS)
+        except CommandFailed as error:
+            failure = error
+        if monotonic() >= deadline:
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    if failure is not None:
+        raise CommandFailed(
+            f"The command is sent, but whether it is applied is not known. {failure} Workers send nothing either while they cannot read "
+            "the halts in force.",
+            Exit.OUT_OF_REACH,
+        )
+    return None
+
+
+def _show(options: CommandOptions, asked: Command, event: Mapping[str, str], halts: list[Row]) -> None:
+    if options.as_json:
+        write_line(to_json({"command_id": asked.command_id, "event_type": event["event_type"], "reason": event["reason"], "halts": halts}))
+        return
+    where = "everybody" if asked.scope is HaltScope.ALL else f"{asked.scope} {printable(asked.target)}"
+    if event["event_type"] == EventType.HALT_SET:
+        what = "nothing new is sent" if asked.command is CommandWord.HALT else "only sales into US dollars are sent"
+        say(f"In force for {where}: {what}; cancels still pass.")
+    elif event.get("halt_level") is None:
+        say(f"Nothing was stopped for {where}.")
+    else:
+        say(f"Lifted for {where}. What the system stopped by itself it stops again while the cause is there.")
+    write_line("\n".join(halt_lines(halts)))
+
+
+async def trip_all(installation: Installation, reason: str) -> bool:
+    """Asks the workers to halt everybody because a promise is broken; whether that is in force. Needs no operator: it only stops."""
+    topic = Topics(installation.settings.topic_prefix).reports
+    deadline = monotonic() + _TRIP_SECONDS_MAX
+    async with _producing(installation, topic) as producer, reading(installation) as connection:
+        again_at = 0.0
+        while monotonic() < deadline:
+            if (await connection.execute(_STOPPED)).first() is not None:
+                return True
+            if monotonic() >= again_at:
+                again_at = monotonic() + _TRIP_AGAIN_SECONDS
+                await _send_trip(installation, producer, topic, reason)
+            await asyncio.sleep(_POLL_SECONDS)
+    return False
+
+
+async def _send_trip(installation: Installation, producer: AIOKafkaProducer, topic: str, reason: str) -> None:
+    trip = HaltTrip(
+        schema_version=1,
+        trip_id=f"trip:verify:{uuid.uuid4()}",
+        scope=HaltScope.ALL,
+        level=HaltLevel.HALT,
+        reason=reason[:300],
+        tripped_at=datetime.now(UTC),
+    )
+    try:
+        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+            await producer.send_and_wait(topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise _unsent(installation, reason_of(error)) from error
