@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 _STATEMENTS = (
     # A removed address stays, so that the history tells when it could be used. One that is added again begins to wait anew.
