@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.changes import Changes
-from pipeline.execution import REFUSED_KEY, NotSent
+from pipeline.execution import NotSent
 from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
@@ -28,7 +28,7 @@ from pipeline.rules import Rules
 from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
 from pipeline.venue import InDoubt, Refused, acceptance_horizon
 from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
-from pipeline.withdrawals import account_of, end_unsent, finish, move, release, result_of_withdrawal, route, withdrawal_fields
+from pipeline.withdrawals import account_of, end_unsent, finish, move, release, result_of_withdrawal, route
 from schemas.audit import EventType
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -124,7 +124,7 @@ def conclude_withdrawals(outcomes: Mapping[str, Outcome], changes: Changes) -> N
             case Taken(exchange_withdrawal_id):
                 _take(withdrawal, exchange_withdrawal_id, changes)
             case Refused():
-                _note_refused_key(withdrawal, outcome, changes)
+                # The key itself stays in use: a venue says the same of one that may trade and not withdraw.
                 _refuse(withdrawal, outcome, EventType.WITHDRAWAL_REFUSED, changes)
             case InDoubt(detail):
                 _put_in_doubt(withdrawal, detail, changes)
@@ -147,17 +147,6 @@ def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, cha
     changes.move_conduct(withdrawal.user_id, conduct)
     ended = replace(withdrawal, reason_code=refused.reason_code, reason=storable(refused.detail))
     end_unsent(ended, withdrawal, event_type, changes)
-
-
-def _note_refused_key(withdrawal: Withdrawal, refused: Refused, changes: Changes) -> None:
-    """Marks an exchange key that the exchange itself refuses, once."""
-    key = withdrawal.user_id, withdrawal.api_key_id
-    if refused.reason_code not in REFUSED_KEY or key in changes.keys_refused:
-        return
-    changes.keys_refused[key] = refused.detail
-    fields = {**withdrawal_fields(withdrawal), "status_after": None, "reason_code": refused.reason_code.value}
-    fields["reason"] = f"the exchange refuses the key {withdrawal.api_key_id}: {storable(refused.detail)}"
-    changes.audit(withdrawal.user_id, None, EventType.KEY_REFUSED, fields, withdrawal.traceparent)
 
 
 def _put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
