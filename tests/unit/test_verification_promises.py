@@ -148,7 +148,7 @@ def _sum_is_not_zero(made: Sound) -> None:
 
 
 def _balance_without_transfers(made: Sound) -> None:
-    made.balances[replace(USDT, asset="ETH")] = Balance(Decimal(1))
+    made.balances[USDT._replace(asset="ETH")] = Balance(Decimal(1))
 
 
 def _transfer_without_balance(made: Sound) -> None:
