@@ -11,7 +11,7 @@ Invariant: what is accepted has passed every check of `pipeline/gate/ladder` aga
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from pipeline.arrival import Arrival
@@ -30,6 +30,7 @@ from pipeline.rejection import refuse_unclaimed, reject
 from pipeline.rules import Rules
 from pipeline.second_factor import check_code, code_of
 from pipeline.venue import MarketData
+from pipeline.withdrawal import AllowedAddress, Network
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus
@@ -41,13 +42,16 @@ from schemas.state import ORDER_STATE
 
 @dataclass(frozen=True, slots=True)
 class IntakeState:
-    """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force."""
+    """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force; for
+    withdrawals the networks per exchange and the users' addresses."""
 
     accounts: Mapping[str, AccountState]
     api_keys: Mapping[tuple[str, str], ApiKeyState]
     market_data: Mapping[str, MarketData]
     halts: HaltBook
     rules: Rules
+    networks: Mapping[str, Mapping[tuple[str, str], Network]] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[AllowedAddress, ...]] = field(default_factory=dict)
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -70,7 +74,7 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
     if refusal is not None:
         reject(arrival, claim(), refusal, changes)
         code: ReasonCode | None = refusal.code
-    elif not is_proven_by_code and (refusal := _second_factor(arrival, account, changes)) is not None:
+    elif not is_proven_by_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
         refuse_unclaimed(arrival, refusal, changes)
         code = refusal.code
     else:
@@ -104,7 +108,7 @@ def _behind_the_second_factor(arrival: Arrival, context: TradeContext, claimed: 
     return None
 
 
-def _second_factor(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
+def second_factor_refusal(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
     """Tries the code of the record; the factor's state goes with the batch, so that no step is accepted twice and no guess is forgotten."""
     code = code_of(arrival.headers)
     if isinstance(code, Refusal):

@@ -23,6 +23,7 @@ from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission, SubmissionOutcome
+from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
 from schemas.orders import OrderStatus, Side
@@ -50,6 +51,7 @@ class Plan:
 
     submissions: list[Submission] = field(default_factory=list)
     cancels: list[OrderReference] = field(default_factory=list)
+    withdrawals: list[WithdrawalSubmission] = field(default_factory=list)
 
 
 def plan(

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
-from schemas.orders import OrderStatus, RequestType
+from schemas.orders import OrderStatus, RequestType, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset, Timestamp
 
@@ -31,7 +31,11 @@ class ResultStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`."""
+    """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`.
+
+    Of a withdrawal `order_id` is the withdrawal's id, `client_order_id` and `exchange_order_id` are the ids under which the exchange knows
+    it, and `filled_quantity` is what was paid out.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -46,7 +50,7 @@ class Result:
     order_id: str | None
     client_order_id: str | None
     exchange_order_id: str | None
-    order_status: OrderStatus | None
+    order_status: OrderStatus | WithdrawalStatus | None
     filled_quantity: DecimalString | None
     average_price: DecimalString | None
     fee: DecimalString | None

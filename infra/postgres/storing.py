@@ -31,6 +31,7 @@ from infra.postgres.rows import (
     TRANSFERS,
     columns_of,
 )
+from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
 from pipeline.invariants import InvariantViolation
@@ -74,6 +75,7 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     statement = _Statement()
     _claims(statement, changes, claims_older_than)
     _orders(statement, changes)
+    _withdrawals(statement, changes)
     _ledger(statement, changes)
     _trail(statement, changes)
     _users(statement, changes)
@@ -124,6 +126,24 @@ def _orders(statement: _Statement, changes: Changes) -> None:
                 "WHERE orders.order_id = given.order_id"
             ),
             ORDERS_CHANGING.arrays(moved),
+            len(moved),
+        )
+
+
+def _withdrawals(statement: _Statement, changes: Changes) -> None:
+    if changes.withdrawals_made:
+        made = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_made]
+        statement.add("withdrawals_made", WITHDRAWALS.insert, WITHDRAWALS.arrays(made), len(made))
+    moved = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_changed - changes.withdrawals_made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in WITHDRAWALS_CHANGING.columns[1:])
+        statement.add(
+            "withdrawals_moved",
+            lambda first: (
+                f"UPDATE withdrawals SET {assignments} FROM {WITHDRAWALS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE withdrawals.withdrawal_id = given.withdrawal_id"
+            ),
+            WITHDRAWALS_CHANGING.arrays(moved),
             len(moved),
         )
 
