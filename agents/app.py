@@ -221,13 +221,7 @@ def compose(
     def market_data() -> dict[str, MarketData]:
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
-    network_feeds = {
-        exchange: NetworkFeed(exchange, gateway, partial(_keys_to_ask_with, database, exchange)) for exchange, gateway in gateways.items()
-    }
-
-    def networks() -> dict[str, Mapping[tuple[str, str], Network]]:
-        return {exchange: feed.snapshot for exchange, feed in network_feeds.items()}
-
+    network_feeds = _network_feeds(database, gateways)
     keyring = keyring_of(settings)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
@@ -235,7 +229,9 @@ def compose(
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
     context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
-        topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),
+        topics.requests: IntakeStep(
+            context, market_data, partial(_networks, network_feeds), verifier, limits, unseal, settings.batch_size_max
+        ),
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
@@ -286,16 +282,7 @@ def compose(
             interval_seconds=settings.reconcile_interval_ms / 1000,
             clock=utc_now,
         ),
-        withdrawal_watch=WithdrawalWatch(
-            database=database,
-            gateways=gateways,
-            producer=report_producer,
-            owned=owned,
-            topics=topics,
-            rules=rules,
-            poll_seconds=settings.withdrawal_poll_ms / 1000,
-            clock=utc_now,
-        ),
+        withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
@@ -319,6 +306,35 @@ def compose(
             settings.rebalance_timeout_ms / 1000,
             fail,
         ),
+    )
+
+
+def _network_feeds(database: Database, gateways: Mapping[str, CcxtGateway]) -> dict[str, NetworkFeed]:
+    return {
+        exchange: NetworkFeed(exchange, gateway, partial(_keys_to_ask_with, database, exchange)) for exchange, gateway in gateways.items()
+    }
+
+
+def _networks(feeds: Mapping[str, NetworkFeed]) -> dict[str, Mapping[tuple[str, str], Network]]:
+    return {exchange: feed.snapshot for exchange, feed in feeds.items()}
+
+
+def _withdrawal_watch(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, CcxtGateway],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+) -> WithdrawalWatch:
+    return WithdrawalWatch(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        rules=rules_of(settings),
+        poll_seconds=settings.withdrawal_poll_ms / 1000,
+        clock=utc_now,
     )
 
 

@@ -46,6 +46,14 @@ class NetworkFeed:
                 log.debug("networks_unknown", exchange=self._exchange, error=str(error))
             await asyncio.sleep(pause)
 
+    async def first_look(self, timeout_seconds: float) -> None:
+        """Asks once before a worker takes anything in, for so long at most: what it does not know it would refuse."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.look()
+        except (TimeoutError, Retryable, VenueUnavailable) as error:
+            log.debug("networks_unknown", exchange=self._exchange, error=str(error))
+
     async def look(self) -> bool:
         """Asks once; False where there is no key to ask with. Raises VenueUnavailable when no key got an answer, and Retryable."""
         failure: VenueUnavailable | None = None
