@@ -245,7 +245,7 @@ class WholeStep:
         next_offset = batch.records[-1].offset + 1
         context = StepContext(StepRunner(database, lambda: batch.now, 1.0), topics, gate.rules, lambda: batch.now, pass_by)
         market_data = gate.market_data(batch.now)
-        step = IntakeStep(context, lambda: market_data, gate.verifier, LIMITS, gate.unseal, len(batch.records))
+        step = IntakeStep(context, lambda: market_data, dict, gate.verifier, LIMITS, gate.unseal, len(batch.records))
         outputs = await step.run(Batch(partition, batch.records, base, next_offset))
         self._partitions[database] = partition, next_offset
         if sum(record.topic == topics.orders(EXCHANGE) for record in outputs) != len(batch.records):
