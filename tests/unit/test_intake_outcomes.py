@@ -20,6 +20,7 @@ from schemas.topics import DEAD_LETTER_BYTES_MAX, DLQ_MESSAGE_BYTES_MAX
 from tests.unit.builders import (
     NOW,
     TOPICS,
+    USER,
     account,
     arrival,
     changes_of,
@@ -210,3 +211,14 @@ def test_decision_times_are_the_batch_s() -> None:
     early = replace(arrival(trade()), appended_at=NOW)
     (result,) = results_of(_decided(early))
     assert (result.requested_at, result.decided_at, result.executed_at) == (NOW, NOW, None)
+
+
+@pytest.mark.parametrize(("asks_for_codes", "failures"), [(True, 0), (False, 1)])
+def test_refusal_before_the_second_factor_begins_no_cooldown(asks_for_codes: bool, failures: int) -> None:
+    """Who has a stolen token and no code must not shut its owner out; where nobody is asked for a code, every refusal counts."""
+    changes = changes_of()
+    record = replace(arrival(trade(quantity="1000000")), needs_second_factor=asks_for_codes)
+    decide([record], intake_state(), changes)
+    (result,) = finals_of(changes)
+    assert result.reason_code is ReasonCode.AMOUNT_ABOVE_MAXIMUM
+    assert changes.conduct_of(USER).failures_in_row == failures
