@@ -285,15 +285,7 @@ def compose(
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
         ),
-        trips=Trips(
-            database=database,
-            producer=report_producer,
-            topic=topics.reports,
-            market_data=market_data,
-            limits=limits,
-            rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
-            clock=utc_now,
-        ),
+        trips=_trips(settings, database, report_producer, market_data),
         watchdog=Watchdog(
             app,
             partitions,
@@ -304,6 +296,20 @@ def compose(
             settings.rebalance_timeout_ms / 1000,
             fail,
         ),
+    )
+
+
+def _trips(
+    settings: Settings, database: Database, producer: AIOKafkaProducer, market_data: Callable[[], dict[str, MarketData]]
+) -> Trips:
+    return Trips(
+        database=database,
+        producer=producer,
+        topic=Topics(settings.topic_prefix).reports,
+        market_data=market_data,
+        limits=limits_of(settings),
+        rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
+        clock=utc_now,
     )
 
 

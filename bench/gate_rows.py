@@ -6,7 +6,7 @@ the gate early, so that something else would be measured.
 Start with `rows`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +30,7 @@ from pipeline.gate import api_key, connection, safety
 from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Conduct, Limits, Refusal, TradeContext
 from pipeline.gate.ladder import Step, refusal_of
 from pipeline.gate.suspicion import assess
+from pipeline.ledger import AccountKey, Balance
 from pipeline.rules import Rules
 from pipeline.second_factor import check_code, code_of
 from pipeline.venue import Market, MarketData, Quote
@@ -170,17 +171,23 @@ async def all_checks_new_tokens(database: Database, gate: Gate, batch: Prepared)
     await _all_checks(database, gate, batch, gate.issuer.verifier())
 
 
+async def loaded(
+    database: Database, gate: Gate, users: Sequence[str], symbols: Iterable[tuple[str, str]], now: datetime
+) -> tuple[IntakeState, dict[AccountKey, Balance]]:
+    """What the intake agent loads for a batch of these users, but for what comes with the lock, which is the step's."""
+    conduct = dict.fromkeys(users, Conduct())
+    async with database.connection() as held, held.transaction():
+        states = await accounts(held, users, symbols, conduct, LIMITS, gate.unseal, now)
+        keys = await api_keys(held, users)
+        balances = await StepTransaction(held, _NO_PARTITION, Progress(-1, -1, (), ())).balances(users)
+        return IntakeState(states, keys, gate.market_data(now), await halt_book(held), gate.rules), balances
+
+
 async def _all_checks(database: Database, gate: Gate, batch: Prepared, verifier: TokenVerifier) -> None:
     arrivals = [authenticated(arrival, verifier) for arrival in decoded(batch)]
     users = sorted({key[0] for arrival in arrivals if (key := arrival.proven_key) is not None})
     symbols = {(request.user_id, request.symbol) for request in map(_trade_of, arrivals)}
-    # It comes with the lock, which is the step's.
-    conduct = dict.fromkeys(users, Conduct())
-    async with database.connection() as held, held.transaction():
-        states = await accounts(held, users, symbols, conduct, LIMITS, gate.unseal, batch.now)
-        keys = await api_keys(held, users)
-        balances = await StepTransaction(held, _NO_PARTITION, Progress(-1, -1, (), ())).balances(users)
-        state = IntakeState(states, keys, gate.market_data(batch.now), await halt_book(held), gate.rules)
+    state, balances = await loaded(database, gate, users, symbols, batch.now)
     for arrival in arrivals:
         request = _trade_of(arrival)
         account = state.accounts[request.user_id]

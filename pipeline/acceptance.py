@@ -69,29 +69,30 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
         balances=changes.ledger.balances,
         idempotency_key=request.idempotency_key,
     )
-    code = _through_the_gate(arrival, context, claim, changes)
+    is_proven_by_code = not arrival.needs_second_factor or request.mode is not Mode.LIVE
+    refusal = refusal_of(context, Step.SAFETY)
+    if refusal is not None:
+        reject(arrival, claim(), refusal, changes)
+        code: ReasonCode | None = refusal.code
+    elif not is_proven_by_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
+        refuse_unclaimed(arrival, refusal, changes)
+        code = refusal.code
+    else:
+        is_proven_by_code = True
+        code = _behind_the_second_factor(arrival, context, claim(), changes)
     conduct = account.conduct
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
-    if code is not None:
+    # Who has a stolen token and no code must not be able to begin its owner's cooldown.
+    if code is not None and is_proven_by_code:
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
 
 
-def _through_the_gate(arrival: Arrival, context: TradeContext, claim: Callable[[], Claim], changes: Changes) -> ReasonCode | None:
-    """The steps in their order; returns why the request was refused, None when it was accepted."""
+def _behind_the_second_factor(arrival: Arrival, context: TradeContext, claimed: Claim, changes: Changes) -> ReasonCode | None:
+    """Steps 4 to 6 and the hold, in their order; returns why the request was refused, None when it was accepted."""
     account = context.account
-    refusal = refusal_of(context, Step.SAFETY)
-    if refusal is not None:
-        reject(arrival, claim(), refusal, changes)
-        return refusal.code
-    if arrival.needs_second_factor and context.request.mode is Mode.LIVE:
-        refusal = second_factor_refusal(arrival, account, changes)
-        if refusal is not None:
-            refuse_unclaimed(arrival, refusal, changes)
-            return refusal.code
-    claimed = claim()
     refusal = refusal_of(context, Step.API_KEY) or refusal_of(context, Step.RISK)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)

@@ -334,7 +334,7 @@ class CcxtGateway(PayoutCalls):
             return Refused(_reason_before_sending(error), self._clean(f"{_NOTHING_SENT}: {error}", credentials))
         detail = self._describe(call, error, credentials)
         reason = proven_refusal(self._venue, evidence, refusals)
-        return InDoubt(detail) if reason is None else Refused(reason, detail)
+        return InDoubt(detail) if reason is None else Refused(reason, detail, by_venue=True)
 
     def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str:
         """What happened, in the venue's words where it has any."""

@@ -280,7 +280,8 @@ def _users(statement: _Statement, changes: Changes) -> None:
         statement.add(
             "keys_refused",
             lambda first: (
-                "UPDATE api_keys SET status = 'refused', status_reason = given.reason "  # noqa: S608 — literals
+                "UPDATE api_keys SET status = CASE status WHEN 'revoked' THEN status ELSE 'refused' END, "  # noqa: S608 — literals
+                "status_reason = given.reason "
                 f"FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[]) AS given (user_id, api_key_id, reason) "
                 "WHERE api_keys.user_id = given.user_id AND api_keys.api_key_id = given.api_key_id"
             ),
