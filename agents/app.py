@@ -222,6 +222,7 @@ def compose(
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
     network_feeds = _network_feeds(database, gateways)
+    networks = partial(_networks, network_feeds)
     keyring = keyring_of(settings)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
@@ -229,16 +230,13 @@ def compose(
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
     context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
-        topics.requests: IntakeStep(
-            context, market_data, partial(_networks, network_feeds), verifier, limits, unseal, settings.batch_size_max
-        ),
+        topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
     for exchange, gateway in gateways.items():
-        steps[topics.orders(exchange)] = ExecutionStep(
-            context, exchange, gateway, gateway, halt_watch, settings.submission_batch_size_max
-        )
+        sent_at_once = settings.submission_batch_size_max
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, gateway, halt_watch, sent_at_once)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:

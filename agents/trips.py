@@ -2,9 +2,10 @@
 
 | what is seen | what is stopped |
 |---|---|
-| so many orders in doubt at an exchange | that exchange: `halt` |
+| so many orders and withdrawals in doubt at an exchange | that exchange: `halt` |
 | an exchange's newest price is older than the setting | that exchange: `halt` |
 | a user's losses of 24 hours reach the limit | that user: `reduce` |
+| a withdrawal that the exchange has twice, or otherwise than asked (agents/withdrawal_watch) | that user: `halt` |
 | an account's newest audit events do not add up | everybody: `halt` |
 
 It changes nothing itself: a trip is a record on `trade.reports`, applied by the settlement agent once, however many workers see the same.
@@ -95,7 +96,7 @@ class Trips:
         found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self.stale_prices(now).items()]
         async with self._database.connection() as connection:
             for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders)).items():
-                found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders are in doubt there", now))
+                found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders or withdrawals are in doubt there", now))
             sold_since = self._looked_at - _COMMITTED_WITHIN
             losses = await users_over_loss_limit(connection, sold_since, now - _DAY, self._limits.daily_loss_usd_max)
             for user_id, lost in losses.items():

@@ -8,7 +8,7 @@ Invariants:
 1. An account's history is asked for as a whole, not per withdrawal, and no more often than the setting: Binance lets an account ask ten
    times a minute (UID weight 18,000 of 180,000).
 2. A history that does not show a withdrawal is reported only when its reading began after the acceptance horizon and the history's lag.
-3. Two rows with the same client id are money paid twice: nothing is reported, an error is logged, and a person must look.
+3. Two rows with the same client id are money paid twice: nothing is concluded, its user is halted, and a person must look.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from pipeline.payouts import absence_is_proven
 from pipeline.rules import Rules
 from pipeline.venue import LookUpFailed
 from pipeline.withdrawal import VenueWithdrawal, Withdrawal
+from schemas.commands import HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
 from schemas.topics import Topics
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
@@ -179,17 +180,29 @@ class WithdrawalWatch:
                 try:
                     report = report_of(one, by_client_id.get(one.client_withdrawal_id, []), looked_up_at, self._rules)
                 except ValueError as error:
-                    self._tell(one, str(error))
+                    await self._halt_user(one, str(error))
                     continue
                 if report is not None:
                     await self._publish(report)
         self._due[account] = monotonic() + self._poll_seconds
 
-    def _tell(self, withdrawal: Withdrawal, what: str) -> None:
+    async def _halt_user(self, withdrawal: Withdrawal, what: str) -> None:
+        """Stops the user: what the exchange shows cannot be, so nobody knows what is true of the account. Again at every look."""
         if withdrawal.withdrawal_id not in self._told:
             self._told.add(withdrawal.withdrawal_id)
-            money = "its funds stay held; compare the exchange's own list, and halt the user"
+            money = "its funds stay held and its user is halted; compare the exchange's own list"
             log.error("withdrawal_does_not_fit", withdrawal_id=withdrawal.withdrawal_id, what=what, money=money)
+        now = self._clock()
+        trip = HaltTrip(
+            schema_version=1,
+            trip_id=f"trip:withdrawal:{withdrawal.withdrawal_id}:{int(now.timestamp())}",
+            scope=HaltScope.USER,
+            target=withdrawal.user_id,
+            level=HaltLevel.HALT,
+            reason=f"withdrawal {withdrawal.withdrawal_id}: {what}"[:300],
+            tripped_at=now,
+        )
+        await self._producer.send_and_wait(self._topics.reports, trip.model_dump_json().encode(), key=trip.trip_id.encode())
 
     async def _publish(self, report: WithdrawalReport) -> None:
         key = report.withdrawal_id.encode()

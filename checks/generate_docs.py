@@ -2,7 +2,7 @@
 
 Whole files: docs/checks.md, docs/reason-codes.md, docs/topics.md. Parts of files, between `<!-- generated: NAME -->` and `<!-- end -->`:
 the settings, the exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the ten steps of
-a trade and the transitions in docs/architecture.md.
+a trade and the transitions in docs/architecture.md, the checks and the transitions of withdrawals in docs/withdrawals.md.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from pipeline.gate.context import DEFAULT_LIMITS, Limits
 from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
 from pipeline.gate.outline import TEN_STEPS
 from pipeline.gate.suspicion import RULES
+from pipeline.gate.withdrawals import WITHDRAWAL_CHECKS
 from pipeline.order import TRANSITIONS
+from pipeline.withdrawal import TRANSITIONS as WITHDRAWAL_TRANSITIONS
 from schemas.reasons import MEANING, ReasonCode, fix_ord_rej_reason
 from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
 from schemas.topics import Topics
@@ -56,16 +58,16 @@ _FIX_MEANING: Final[dict[int, str]] = {
 _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
     "requests": ("`user_id` recommended, any accepted", "producers in any language", "requests (see [producers.md](producers.md))"),
     "orders": ("`user_id`", "intake", "work for the execution agent of one exchange"),
-    "reports": ("`order_id`", "reconciliation", "what a look-up at an exchange proved"),
+    "reports": ("`order_id`", "reconciliation, the watch of withdrawals", "what a look-up at an exchange proved"),
     "commands": ("scope", "operators", "commands; nothing reads it in this version"),
     "results": ("`request_id`", "all agents", "the answers"),
     "audit": ("`order_id:seq`, or `account:seq` where there is no order", "all agents", "one event per state change, hash-chained"),
-    "state": ("`order_id`", "all agents", "the newest snapshot of each order, for dashboards"),
+    "state": ("`order_id`", "all agents", "the newest snapshot of each order and withdrawal, for dashboards"),
     "requests_dlq": ("the original key", "intake", "records that could not be read, as they came, without their secrets"),
 }
 # Limits that no check of the ladder goes by, and what does.
 _LIMITS_BESIDES: Final[dict[str, str]] = {
-    "daily_withdrawal_usd_max": "withdrawals, which this version does not offer yet",
+    "daily_withdrawal_usd_max": "withdrawals ([withdrawals.md](withdrawals.md))",
     "suspicion_flag": "the audit event of an order that fits the rules below",
 }
 
@@ -277,6 +279,24 @@ def transitions() -> str:
     return _table(("from", "to"), rows)
 
 
+def withdrawal_checks() -> str:
+    """The table of a withdrawal's checks."""
+    rows = []
+    for check in WITHDRAWAL_CHECKS:
+        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
+        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
+    return _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
+
+
+def withdrawal_transitions() -> str:
+    """The table of a withdrawal's legal transitions."""
+    rows = [
+        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"]
+        for before, afters in WITHDRAWAL_TRANSITIONS.items()
+    ]
+    return _table(("from", "to"), rows)
+
+
 FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/checks.md": gate_checks,
     "docs/reason-codes.md": reason_codes,
@@ -286,6 +306,7 @@ PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/operations.md": {"settings": settings, "exit-codes": exit_codes, "metrics": metrics_table},
     "docs/producers.md": {"request-fields": request_fields},
     "docs/architecture.md": {"ten-steps": ten_steps, "transitions": transitions},
+    "docs/withdrawals.md": {"withdrawal-checks": withdrawal_checks, "withdrawal-transitions": withdrawal_transitions},
 }
 
 

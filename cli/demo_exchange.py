@@ -20,6 +20,9 @@ from pipeline.invariants import Retryable
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 # Of each order call, for each kind of fault. Twenty kinds: about one call in twenty meets one.
 _ORDER_FAULT_PROBABILITY: Final = 0.0025
+# Of each call that pays out, for each of the kinds that lose an answer or a request.
+_PAYOUT_FAULT_PROBABILITY: Final = 0.01
+_PAYOUT_PATH: Final = "/sapi/v1/capital/withdraw/apply"
 # A pause that the exchange asks for holds up every account, so it is asked for rarely.
 _PAUSE_PROBABILITY: Final = 0.0003
 _LOOK_UP_FAULT_PROBABILITY: Final = 0.01
@@ -58,12 +61,13 @@ class ExchangeAccount:
 
 
 def fault_rules(seed: int) -> list[dict[str, object]]:
-    """Every kind of fault on orders, cancels and look-ups, each with a small probability."""
+    """Every kind of fault on orders, cancels, look-ups and pay-outs, each with a small probability."""
     rules: list[dict[str, object]] = []
 
-    def add(kind: FaultKind, method: str, probability: float) -> None:
+    def add(kind: FaultKind, method: str, probability: float, **more: str) -> None:
         delay_ms = _SLOW_MS if kind is FaultKind.SLOW else 0
-        rules.append({"kind": kind, "method": method, "probability": probability, "delay_ms": delay_ms, "seed": seed * 1000 + len(rules)})
+        seeded = {"seed": seed * 1000 + len(rules), **more}
+        rules.append({"kind": kind, "method": method, "probability": probability, "delay_ms": delay_ms, **seeded})
 
     for kind in FaultKind:
         add(kind, "POST", _PAUSE_PROBABILITY if kind is FaultKind.RATE_LIMIT else _ORDER_FAULT_PROBABILITY)
@@ -71,6 +75,8 @@ def fault_rules(seed: int) -> list[dict[str, object]]:
         add(kind, "GET", _LOOK_UP_FAULT_PROBABILITY)
     for kind in _CANCEL_KINDS:
         add(kind, "DELETE", _LOOK_UP_FAULT_PROBABILITY)
+    for kind in (*_CANCEL_KINDS, FaultKind.HANG_BEFORE_ACCEPT, FaultKind.TRUNCATED_BODY):
+        add(kind, "POST", _PAYOUT_FAULT_PROBABILITY, path=_PAYOUT_PATH)
     return rules
 
 

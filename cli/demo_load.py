@@ -71,7 +71,7 @@ class Standing:
         return self.unfinished == self.in_doubt == self.pending_cancels == 0
 
     def __str__(self) -> str:
-        return f"{self.unfinished} orders under way, {self.in_doubt} in doubt, {self.pending_cancels} cancels waiting"
+        return f"{self.unfinished} orders and withdrawals under way, {self.in_doubt} in doubt, {self.pending_cancels} cancels waiting"
 
 
 async def standing(database: Database, settings: Settings) -> Standing:
@@ -81,8 +81,10 @@ async def standing(database: Database, settings: Settings) -> Standing:
             """
             SELECT
               (SELECT coalesce(sum(greatest(next_offset, 0)), 0) FROM input_partitions WHERE consumer_group = $1 AND topic = $2) AS read,
-              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status IN ('accepted', 'submitting')) AS unfinished,
-              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status = 'in_doubt') AS in_doubt,
+              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status IN ('accepted', 'submitting'))
+                + (SELECT count(*) FROM withdrawals WHERE executed_at IS NULL AND status <> 'in_doubt') AS unfinished,
+              (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status = 'in_doubt')
+                + (SELECT count(*) FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt') AS in_doubt,
               (SELECT count(*) FROM cancels WHERE NOT ended) AS pending_cancels
             """,
             settings.consumer_group,

@@ -24,7 +24,7 @@ def summary(
         "lost": breaches_of(findings, "lost"),
         "answered_twice": breaches_of(findings, "answered_twice") + breaches_of(findings, "one_answer_per_key"),
         "executed": tally.executed,
-        "executed_twice": breaches_of(findings, "executed_twice"),
+        "executed_twice": breaches_of(findings, "executed_twice") + breaches_of(findings, "paid_out_twice"),
         "rejected": tally.rejected,
         "rejected_by_reason": tally.rejected_by_reason,
         "duplicates": tally.duplicates,

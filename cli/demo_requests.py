@@ -31,6 +31,10 @@ OPENING_BALANCES: Final = {
     "BNB": Decimal(300),
 }  # fmt: skip
 
+# Where the demo pays out to: on every user's list.
+ADDRESS_NETWORK: Final = "ETH"
+ADDRESS: Final = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+
 # Far enough ahead that lag does not expire an order; the kind `expired` says otherwise.
 _DEADLINE: Final = timedelta(hours=6)
 _RESTING_KEPT_MAX: Final = 400
@@ -206,9 +210,12 @@ class Generator:
         self._emit(kind, fields)
 
     def transfer(self, kind: str) -> None:
-        fields = {**self._base(kind), "asset": "USDT", "amount": "25.5", "network": "ETH", "expires_at": self._expires_at}
+        fields = {**self._base(kind), "asset": "USDT", "amount": "25.5", "network": ADDRESS_NETWORK, "expires_at": self._expires_at}
         if kind == "withdrawal":
-            fields["address"] = "0x" + "5a" * 20
+            fields["address"] = ADDRESS
+        elif kind == "withdrawal_elsewhere":
+            # A good address that is on nobody's list.
+            fields |= {"type": "withdrawal", "address": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"}
         self._emit(kind, fields, original=True)
 
     def unreadable(self, kind: str) -> None:
@@ -255,7 +262,8 @@ def _pair(symbol: Symbol) -> str:
 
 
 _Make = Callable[[Generator, str], None]
-# Kind, weight, how it is made. Weights add up to about 1,000; three in four requests are orders that reach the exchange.
+# Kind, weight, how it is made. Weights add up to about 1,100; two in three requests are orders that reach the exchange, one in ten is paid
+# out.
 _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("market", 340, Generator.market),
     ("null_key", 20, Generator.market),
@@ -274,7 +282,8 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
         *_UNREASONABLE, "expired", "missing_field",
     )),
     ("bad_decimal", 25, Generator.bad_decimal),
-    ("withdrawal", 10, Generator.transfer),
+    ("withdrawal", 110, Generator.transfer),
+    ("withdrawal_elsewhere", 7, Generator.transfer),
     ("deposit", 10, Generator.transfer),
     *((kind, 4, Generator.unreadable) for kind in ("tombstone", "broken_json", "not_a_number", "not_utf8")),
     ("oversized", 1, Generator.unreadable),

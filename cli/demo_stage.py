@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -22,7 +23,7 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from cli.demo_exchange import ExchangeAccount, SimulatorAdmin
-from cli.demo_requests import API_KEY_ID, EXCHANGE, OPENING_BALANCES
+from cli.demo_requests import ADDRESS, ADDRESS_NETWORK, API_KEY_ID, EXCHANGE, OPENING_BALANCES
 from infra.embedded.services import Endpoints, services
 from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
@@ -30,6 +31,8 @@ from infra.kafka.connection import client_options
 from infra.kafka.topics import ensure_topics
 from infra.keyring import StoredSecret, keyring_of, new_master_key
 from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.address_administration import NewAddress, add_address
+from infra.postgres.administration import By, administration_events
 from infra.postgres.migrate import migrate
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
@@ -37,6 +40,8 @@ from pipeline.invariants import Retryable
 from schemas.topics import Topics
 
 _USERS: Final = 50
+# Of each asset; so that fees have something to show.
+_WITHDRAWAL_FEE: Final = Decimal("0.0001")
 _PUBLISH_SECONDS_MAX: Final = 30.0
 
 
@@ -91,6 +96,10 @@ def demo_settings(path: Path) -> Settings:
         submission_batch_size_max=48,
         venue_timeout_ms=1_000,
         reconcile_interval_ms=500,
+        # A sandbox may be quicker than real money: what the demo lists it uses at once, and doubts end within seconds.
+        address_wait_hours=0,
+        withdrawal_poll_ms=500,
+        withdrawal_history_lag_seconds=1,
         transaction_timeout_ms=10_000,
         session_timeout_ms=6_000,
         rebalance_timeout_ms=10_000,
@@ -141,7 +150,12 @@ async def _migrated(database_url: str) -> None:
 @asynccontextmanager
 async def _simulator(settings: Settings, seed: int) -> AsyncIterator["asyncio.Task[SimulatorProcess]"]:
     """A simulated exchange that starts while other things do, and is stopped at the end."""
-    options = SimulatorOptions(data_dir=settings.data_dir / "simulator", venue_timeout_ms=settings.venue_timeout_ms, seed=seed)
+    options = SimulatorOptions(
+        data_dir=settings.data_dir / "simulator",
+        venue_timeout_ms=settings.venue_timeout_ms,
+        seed=seed,
+        withdrawal_fee=_WITHDRAWAL_FEE,
+    )
     with (settings.data_dir / "simulator.log").open("ab") as errors:
         starting = asyncio.create_task(asyncio.to_thread(start, options, errors))
         try:
@@ -167,10 +181,15 @@ async def add_demo_users(stage: Stage, run: str) -> list[str]:
             keyring.key_id,
             keyring.encrypt(account.user_id, API_KEY_ID, StoredSecret(account.api_key, account.secret)),
             account.balances,
+            permissions=("trade", "withdraw"),
         )
         for account in accounts
     ]
-    rows = await add_users(stage.database, users, datetime.now(UTC), "orchestrator demo")
+    by = By("orchestrator demo", datetime.now(UTC))
+    await add_users(stage.database, users, by.at, by.operator)
+    for user_id in user_ids:
+        await add_address(stage.database, NewAddress(user_id, ADDRESS_NETWORK, ADDRESS, "", None), 0, by)
+    rows = await administration_events(stage.database, user_ids)
     topic = Topics(stage.settings.topic_prefix).audit
     producer = AIOKafkaProducer(**client_options(stage.settings, stage.kafka), enable_idempotence=True, acks="all")
     try:

@@ -23,6 +23,7 @@ from schemas.requests import REQUEST
 from schemas.results import RESULT
 from schemas.state import ORDER_STATE
 from schemas.topics import REQUEST_BYTES_MAX, Topics, TopicSpec
+from schemas.withdrawals import WITHDRAWAL_STATE
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _ASYNCAPI: Final = "3.0.0"
@@ -61,7 +62,8 @@ def _schemas() -> dict[str, Document]:
         "request": ("A request on trade.requests", request),
         "result": ("An answer on trade.results", _opened(RESULT.json_schema(**options))),
         "audit-event": ("An event on trade.audit", _opened(audit_event)),
-        "order-state": ("A snapshot on trade.state", _opened(ORDER_STATE.json_schema(**options))),
+        "order-state": ("A snapshot of an order on trade.state", _opened(ORDER_STATE.json_schema(**options))),
+        "withdrawal-state": ("A snapshot of a withdrawal on trade.state", _opened(WITHDRAWAL_STATE.json_schema(**options))),
     }
     return {name: {"$schema": _DIALECT, **schema, "title": title} for name, (title, schema) in found.items()}
 
@@ -133,6 +135,9 @@ def _messages() -> dict[str, Document]:
             _payload("audit-event"),
         ),
         "orderState": _message("Order state", "The newest snapshot of an order.", "order_id", _TRACE_HEADERS, _payload("order-state")),
+        "withdrawalState": _message(
+            "Withdrawal state", "The newest snapshot of a withdrawal.", "withdrawal_id", _TRACE_HEADERS, _payload("withdrawal-state")
+        ),
         "deadLetter": {
             **_message("Dead letter", "A record that is no request.", "as it was", _DEAD_LETTER_HEADERS, dead_letter),
             "contentType": "application/octet-stream",
@@ -140,17 +145,17 @@ def _messages() -> dict[str, Document]:
     }
 
 
-# Which message is on which topic, and whether we read it or write it. Topics between our own agents are no part of the contract.
+# Which messages are on which topic, and whether we read it or write it. Topics between our own agents are no part of the contract.
 _CHANNELS: Final = (
     ("requests", "request", "receive", "Every record gets exactly one final result, found by its source."),
     ("results", "result", "send", "The answers."),
     ("audit", "auditEvent", "send", "The audit trail."),
-    ("state", "orderState", "send", "The newest state of every order."),
+    ("state", "orderState withdrawalState", "send", "The newest state of every order and withdrawal."),
     ("requests_dlq", "deadLetter", "send", "What could not be read."),
 )
 
 
-def _channel(spec: TopicSpec, message: str, description: str) -> Document:
+def _channel(spec: TopicSpec, messages: list[str], description: str) -> Document:
     configuration: Document = {"cleanup.policy": [spec.cleanup_policy]}
     if "max.message.bytes" in spec.config:
         configuration["max.message.bytes"] = int(spec.config["max.message.bytes"])
@@ -158,7 +163,7 @@ def _channel(spec: TopicSpec, message: str, description: str) -> Document:
     return {
         "address": spec.name,
         "description": f"{description} message.timestamp.type is {timestamps}.",
-        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "messages": {message: {"$ref": f"#/components/messages/{message}"} for message in messages},
         "bindings": {"kafka": {"topic": spec.name, "topicConfiguration": configuration, "bindingVersion": "0.5.0"}},
     }
 
@@ -175,15 +180,17 @@ def _asyncapi(schemas: dict[str, Document]) -> Document:
     topics = Topics()
     specs = {spec.name: spec for spec in topics.specs(())}
     channels, operations = {}, {}
-    for attribute, message, action, description in _CHANNELS:
+    for attribute, named, action, description in _CHANNELS:
+        messages = named.split()
         spec = specs[getattr(topics, attribute)]
         name = attribute.replace("requests_dlq", "deadLetters")
-        channels[name] = _channel(spec, message, description)
-        operations[f"{action}{message[0].upper()}{message[1:]}"] = {
-            "action": action,
-            "channel": {"$ref": f"#/channels/{name}"},
-            "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
-        }
+        channels[name] = _channel(spec, messages, description)
+        for message in messages:
+            operations[f"{action}{message[0].upper()}{message[1:]}"] = {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{name}"},
+                "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
+            }
     return {
         "asyncapi": _ASYNCAPI,
         "info": {

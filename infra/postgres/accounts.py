@@ -15,7 +15,8 @@ from schemas.audit import EventType
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """A user to add, with one exchange key and opening balances (asset → amount) that already lie at the exchange."""
+    """A user to add, with one exchange key and opening balances (asset → amount) that already lie at the exchange. `permissions` are the
+    key's: `trade`, `withdraw`."""
 
     user_id: str
     exchange: str
@@ -23,6 +24,7 @@ class NewUser:
     encryption_key_id: str
     ciphertext: bytes
     balances: dict[str, Decimal]
+    permissions: tuple[str, ...] = ("trade",)
 
 
 async def add_users(database: Database, users: Sequence[NewUser], now: datetime, actor: str) -> list[AuditRow]:
@@ -71,13 +73,19 @@ async def _insert_users(connection: Connection, users: Sequence[NewUser], now: d
         [user.user_id for user in users],
         now,
     )
-    rows = [(user.user_id, user.api_key_id, user.exchange, user.encryption_key_id, user.ciphertext) for user in users]
+    rows = [
+        # An array per row cannot travel in an array of them: unnest would flatten it.
+        (user.user_id, user.api_key_id, user.exchange, user.encryption_key_id, user.ciphertext, ",".join(user.permissions))
+        for user in users
+    ]
     await connection.execute(
         """
-        INSERT INTO api_keys (user_id, api_key_id, exchange, encryption_key_id, ciphertext, status, created_at)
-        SELECT given.*, 'active', $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]) AS given
+        INSERT INTO api_keys (user_id, api_key_id, exchange, encryption_key_id, ciphertext, permissions, status, created_at)
+        SELECT user_id, api_key_id, exchange, encryption_key_id, ciphertext, string_to_array(permissions, ','), 'active', $7
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])
+            AS given (user_id, api_key_id, exchange, encryption_key_id, ciphertext, permissions)
         """,
-        *columns_of(rows, 5),
+        *columns_of(rows, 6),
         now,
     )
 

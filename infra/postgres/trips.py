@@ -12,7 +12,10 @@ from typing import Final
 from infra.postgres.step import Connection
 
 _IN_DOUBT: Final = """
-    SELECT exchange, count(*) AS orders FROM orders WHERE executed_at IS NULL AND status = 'in_doubt'
+    SELECT exchange, count(*) AS orders FROM (
+        SELECT exchange FROM orders WHERE executed_at IS NULL AND status = 'in_doubt'
+        UNION ALL SELECT exchange FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt'
+    ) AS doubtful
     GROUP BY exchange HAVING count(*) >= $1
 """
 # Only who has sold since the last look can have crossed the line since then.
@@ -46,7 +49,7 @@ class StoredEvent:
 
 
 async def exchanges_in_doubt(connection: Connection, orders: int) -> dict[str, int]:
-    """Exchanges with so many orders in doubt or more, with their number."""
+    """Exchanges with so many orders and withdrawals in doubt or more, with their number."""
     return {row["exchange"]: row["orders"] for row in await connection.fetch(_IN_DOUBT, orders)}
 
 
