@@ -50,7 +50,9 @@ async def test_bench_short_run_writes_every_figure_of_every_row(servers: Endpoin
     assert [row["name"] for row in report["rows"]] == list(_ROWS)
     for row in report["rows"]:
         for figure in _FIGURES:
-            assert 0 < row[figure]["min"] <= row[figure]["median"] <= row[figure]["max"], (row["name"], figure)
+            # The system counts a process's time in hundredths of a second: a short copy may take none.
+            assert row[figure]["min"] > 0 or figure == "cpu_s_per_1000", (row["name"], figure)
+            assert 0 <= row[figure]["min"] <= row[figure]["median"] <= row[figure]["max"], (row["name"], figure)
     assert report["ratios"]["orchestrator/faust_at_least_once"] > 0
     assert report["machine"]["cores"] == os.cpu_count()
     assert all(name in printed.decode() for name in _ROWS)
