@@ -90,10 +90,14 @@ def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
 
 def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
     """No open limit order of the user on the other side would match this one: a purchase below every own sale's price, a sale above every
-    own purchase's, a market order with no own order opposite. Unit: quote per base, at the same exchange. Source: exchanges' rules against
-    wash trades. Own market orders do not count: they do not rest, and were sent before."""
+    own purchase's; a market order counts as one with the slippage allowance on top of the market price. Unit: quote per base, at the same
+    exchange. Source: exchanges' rules against wash trades. Own market orders do not count: they do not rest, and were sent before."""
     request = context.request
     side, symbol, price = request.side, request.symbol, request.price
+    if price is None and context.market_price is not None:
+        # As far as the funds are held for: what rests beyond is not reached by an order of an ordinary size.
+        allowance = context.rules.slippage_allowance
+        price = context.market_price * (1 + allowance if side is Side.BUY else 1 - allowance)
     for order in context.account.open_orders:
         if (
             order.side is not side

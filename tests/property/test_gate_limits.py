@@ -232,8 +232,10 @@ def _content(request: TradeRequest) -> tuple[object, ...]:
 def _match(new: TradeRequest, resting: TradeRequest) -> bool:
     if resting.price is None or new.side is resting.side or (new.exchange, new.symbol) != (resting.exchange, resting.symbol):
         return False
-    bid, ask = (new.price, resting.price) if new.side is Side.BUY else (resting.price, new.price)
-    return bid is None or ask is None or bid >= ask
+    reach = MARKET_PRICE[new.symbol] * (Decimal("1.05") if new.side is Side.BUY else Decimal("0.95"))
+    price = reach if new.price is None else new.price
+    bid, ask = (price, resting.price) if new.side is Side.BUY else (resting.price, price)
+    return bid >= ask
 
 
 def _as_open(made: Made) -> OpenOrder:

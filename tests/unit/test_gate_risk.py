@@ -100,6 +100,11 @@ def _recent(*orders: Any, **changes: Any) -> dict[str, Any]:
         (limit_at_market(price="51000"), _opened(OWN_SALE), R.SELF_TRADE),
         (trade(), _opened(OWN_SALE), R.SELF_TRADE),
         (trade(quantity=None, quote_quantity="50"), _opened(OWN_SALE), R.SELF_TRADE),
+        # a market order reaches as far as the slippage allowance of 5 % from 50,000
+        (trade(), _opened(replace(OWN_SALE, price=Decimal(52_500))), R.SELF_TRADE),
+        (trade(), _opened(replace(OWN_SALE, price=Decimal("52500.01"))), None),
+        (trade(side="sell"), _opened(replace(OWN_PURCHASE, price=Decimal(47_500))), R.SELF_TRADE),
+        (trade(side="sell"), _opened(replace(OWN_PURCHASE, price=Decimal("47499.99"))), None),
         (limit_at_market(price="51000"), _opened(OWN_PURCHASE), None),
         (limit_at_market(price="51000"), _opened(replace(OWN_SALE, symbol="BTC/USDC")), None),
         (limit_at_market(price="51000"), _opened(replace(OWN_SALE, exchange="kraken")), None),
