@@ -214,7 +214,8 @@ def compose(
 ) -> Parts:
     """Makes a worker's parts; nothing is started. Raises MasterKeyError and UnknownVenue for settings that cannot work."""
     topics, rules = Topics(settings.topic_prefix), rules_of(settings)
-    gateways = _gateways(settings, _credential_source(database, keyring_of(settings)))
+    keyring = keyring_of(settings)
+    gateways = _gateways(settings, _credential_source(database, keyring))
     poll = timedelta(milliseconds=settings.price_poll_ms)
     feeds = {exchange: MarketDataFeed(gateway, poll, utc_now) for exchange, gateway in gateways.items()}
 
@@ -223,7 +224,6 @@ def compose(
 
     network_feeds = _network_feeds(database, gateways)
     networks = partial(_networks, network_feeds)
-    keyring = keyring_of(settings)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
     halt_watch = HaltWatch(partial(read_halts, database))

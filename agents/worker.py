@@ -232,8 +232,10 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
         feed.start()
         stack.push_async_callback(feed.stop)
     # Without a first price every early order would be refused; a venue that is down must not keep the others waiting for ever, though.
-    await asyncio.gather(*(feed.first_answer(settings.exchange_timeout_ms / 1000) for feed in parts.feeds.values()))
-    await asyncio.gather(*(feed.first_look(settings.exchange_timeout_ms / 1000) for feed in parts.network_feeds.values()))
+    wait = settings.exchange_timeout_ms / 1000
+    await asyncio.gather(
+        *(feed.first_answer(wait) for feed in parts.feeds.values()), *(feed.first_look(wait) for feed in parts.network_feeds.values())
+    )
     await parts.report_producer.start()
     stack.push_async_callback(parts.report_producer.stop)
     for name, networks in parts.network_feeds.items():

@@ -69,17 +69,42 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
         balances=changes.ledger.balances,
         idempotency_key=request.idempotency_key,
     )
-    is_proven_by_code = not arrival.needs_second_factor or request.mode is not Mode.LIVE
-    refusal = refusal_of(context, Step.SAFETY)
-    if refusal is not None:
-        reject(arrival, claim(), refusal, changes)
-        code: ReasonCode | None = refusal.code
-    elif not is_proven_by_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
+    through_the_gate(
+        arrival,
+        account,
+        needs_code=arrival.needs_second_factor and request.mode is Mode.LIVE,
+        safety=refusal_of(context, Step.SAFETY),
+        claim=claim,
+        behind=lambda claimed: _behind_the_second_factor(arrival, context, claimed, changes),
+        changes=changes,
+    )
+
+
+def through_the_gate(
+    arrival: Arrival,
+    account: AccountState,
+    *,
+    needs_code: bool,
+    safety: Refusal | None,
+    claim: Callable[[], Claim],
+    behind: Callable[[Claim], ReasonCode | None],
+    changes: Changes,
+) -> None:
+    """The order in which every request that moves money is judged, whatever its type, and what it does to its user's conduct.
+
+    `safety` is what the safety validation says; `behind` takes the steps behind the second factor, and returns why they refused.
+    """
+    code: ReasonCode | None
+    is_proven_by_code = not needs_code
+    if safety is not None:
+        reject(arrival, claim(), safety, changes)
+        code = safety.code
+    elif needs_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
         refuse_unclaimed(arrival, refusal, changes)
         code = refusal.code
     else:
         is_proven_by_code = True
-        code = _behind_the_second_factor(arrival, context, claim(), changes)
+        code = behind(claim())
     conduct = account.conduct
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)

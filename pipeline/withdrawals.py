@@ -16,18 +16,17 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from pipeline.acceptance import IntakeState, second_factor_refusal
+from pipeline.acceptance import IntakeState, through_the_gate
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, transfer_entry
-from pipeline.gate.conduct import after_failure, after_message
 from pipeline.gate.context import Refusal
 from pipeline.gate.ladder import Step
 from pipeline.gate.withdrawals import WITHDRAWAL_PASSED, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
 from pipeline.identifiers import client_withdrawal_id_of
 from pipeline.ledger import AccountKey, book_of
 from pipeline.money import round_up
-from pipeline.rejection import refuse_unclaimed, reject
+from pipeline.rejection import reject
 from pipeline.withdrawal import Withdrawal, require_transition
 from schemas.audit import EventType
 from schemas.commands import DecisionWord, WithdrawalDecision
@@ -61,25 +60,15 @@ def take_in_withdrawal(
         addresses=state.addresses.get(request.user_id, ()),
         halts=state.halts,
     )
-    is_proven_by_code = not arrival.needs_second_factor
-    refusal = withdrawal_refusal(context, Step.SAFETY)
-    if refusal is not None:
-        reject(arrival, claim(), refusal, changes)
-        code: ReasonCode | None = refusal.code
-    elif not is_proven_by_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
-        refuse_unclaimed(arrival, refusal, changes)
-        code = refusal.code
-    else:
-        is_proven_by_code = True
-        code = _behind_the_second_factor(arrival, context, claim(), changes)
-    conduct = account.conduct
-    if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
-        conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
-    # As for orders: who has a stolen token and no code must not be able to begin its owner's cooldown.
-    if code is not None and is_proven_by_code:
-        conduct = after_failure(conduct, account.limits, code, changes.now)
-    account.conduct = conduct
-    changes.move_conduct(account.user_id, conduct)
+    through_the_gate(
+        arrival,
+        account,
+        needs_code=arrival.needs_second_factor,
+        safety=withdrawal_refusal(context, Step.SAFETY),
+        claim=claim,
+        behind=lambda claimed: _behind_the_second_factor(arrival, context, claimed, changes),
+        changes=changes,
+    )
 
 
 def _behind_the_second_factor(
