@@ -17,6 +17,7 @@ from decimal import Decimal
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, order_fields, result_of_order, state_of, transfer_entry
+from pipeline.code_trial import second_factor_refusal
 from pipeline.gate.conduct import after_failure, after_message
 from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal, TradeContext
 from pipeline.gate.ladder import PASSED, Step, refusal_of
@@ -28,7 +29,6 @@ from pipeline.money import round_up
 from pipeline.order import Order
 from pipeline.rejection import refuse_unclaimed, reject
 from pipeline.rules import Rules
-from pipeline.second_factor import check_code, code_of
 from pipeline.venue import MarketData
 from pipeline.withdrawal import AllowedAddress, Network
 from schemas.audit import EventType
@@ -99,7 +99,7 @@ def through_the_gate(
     if safety is not None:
         reject(arrival, claim(), safety, changes)
         code = safety.code
-    elif needs_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
+    elif needs_code and (refusal := _wrong_code(arrival, account, changes)) is not None:
         refuse_unclaimed(arrival, refusal, changes)
         code = refusal.code
     else:
@@ -113,6 +113,10 @@ def through_the_gate(
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
+
+
+def _wrong_code(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
+    return second_factor_refusal(account, arrival.headers, arrival.appended_at, arrival.traceparent, changes)
 
 
 def _behind_the_second_factor(arrival: Arrival, context: TradeContext, claimed: Claim, changes: Changes) -> ReasonCode | None:
@@ -131,21 +135,6 @@ def _behind_the_second_factor(arrival: Arrival, context: TradeContext, claimed: 
         reject(arrival, claimed, refusal, changes)
         return refusal.code
     return None
-
-
-def second_factor_refusal(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
-    """Tries the code of the record; the factor's state goes with the batch, so that no step is accepted twice and no guess is forgotten."""
-    code = code_of(arrival.headers)
-    if isinstance(code, Refusal):
-        return code
-    refusal, after = check_code(account.factor, code, arrival.appended_at)
-    if after is not None:
-        if after.locked:
-            fields: dict[str, Value] = {"user_id": account.user_id, "reason": "too many wrong codes", "reason_code": "TOTP_LOCKED"}
-            changes.audit(account.user_id, None, EventType.USER_LOCKED_TOTP, fields, arrival.traceparent)
-        account.factor = after
-        changes.factors[account.user_id] = after
-    return refusal
 
 
 def _block(arrival: Arrival, claim: Claim, account: AccountState, assessment: Assessment, changes: Changes) -> None:

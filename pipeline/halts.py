@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from pipeline.audit import Value
 from pipeline.authentication import Scope, TokenVerifier, authorization_of, scope_refusal
 from pipeline.changes import Changes, SetHalt
+from pipeline.code_trial import second_factor_refusal
 from pipeline.gate.context import AccountState, Halt, Refusal
-from pipeline.second_factor import check_code, code_of
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import EventType
 from schemas.commands import (
@@ -146,17 +146,7 @@ def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: C
         return None
     if operator.role != "operator" or operator.status != "active":
         return Refusal(ReasonCode.USER_INACTIVE, "the sender is no active operator; nothing was changed")
-    code = code_of(arrival.headers)
-    if isinstance(code, Refusal):
-        return code
-    refusal, after = check_code(operator.factor, code, arrival.appended_at)
-    if after is not None:
-        if after.locked:
-            fields: dict[str, Value] = {"user_id": operator.user_id, "reason": "too many wrong codes", "reason_code": "TOTP_LOCKED"}
-            changes.audit(operator.user_id, None, EventType.USER_LOCKED_TOTP, fields, None)
-        operator.factor = after
-        changes.factors[operator.user_id] = after
-    return refusal
+    return second_factor_refusal(operator, arrival.headers, arrival.appended_at, None, changes)
 
 
 def _refuse(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
