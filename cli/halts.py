@@ -9,18 +9,14 @@ Start with `command`.
 """
 
 import asyncio
-import getpass
-import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
-import jwt
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -30,10 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.administration import by_operator, usage
 from cli.installation import Installation
+from cli.operator_commands import KAFKA_SECONDS_MAX, operator_headers, producing, subject_of, token_in, unsent
 from cli.orders import Row, reading
 from cli.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
 from cli.status import halt_lines, halts_in_force
-from infra.kafka.connection import client_options
 from schemas.audit import EventType
 from schemas.commands import COMMANDS_ACCOUNT, Command, CommandWord, HaltLevel, HaltScope, HaltTrip
 from schemas.topics import Topics
@@ -41,8 +37,6 @@ from schemas.topics import Topics
 # How long a worker may take to apply it; it takes well below a second where one runs and keeps up.
 APPLIED_SECONDS_MAX: Final = 10.0
 _POLL_SECONDS: Final = 0.1
-_KAFKA_SECONDS_MAX: Final = 10.0
-_TOKEN_BYTES_MAX: Final = 65_536
 # A trip that waits too long is ignored, so it is published again.
 _TRIP_AGAIN_SECONDS: Final = 3.0
 _TRIP_SECONDS_MAX: Final = 20.0
@@ -90,13 +84,13 @@ def scope_of(user: str | None, symbol: str | None, exchange: str | None) -> tupl
 
 async def command(installation: Installation, options: CommandOptions) -> Exit:
     """Sends a command and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied it."""
-    token = _token(options.token_file)
+    token = token_in(options.token_file)
     asked = _command(options, token)
     await _require_known(installation, asked)
     topic = Topics(installation.settings.topic_prefix).commands
-    async with _producing(installation, topic) as producer:
+    async with producing(installation, topic) as producer:
         # Last, as a code is good for half a minute.
-        headers = await asyncio.to_thread(_headers, token, options.totp)
+        headers = await asyncio.to_thread(operator_headers, token, options.totp)
         await _send(installation, producer, topic, asked, headers)
     event = await _applied(installation, asked)
     if event is None:
@@ -116,21 +110,8 @@ async def command(installation: Installation, options: CommandOptions) -> Exit:
     return Exit.DONE
 
 
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        with file.open("rb") as opened:
-            token = opened.read(_TOKEN_BYTES_MAX).decode("ascii").strip()
-    except OSError as error:
-        raise usage(f"The token in {file} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError:
-        raise usage(f"{file} holds no token.") from None
-    return token.removeprefix("Bearer ").strip()
-
-
 def _command(options: CommandOptions, token: str | None) -> Command:
-    operator = options.operator or (_subject(token) if token is not None else None)
+    operator = options.operator or (subject_of(token) if token is not None else None)
     by = by_operator(operator, options.reason)
     try:
         return Command(
@@ -146,15 +127,6 @@ def _command(options: CommandOptions, token: str | None) -> Command:
     except ValidationError as error:
         # Without the values.
         raise usage(f"The command cannot be sent: {error.errors(include_input=False, include_url=False)[0]['msg']}.") from None
-
-
-def _subject(token: str) -> str:
-    """Whose token it is, by its own word: workers check it."""
-    try:
-        subject = jwt.decode(token, options={"verify_signature": False})["sub"]
-    except (jwt.PyJWTError, KeyError):
-        raise usage("The token file holds no token that names a user (`sub`).") from None
-    return str(subject)
 
 
 async def _require_known(installation: Installation, asked: Command) -> None:
@@ -178,52 +150,14 @@ async def _is_known(connection: AsyncConnection, installation: Installation, ask
     return asked.target in installation.settings.exchanges or (await connection.execute(_EXCHANGE, {"topic": topic})).first() is not None
 
 
-@asynccontextmanager
-async def _producing(installation: Installation, topic: str) -> AsyncIterator[AIOKafkaProducer]:
-    options = client_options(installation.settings, installation.kafka)
-    producer = AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=int(_KAFKA_SECONDS_MAX * 1000))
-    try:
-        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
-            await producer.start()
-            # Without naming the topic: a broker may make one that is asked for, and not as it must be.
-            known = (await producer.client.fetch_all_metadata()).topics()
-    except (KafkaError, OSError, TimeoutError) as error:
-        await producer.stop()
-        raise _unsent(installation, reason_of(error)) from error
-    try:
-        if topic not in known:
-            raise _unsent(installation, f"it has no topic {topic}, as no worker of this version has started with it")
-        yield producer
-    finally:
-        await producer.stop()
-
-
-def _unsent(installation: Installation, why: str) -> CommandFailed:
-    return CommandFailed(
-        f"The command was not sent: the broker at {installation.kafka} does not take it ({why}). Nothing was stopped or resumed. To stop "
-        "trading without the broker, stop the workers: nothing is sent by a worker that does not run.",
-        Exit.OUT_OF_REACH,
-    )
-
-
-def _headers(token: str | None, totp: str | None) -> list[tuple[str, bytes]]:
-    if token is None:
-        return []
-    if totp is None:
-        if not sys.stdin.isatty():
-            raise usage("A command needs a code of your second factor: give it with --totp.")
-        totp = getpass.getpass("Code of your second factor: ")
-    return [("authorization", f"Bearer {token}".encode()), ("x-totp", totp.strip().encode())]
-
-
 async def _send(
     installation: Installation, producer: AIOKafkaProducer, topic: str, asked: Command, headers: list[tuple[str, bytes]]
 ) -> None:
     try:
-        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+        async with asyncio.timeout(KAFKA_SECONDS_MAX):
             await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=asked.scope.value.encode(), headers=headers)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise _unsent(installation, f"{reason_of(error)}; it may have arrived all the same, see `orchestrator status`") from error
+        raise unsent(installation, f"{reason_of(error)}; it may have arrived all the same, see `orchestrator status`") from error
 
 
 async def _applied(installation: Installation, asked: Command) -> Mapping[str, str] | None:
@@ -274,7 +208,7 @@ async def trip_all(installation: Installation, reason: str) -> bool:
     """Asks the workers to halt everybody because a promise is broken; whether that is in force. Needs no operator: it only stops."""
     topic = Topics(installation.settings.topic_prefix).reports
     deadline = monotonic() + _TRIP_SECONDS_MAX
-    async with _producing(installation, topic) as producer, reading(installation) as connection:
+    async with producing(installation, topic) as producer, reading(installation) as connection:
         again_at = 0.0
         while monotonic() < deadline:
             if (await connection.execute(_STOPPED)).first() is not None:
@@ -296,7 +230,7 @@ async def _send_trip(installation: Installation, producer: AIOKafkaProducer, top
         tripped_at=datetime.now(UTC),
     )
     try:
-        async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+        async with asyncio.timeout(KAFKA_SECONDS_MAX):
             await producer.send_and_wait(topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
     except (KafkaError, OSError, TimeoutError) as error:
-        raise _unsent(installation, reason_of(error)) from error
+        raise unsent(installation, reason_of(error)) from error

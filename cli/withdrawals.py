@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from sqlalchemy import text
 
 from cli.administration import by_operator, usage
-from cli.halts import _headers, _producing, _subject, _token
 from cli.installation import Installation
+from cli.operator_commands import operator_headers, producing, subject_of, token_in
 from cli.orders import Row, reading
 from cli.output import CommandFailed, Exit, print_table, printable, reason_of, say, table_lines, to_json, to_text, write_line
 from cli.users import rows_of
@@ -32,7 +32,7 @@ from schemas.topics import Topics
 
 APPLIED_SECONDS_MAX: Final = 10.0
 _POLL_SECONDS: Final = 0.1
-_KAFKA_SECONDS_MAX: Final = 10.0
+KAFKA_SECONDS_MAX: Final = 10.0
 _LISTED: Final = (
     "withdrawal_id", "user_id", "exchange", "asset", "amount", "fee", "network", "address", "status", "usd_value", "requested_at",
 )  # fmt: skip
@@ -124,7 +124,7 @@ def _unknown(withdrawal_id: str) -> CommandFailed:
 async def decide(installation: Installation, options: DecisionOptions) -> Exit:
     """Sends an operator's word and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied
     it."""
-    token = _token(options.token_file)
+    token = token_in(options.token_file)
     asked = _decision(options, token)
     async with reading(installation) as connection:
         found = await rows_of(connection, _ONE, id=asked.withdrawal_id)
@@ -133,11 +133,11 @@ async def decide(installation: Installation, options: DecisionOptions) -> Exit:
     if not options.as_json:
         say(printable(_asked_for(found[0])))
     topic = Topics(installation.settings.topic_prefix).commands
-    async with _producing(installation, topic) as producer:
+    async with producing(installation, topic) as producer:
         # Last, as a code is good for half a minute.
-        headers = await asyncio.to_thread(_headers, token, options.totp)
+        headers = await asyncio.to_thread(operator_headers, token, options.totp)
         try:
-            async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+            async with asyncio.timeout(KAFKA_SECONDS_MAX):
                 value, key = asked.model_dump_json().encode(), asked.withdrawal_id.encode()
                 await producer.send_and_wait(topic, value, key=key, headers=headers)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -172,7 +172,7 @@ def _asked_for(row: Row) -> str:
 
 
 def _decision(options: DecisionOptions, token: str | None) -> WithdrawalDecision:
-    by = by_operator(options.operator or (_subject(token) if token is not None else None), options.reason)
+    by = by_operator(options.operator or (subject_of(token) if token is not None else None), options.reason)
     try:
         return WithdrawalDecision(
             schema_version=1,
