@@ -28,6 +28,7 @@ from agents.watchdog import Watchdog
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
+from infra.exchange.paper_gateway import PaperGateway
 from infra.exchange.venues import is_real_money
 from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
@@ -42,6 +43,7 @@ from infra.trusted_keys import token_verifier
 from pipeline.crash_points import Reached
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
+from schemas.orders import Mode
 from schemas.topics import Topics
 
 _CANCEL_ATTEMPTS_MAX: Final = 20
@@ -142,6 +144,10 @@ def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Ga
     }
 
 
+def _paper_gateway(feed: MarketDataFeed, rules: Rules) -> PaperGateway:
+    return PaperGateway(feed.snapshot.exchange, lambda: feed.snapshot, price_age_max=rules.price_age_max, clock=utc_now)
+
+
 def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions) -> OrchestratorApp:
     return OrchestratorApp(
         settings.consumer_group,
@@ -197,6 +203,9 @@ def compose(
     def market_data() -> dict[str, MarketData]:
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
+    by_mode: dict[str, dict[Mode, Gateway]] = {
+        exchange: {Mode.LIVE: gateway, Mode.PAPER: _paper_gateway(feeds[exchange], rules)} for exchange, gateway in gateways.items()
+    }
     keyring = keyring_of(settings)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
@@ -208,8 +217,8 @@ def compose(
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
-    for exchange, gateway in gateways.items():
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, halt_watch, settings.submission_batch_size_max)
+    for exchange in gateways:
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], halt_watch, settings.submission_batch_size_max)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -244,7 +253,7 @@ def compose(
         partitions=partitions,
         reconciler=Reconciler(
             database=database,
-            gateways=gateways,
+            gateways=by_mode,
             producer=report_producer,
             owned=owned,
             topics=topics,

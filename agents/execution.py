@@ -8,7 +8,7 @@ A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
@@ -27,6 +27,7 @@ from pipeline.execution import NotSent, Outcome, Plan, conclude, is_stopped, pla
 from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
+from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 from schemas.routing import RoutedOrder
 
@@ -70,12 +71,14 @@ async def require_published(step: StepTransaction, order_ids: list[str], context
 
 
 class ExecutionStep:
-    """The step of `trade.orders.<exchange>`."""
+    """The step of `trade.orders.<exchange>`. `gateways`: where orders of each mode go; a simulated one goes to no exchange."""
 
-    def __init__(self, context: StepContext, exchange: str, gateway: Gateway, halt_watch: HaltWatch, batch_size_max: int) -> None:
+    def __init__(
+        self, context: StepContext, exchange: str, gateways: Mapping[Mode, Gateway], halt_watch: HaltWatch, batch_size_max: int
+    ) -> None:
         self.batch_size_max = batch_size_max
         self._actor = f"execution.{exchange}"
-        self._gateway = gateway
+        self._gateways = gateways
         self._halt_watch = halt_watch
         self._context = context
 
@@ -117,13 +120,15 @@ class ExecutionStep:
         return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
     async def _call(self, decided: Plan) -> _Outcomes:
-        """Makes the calls of a plan: accounts side by side, each account's calls one after another."""
+        """Makes the calls of a plan: accounts side by side, each account's calls one after another, simulated ones beside the real."""
         outcomes = _Outcomes()
-        accounts: dict[tuple[str, str], list[Callable[[], Awaitable[None]]]] = {}
+        accounts: dict[tuple[Mode, str, str], list[Callable[[], Awaitable[None]]]] = {}
         for submission in decided.submissions:
-            accounts.setdefault((submission.user_id, submission.api_key_id), []).append(self._submission_call(submission, outcomes))
+            account = submission.mode, submission.user_id, submission.api_key_id
+            accounts.setdefault(account, []).append(self._submission_call(submission, outcomes))
         for reference in decided.cancels:
-            accounts.setdefault((reference.user_id, reference.api_key_id), []).append(self._cancel_call(reference, outcomes))
+            account = reference.mode, reference.user_id, reference.api_key_id
+            accounts.setdefault(account, []).append(self._cancel_call(reference, outcomes))
         async with asyncio.TaskGroup() as group:
             for calls in accounts.values():
                 group.create_task(_one_after_another(calls))
@@ -138,7 +143,7 @@ class ExecutionStep:
     def _cancel_call(self, reference: OrderReference, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
         async def call() -> None:
             try:
-                outcomes.canceled[reference.order_id] = await self._gateway.cancel(reference)
+                outcomes.canceled[reference.order_id] = await self._gateways[reference.mode].cancel(reference)
             except Retryable as error:
                 # The stored key could not be read, so nothing was sent; the cancel stays pending and is repeated.
                 outcomes.canceled[reference.order_id] = InDoubt(str(error))
@@ -154,7 +159,7 @@ class ExecutionStep:
             if self._context.clock() > latest:
                 break
             try:
-                outcome = await self._gateway.submit(submission, partial(self._halted, submission))
+                outcome = await self._gateways[submission.mode].submit(submission, partial(self._halted, submission))
             except Retryable as error:
                 return NotSent(f"the stored API key or the halts in force could not be read: {error}")
             if isinstance(outcome, Refused) and outcome.reason_code in _STOPPED_HERE:

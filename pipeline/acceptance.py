@@ -19,7 +19,7 @@ from pipeline.audit import Value
 from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, order_fields, result_of_order, state_of, transfer_entry
 from pipeline.gate.conduct import after_failure, after_message
 from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal, TradeContext
-from pipeline.gate.ladder import PASSED, Step, refusal_of
+from pipeline.gate.ladder import PASSED_IN, Step, refusal_of
 from pipeline.gate.suspicion import Assessment, assess
 from pipeline.gate.valuation import expires_at, hold_of
 from pipeline.identifiers import client_order_id_of
@@ -53,31 +53,35 @@ class IntakeState:
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
     """Accepts or refuses one trade request. `claim` claims its key, once it is clear that it may."""
     account = state.accounts[request.user_id]
+    is_real = request.mode is Mode.LIVE
     context = TradeContext(
         request=request,
         appended_at=arrival.appended_at,
         now=changes.now,
         rules=state.rules,
-        account=account,
+        account=account.in_mode(request.mode),
         api_key=state.api_keys.get((request.user_id, request.api_key_id)),
         market_data=state.market_data.get(request.exchange),
         halts=state.halts,
         balances=changes.ledger.balances,
         idempotency_key=request.idempotency_key,
     )
-    code = _through_the_gate(arrival, context, claim, changes)
+    code = _through_the_gate(arrival, context, account, claim, changes)
     conduct = account.conduct
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
-    if code is not None:
+    # Messages load the system in either mode; a failure with simulated money is no reason to pause real trading.
+    if code is not None and is_real:
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
 
 
-def _through_the_gate(arrival: Arrival, context: TradeContext, claim: Callable[[], Claim], changes: Changes) -> ReasonCode | None:
-    """The steps in their order; returns why the request was refused, None when it was accepted."""
-    account = context.account
+def _through_the_gate(
+    arrival: Arrival, context: TradeContext, account: AccountState, claim: Callable[[], Claim], changes: Changes
+) -> ReasonCode | None:
+    """The steps in their order; returns why the request was refused, None when it was accepted. `account` is the user as it is, of which
+    the context shows what counts in the request's mode."""
     refusal = refusal_of(context, Step.SAFETY)
     if refusal is not None:
         reject(arrival, claim(), refusal, changes)
@@ -92,7 +96,7 @@ def _through_the_gate(arrival: Arrival, context: TradeContext, claim: Callable[[
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
         return refusal.code
-    assessment = assess(context)
+    assessment = assess(context) if context.request.mode is Mode.LIVE else Assessment(0, ())
     if assessment.score >= account.limits.suspicion_block:
         _block(arrival, claimed, account, assessment, changes)
         return ReasonCode.SUSPICIOUS_ACTIVITY
@@ -156,7 +160,7 @@ def _hold_and_accept(
         wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
         reason = f"{wanted} would be reserved, {format_decimal(available)} are available; nothing was sent"
         return Refusal(ReasonCode.BALANCE_INSUFFICIENT, reason)
-    if order.symbol not in context.account.known_symbols:
+    if order.mode is Mode.LIVE and order.symbol not in context.account.known_symbols:
         changes.symbols_new.add((order.user_id, order.symbol))
     context.account.accepted(order.order_id, context.request, order.usd_value, order.requested_at, changes.now)
     flagged = assessment.score >= context.account.limits.suspicion_flag
@@ -216,7 +220,7 @@ def _accept(order: Order, transfers_from: int, evidence: list[str], changes: Cha
     changes.made.add(order.order_id)
     fields = order_fields(order)
     fields["status_before"] = OrderStatus.RECEIVED.value
-    fields["checks"] = PASSED
+    fields["checks"] = PASSED_IN[order.mode]
     fields["evidence"] = evidence
     fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
     fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
-from schemas.orders import OrderStatus, RequestType
+from schemas.orders import Mode, OrderStatus, RequestType
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset, Timestamp
 
@@ -31,7 +31,10 @@ class ResultStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`."""
+    """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`.
+
+    `mode` is null where the request could not be read, and absent from answers of versions that offered `live` alone.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -59,6 +62,7 @@ class Result:
     decided_at: Timestamp
     executed_at: Timestamp | None
     source: SourceOffset
+    mode: Mode | None = None
 
 
 # A plain dataclass is made ten times faster than a pydantic model; reading and writing it is pydantic's either way.

@@ -12,7 +12,7 @@ from typing import Final
 from infra.postgres.step import Connection
 
 _IN_DOUBT: Final = """
-    SELECT exchange, count(*) AS orders FROM orders WHERE executed_at IS NULL AND status = 'in_doubt'
+    SELECT exchange, count(*) AS orders FROM orders WHERE executed_at IS NULL AND status = 'in_doubt' AND mode = 'live'
     GROUP BY exchange HAVING count(*) >= $1
 """
 # Only who has sold since the last look can have crossed the line since then.
