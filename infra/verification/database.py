@@ -38,7 +38,8 @@ _HELD: Final = """
 """
 _ADVANCED: Final = """
     SELECT orders.user_id, transfers.asset, SUM(transfers.amount) AS amount
-    FROM transfers JOIN orders USING (order_id) WHERE transfers.debit_owner = '@shortfall' GROUP BY orders.user_id, transfers.asset
+    FROM transfers JOIN orders USING (order_id) WHERE transfers.debit_owner = '@shortfall' AND transfers.book = 'live'
+    GROUP BY orders.user_id, transfers.asset
 """
 
 
