@@ -128,12 +128,13 @@ def test_order_is_paid_from_the_book_of_its_mode_alone(mode: str, live: str, pap
 
 def test_paper_order_counts_in_no_limit_of_real_orders() -> None:
     """Volume, trades, open orders, recent orders and known symbols are as before; the user's real order passes every limit of one."""
-    limits = {"hourly_trades_max": 1, "open_orders_max": 1, "daily_volume_usd_max": Decimal(60), "duplicate_window": timedelta(minutes=1)}
+    limits: dict[str, Any] = {"hourly_trades_max": 1, "open_orders_max": 1, "duplicate_window": timedelta(minutes=1)}
+    limits["daily_volume_usd_max"] = Decimal(60)
     account = account_state(limits=replace(account_state().limits, **limits))
     changes = _changes(live="1000")
     _decided(changes, trade(mode="paper"), trade(idempotency_key="key-2"), state=intake_state(accounts={USER: account}))
     assert {order.mode for order in changes.orders.values()} == set(Mode)
-    assert (account.usage.trades_1h, account.usage.volume_24h_usd) == (1, 50)
+    assert (account.usage.trades_1h, account.usage.volume_24h_usd) == (1, Decimal(50))
     assert ([order.order_id for order in account.open_orders], len(account.open_paper_orders)) == (
         [order.order_id for order in changes.orders.values() if order.mode is Mode.LIVE], 1
     )  # fmt: skip
