@@ -167,6 +167,8 @@ async def add_demo_users(stage: Stage, run: str) -> list[str]:
             keyring.key_id,
             keyring.encrypt(account.user_id, API_KEY_ID, StoredSecret(account.api_key, account.secret)),
             account.balances,
+            # The same again to play with, which the exchange knows nothing of.
+            paper=dict(OPENING_BALANCES),
         )
         for account in accounts
     ]
