@@ -3,7 +3,7 @@
 A newcomer reads `compose` once and then knows who holds what. Nothing below is made at import time.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,11 +20,13 @@ from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
 from agents.keys import KeyReader, SecondFactorReader
+from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
 from agents.trips import TripRules, Trips
 from agents.watchdog import Watchdog
+from agents.withdrawal_watch import WithdrawalWatch
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
@@ -38,16 +40,22 @@ from infra.limits import limits_of
 from infra.postgres.accounts import stored_keys
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
+from infra.postgres.withdrawals import keys_that_withdraw
 from infra.settings import Settings
 from infra.trusted_keys import token_verifier
 from pipeline.crash_points import Reached
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
+from pipeline.withdrawal import Network
 from schemas.orders import Mode
 from schemas.topics import Topics
 
 _CANCEL_ATTEMPTS_MAX: Final = 20
 _HEARTBEAT_SECONDS_MAX: Final = 0.5
+_KEYS_ASKED_WITH: Final = 5
+# What the contract promises where money is real.
+_ADDRESS_WAIT_HOURS_MIN: Final = 24
+_HISTORY_LAG_SECONDS_MIN: Final = 60
 
 
 def utc_now() -> datetime:
@@ -68,6 +76,7 @@ def require_permitted(settings: Settings) -> None:
     """
     if settings.authentication == "required":
         token_verifier(settings)
+        _require_careful_withdrawals(settings)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
     if missing:
@@ -87,6 +96,15 @@ def require_permitted(settings: Settings) -> None:
         )
 
 
+def _require_careful_withdrawals(settings: Settings) -> None:
+    if settings.address_wait_hours < _ADDRESS_WAIT_HOURS_MIN or settings.withdrawal_history_lag_seconds < _HISTORY_LAG_SECONDS_MIN:
+        raise ExchangeNotPermitted(
+            f"ORCHESTRATOR_ADDRESS_WAIT_HOURS must be {_ADDRESS_WAIT_HOURS_MIN} or more, and ORCHESTRATOR_WITHDRAWAL_HISTORY_LAG_SECONDS "
+            f"{_HISTORY_LAG_SECONDS_MIN} or more: shorter times are for sandboxes, where no real money can be paid out twice or to an "
+            "address that somebody has just slipped in. Nothing was read or sent, and requests wait in Kafka."
+        )
+
+
 def rules_of(settings: Settings) -> Rules:
     """The numbers of the settings as the pipeline wants them."""
     return Rules(
@@ -99,6 +117,10 @@ def rules_of(settings: Settings) -> Rules:
         receive_window=settings.receive_window,
         venue_timeout=settings.venue_timeout,
         cancel_attempts_max=_CANCEL_ATTEMPTS_MAX,
+        withdrawal_approval_usd=settings.withdrawal_approval_usd,
+        withdrawal_approval_time=timedelta(hours=settings.withdrawal_approval_hours),
+        address_wait=timedelta(hours=settings.address_wait_hours),
+        withdrawal_history_lag=timedelta(seconds=settings.withdrawal_history_lag_seconds),
     )
 
 
@@ -109,10 +131,12 @@ class Parts:
     database: Database
     gateways: dict[str, Gateway]
     feeds: dict[str, MarketDataFeed]
+    network_feeds: dict[str, NetworkFeed]
     report_producer: AIOKafkaProducer
     app: OrchestratorApp
     partitions: Partitions
     reconciler: Reconciler
+    withdrawal_watch: WithdrawalWatch
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
     trips: Trips
@@ -127,7 +151,7 @@ def _credential_source(database: Database, keyring: Keyring) -> CredentialSource
     return KeyReader(partial(stored_keys, database), decrypt)
 
 
-def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Gateway]:
+def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, CcxtGateway]:
     return {
         exchange: CcxtGateway(
             exchange,
@@ -206,6 +230,7 @@ def compose(
     by_mode: dict[str, dict[Mode, Gateway]] = {
         exchange: {Mode.LIVE: gateway, Mode.PAPER: _paper_gateway(feeds[exchange], rules)} for exchange, gateway in gateways.items()
     }
+    network_feeds = _network_feeds(database, gateways)
     keyring = keyring_of(settings)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
@@ -213,12 +238,16 @@ def compose(
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
     context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
-        topics.requests: IntakeStep(context, market_data, verifier, limits, unseal, settings.batch_size_max),
+        topics.requests: IntakeStep(
+            context, market_data, partial(_networks, network_feeds), verifier, limits, unseal, settings.batch_size_max
+        ),
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
-    for exchange in gateways:
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], halt_watch, settings.submission_batch_size_max)
+    for exchange, gateway in gateways.items():
+        steps[topics.orders(exchange)] = ExecutionStep(
+            context, exchange, by_mode[exchange], gateway, halt_watch, settings.submission_batch_size_max
+        )
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -246,8 +275,9 @@ def compose(
 
     return Parts(
         database=database,
-        gateways=gateways,
+        gateways=dict(gateways),
         feeds=feeds,
+        network_feeds=network_feeds,
         report_producer=report_producer,
         app=app,
         partitions=partitions,
@@ -261,19 +291,12 @@ def compose(
             interval_seconds=settings.reconcile_interval_ms / 1000,
             clock=utc_now,
         ),
+        withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
         ),
-        trips=Trips(
-            database=database,
-            producer=report_producer,
-            topic=topics.reports,
-            market_data=market_data,
-            limits=limits,
-            rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
-            clock=utc_now,
-        ),
+        trips=_trips(settings, database, report_producer, market_data),
         watchdog=Watchdog(
             app,
             partitions,
@@ -285,6 +308,53 @@ def compose(
             fail,
         ),
     )
+
+
+def _trips(
+    settings: Settings, database: Database, producer: AIOKafkaProducer, market_data: Callable[[], dict[str, MarketData]]
+) -> Trips:
+    return Trips(
+        database=database,
+        producer=producer,
+        topic=Topics(settings.topic_prefix).reports,
+        market_data=market_data,
+        limits=limits_of(settings),
+        rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
+        clock=utc_now,
+    )
+
+
+def _network_feeds(database: Database, gateways: Mapping[str, CcxtGateway]) -> dict[str, NetworkFeed]:
+    return {
+        exchange: NetworkFeed(exchange, gateway, partial(_keys_to_ask_with, database, exchange)) for exchange, gateway in gateways.items()
+    }
+
+
+def _networks(feeds: Mapping[str, NetworkFeed]) -> dict[str, Mapping[tuple[str, str], Network]]:
+    return {exchange: feed.snapshot for exchange, feed in feeds.items()}
+
+
+def _withdrawal_watch(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, CcxtGateway],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+) -> WithdrawalWatch:
+    return WithdrawalWatch(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        rules=rules_of(settings),
+        poll_seconds=settings.withdrawal_poll_ms / 1000,
+        clock=utc_now,
+    )
+
+
+async def _keys_to_ask_with(database: Database, exchange: str) -> Sequence[tuple[str, str]]:
+    return await keys_that_withdraw(database, exchange, utc_now(), _KEYS_ASKED_WITH)
 
 
 def _report_producer(options: dict[str, Any]) -> AIOKafkaProducer:

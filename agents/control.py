@@ -1,5 +1,7 @@
 """The control agent: when commands of operators are applied. What a command does stands in pipeline/halts.
 
+A decision about a withdrawal is applied here too (pipeline/withdrawals), under the lock of the withdrawal's user.
+
 The halt is in force as soon as its transaction commits: intake reads the halts inside each batch's own transaction, and every worker's
 `HaltWatch` reads them several times a second for what is about to be sent. Where a halt cancels what rests, `agents/halt_cancels` does so.
 """
@@ -11,15 +13,17 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
+from agents.settlement import require_withdrawals_published
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import users_of_withdrawals, withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.gate.context import Limits
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.ledger import Ledger
-from schemas.commands import COMMANDS_ACCOUNT
+from schemas.commands import COMMANDS_ACCOUNT, WithdrawalDecision
 from schemas.wire import SourceOffset
 
 log = structlog.get_logger(__name__)
@@ -43,7 +47,7 @@ class ControlStep:
         arrivals = [self._arrival_of(record) for record in batch.records]
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await self._decide(step, arrivals)
+            changes = await self._decide(step, batch, arrivals)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
@@ -55,18 +59,24 @@ class ControlStep:
         source = SourceOffset(record.topic, record.partition, record.offset)
         return arrive_command(source, appended_at, record.value, record.headers, self._verifier)
 
-    async def _decide(self, step: StepTransaction, arrivals: list[CommandArrival]) -> Changes:
+    async def _decide(self, step: StepTransaction, batch: Batch, arrivals: list[CommandArrival]) -> Changes:
         operators = sorted({arrival.command.operator for arrival in arrivals if arrival.command is not None and arrival.refusal is None})
+        named = {arrival.command.withdrawal_id for arrival in arrivals if isinstance(arrival.command, WithdrawalDecision)}
+        withdrawal_ids = sorted(named)
+        owners = sorted(set((await users_of_withdrawals(step.connection, withdrawal_ids)).values())) if named else []
         # The chain of commands is the halts' lock, whoever commands.
-        locked = await step.lock_accounts([*operators, COMMANDS_ACCOUNT])
+        locked = await step.lock_accounts([*operators, *owners, COMMANDS_ACCOUNT])
+        await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
         now = self._context.clock()
-        states = await accounts(step.connection, operators, (), locked.conduct, self._limits, self._unseal, now)
+        users = sorted({*operators, *owners})
+        states = await accounts(step.connection, users, (), locked.conduct, self._limits, self._unseal, now)
         changes = Changes(
             topics=self._context.topics,
             now=now,
             actor=ACTOR,
             trail=AuditTrail(locked.heads, now),
-            ledger=Ledger({}),
+            ledger=Ledger(await step.balances(owners) if owners else {}),
+            withdrawals=await withdrawals(step.connection, withdrawal_ids),
             conduct=locked.conduct,
             halts=await halts(step.connection),
         )

@@ -10,6 +10,7 @@ A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
@@ -17,38 +18,49 @@ import structlog
 
 from agents.batch import Batch, StepContext
 from agents.halt_watch import HaltWatch
-from infra.exchange.gateway import Gateway
+from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, conclude, is_stopped, plan
 from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
+from pipeline.payouts import Outcome as PayoutOutcome
+from pipeline.payouts import conclude_withdrawals, plan_withdrawals
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
+from pipeline.withdrawal import WithdrawalSubmission
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
-from schemas.routing import RoutedOrder
+from schemas.routing import Action, RoutedOrder
 
 log = structlog.get_logger(__name__)
 
 _UNAVAILABLE_PAUSES: Final = (0.1, 0.3, 0.9)
 # No venue says these of an order: it was stopped on this side, behind the queues, by the end of its receive window or by a halt.
 _STOPPED_HERE: Final = frozenset({ReasonCode.REQUEST_EXPIRED, ReasonCode.TRADING_HALTED})
-T = TypeVar("T")
+Sent = TypeVar("Sent")
 
 
 @dataclass(slots=True)
 class _Outcomes:
     submitted: dict[str, Outcome] = field(default_factory=dict)
     canceled: dict[str, Confirmed | Refused | InDoubt] = field(default_factory=dict)
+    withdrawn: dict[str, PayoutOutcome] = field(default_factory=dict)
 
 
 async def load_orders(
-    step: StepTransaction, order_ids: list[str], user_ids: list[str], context: StepContext, actor: str, more_accounts: Sequence[str] = ()
+    step: StepTransaction,
+    order_ids: list[str],
+    user_ids: list[str],
+    context: StepContext,
+    actor: str,
+    more_accounts: Sequence[str] = (),
+    withdrawal_ids: Sequence[str] = (),
 ) -> Changes:
-    """Locks the users' chains, and those of `more_accounts`, and loads what a step about their orders needs."""
+    """Locks the users' chains, and those of `more_accounts`, and loads what a step about their orders and withdrawals needs."""
     locked = await step.lock_accounts([*user_ids, *more_accounts])
     now = context.clock()
     return Changes(
@@ -58,6 +70,7 @@ async def load_orders(
         trail=AuditTrail(locked.heads, now),
         ledger=Ledger(await step.balances(user_ids)),
         orders=await step.orders(order_ids),
+        withdrawals=await withdrawals(step.connection, withdrawal_ids),
         cancels=await step.pending_cancels(order_ids),
         conduct=locked.conduct,
     )
@@ -74,19 +87,31 @@ class ExecutionStep:
     """The step of `trade.orders.<exchange>`. `gateways`: where orders of each mode go; a simulated one goes to no exchange."""
 
     def __init__(
-        self, context: StepContext, exchange: str, gateways: Mapping[Mode, Gateway], halt_watch: HaltWatch, batch_size_max: int
+        self,
+        context: StepContext,
+        exchange: str,
+        gateways: Mapping[Mode, Gateway],
+        payouts: WithdrawalGateway,
+        halt_watch: HaltWatch,
+        batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
         self._actor = f"execution.{exchange}"
         self._gateways = gateways
+        self._payouts = payouts
         self._halt_watch = halt_watch
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         work = [RoutedOrder.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
-        order_ids = sorted({routed.order_id for routed in work})
+        order_ids = sorted({routed.order_id for routed in work if routed.action is not Action.WITHDRAW})
+        withdrawal_ids = sorted({routed.order_id for routed in work if routed.action is Action.WITHDRAW})
         user_ids = sorted({routed.user_id for routed in work})
-        decided = await self._context.runner.run(batch, lambda step: self._intend(step, batch, work, order_ids, user_ids))
+
+        async def load(step: StepTransaction) -> Changes:
+            return await load_orders(step, order_ids, user_ids, self._context, self._actor, withdrawal_ids=withdrawal_ids)
+
+        decided = await self._context.runner.run(batch, lambda step: self._intend(step, batch, work, load))
         if not isinstance(decided, Plan):
             return decided
         self._context.reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
@@ -94,10 +119,11 @@ class ExecutionStep:
         self._context.reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
+            changes = await load(step)
             # Only this partition has changed the orders that it was sending; a resting one may have been filled meanwhile.
             await require_published(step, sorted(outcomes.canceled), self._context)
             conclude(outcomes.submitted, outcomes.canceled, changes, self._context.rules)
+            conclude_withdrawals(outcomes.withdrawn, changes)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
@@ -106,13 +132,17 @@ class ExecutionStep:
         return outputs
 
     async def _intend(
-        self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], order_ids: list[str], user_ids: list[str]
+        self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], load: Callable[[StepTransaction], Awaitable[Changes]]
     ) -> Plan | tuple[OutputRecord, ...]:
-        changes = await load_orders(step, order_ids, user_ids, self._context, self._actor)
+        changes = await load(step)
         owner = batch.partition.fencing_epoch, batch.partition.partition
-        decided = plan(work, changes, *owner, await halt_book(step.connection), self._context.rules.usd_assets)
+        halts = await halt_book(step.connection)
+        orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
+        decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets)
+        payouts = [routed for routed in work if routed.action is Action.WITHDRAW]
+        decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts)
         await step.store(changes, changes.now - self._context.rules.key_lifetime)
-        if decided.submissions or decided.cancels:
+        if decided.submissions or decided.cancels or decided.withdrawals:
             await step.carry(changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_SUBMITTING_COMMIT, batch.partition.topic)
             return decided
@@ -129,6 +159,9 @@ class ExecutionStep:
         for reference in decided.cancels:
             account = reference.mode, reference.user_id, reference.api_key_id
             accounts.setdefault(account, []).append(self._cancel_call(reference, outcomes))
+        for payout in decided.withdrawals:
+            account = Mode.LIVE, payout.user_id, payout.api_key_id
+            accounts.setdefault(account, []).append(self._withdrawal_call(payout, outcomes))
         async with asyncio.TaskGroup() as group:
             for calls in accounts.values():
                 group.create_task(_one_after_another(calls))
@@ -150,16 +183,30 @@ class ExecutionStep:
 
         return call
 
+    def _withdrawal_call(self, submission: WithdrawalSubmission, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+        last_look = partial(self._paying_halted, submission)
+
+        async def call() -> None:
+            outcomes.withdrawn[submission.withdrawal_id] = await self._send(
+                submission.submitting_at, lambda: self._payouts.withdraw(submission, last_look)
+            )
+
+        return call
+
     async def _submit(self, submission: Submission) -> Outcome:
-        """Sends an order, again only after a proof that it was not accepted, and only in the first half of its receive window."""
-        latest = submission.submitting_at + self._context.rules.receive_window / 2
+        gateway, last_look = self._gateways[submission.mode], partial(self._halted, submission)
+        return await self._send(submission.submitting_at, lambda: gateway.submit(submission, last_look))
+
+    async def _send(self, submitting_at: datetime, send: Callable[[], Awaitable[Sent]]) -> Sent | Refused | NotSent:
+        """Sends once, again only after a proof that it was not accepted, and only in the first half of its receive window."""
+        latest = submitting_at + self._context.rules.receive_window / 2
         refused: Refused | None = None
         for pause in (0.0, *_UNAVAILABLE_PAUSES):
             await asyncio.sleep(pause)
             if self._context.clock() > latest:
                 break
             try:
-                outcome = await self._gateways[submission.mode].submit(submission, partial(self._halted, submission))
+                outcome = await send()
             except Retryable as error:
                 return NotSent(f"the stored API key or the halts in force could not be read: {error}")
             if isinstance(outcome, Refused) and outcome.reason_code in _STOPPED_HERE:
@@ -172,6 +219,12 @@ class ExecutionStep:
             return NotSent("its turn came too late in the receive window; it was not sent")
         # Proven not accepted: queued again until its deadline, so that a short outage costs time and not orders.
         return NotSent(f"the exchange is not available: {refused.detail}")
+
+    async def _paying_halted(self, submission: WithdrawalSubmission) -> Refused | None:
+        """The same for what is paid out: a halt of either level stops it."""
+        if await self._halt_watch.level_for(submission.exchange, "", submission.user_id) is None:
+            return None
+        return Refused(ReasonCode.TRADING_HALTED, "a halt came before its turn came")
 
     async def _halted(self, submission: Submission) -> Refused | None:
         """The last look before the first byte leaves: a halt that came while the order waited for its turn stops it."""

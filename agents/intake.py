@@ -12,30 +12,35 @@ from aiokafka import ConsumerRecord
 from agents.batch import Batch, StepContext
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import addresses, withdrawn_usd
 from pipeline.acceptance import IntakeState
 from pipeline.arrival import Arrival, arrive, authenticated
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.gate.context import Limits
+from pipeline.gate.context import AccountState, Limits
 from pipeline.intake import decide
 from pipeline.ledger import Ledger
 from pipeline.venue import MarketData
-from schemas.requests import CancelRequest, TradeRequest
+from pipeline.withdrawal import AllowedAddress, Network
+from schemas.requests import CancelRequest, TradeRequest, WithdrawalRequest
 from schemas.wire import SourceOffset
 
 ACTOR: Final = "intake"
 
+Networks = Mapping[str, Mapping[tuple[str, str], Network]]
+
 
 class IntakeStep:
     """`market_data` gives what is known of each exchange at the moment of the call; `verifier` None where nobody is asked who sends
-    (a sandbox); `unseal` decrypts second factors."""
+    (a sandbox); `unseal` decrypts second factors. `networks` gives how each exchange pays out, as far as it has told."""
 
     def __init__(
         self,
         context: StepContext,
         market_data: Callable[[], Mapping[str, MarketData]],
+        networks: Callable[[], Networks],
         verifier: TokenVerifier | None,
         limits: Limits,
         unseal: Unsealed,
@@ -44,6 +49,7 @@ class IntakeStep:
         self.batch_size_max = batch_size_max
         self._context = context
         self._market_data = market_data
+        self._networks = networks
         self._verifier = verifier
         self._limits = limits
         self._unseal = unseal
@@ -89,6 +95,7 @@ class IntakeStep:
         states = await accounts(step.connection, users, symbols, locked.conduct, self._limits, self._unseal, now)
         keys_stored = await api_keys(step.connection, users)
         balances = await step.balances(users)
+        allowed = await self._load_withdrawing(step, arrivals, states, now)
         order_ids = [claim.order_id for key in targets if (claim := claims.get(key)) is not None and claim.order_id is not None]
         orders = await step.orders(order_ids) if order_ids else {}
         cancels = await step.pending_cancels(order_ids) if order_ids else {}
@@ -104,6 +111,28 @@ class IntakeStep:
             conduct=locked.conduct,
             unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
         )
-        state = IntakeState(states, keys_stored, self._market_data(), await halt_book(step.connection), self._context.rules)
+        state = IntakeState(
+            accounts=states,
+            api_keys=keys_stored,
+            market_data=self._market_data(),
+            halts=await halt_book(step.connection),
+            rules=self._context.rules,
+            networks=self._networks(),
+            addresses=allowed,
+        )
         decide(arrivals, state, changes)
         return changes
+
+    async def _load_withdrawing(
+        self, step: StepTransaction, arrivals: list[Arrival], states: dict[str, AccountState], now: datetime
+    ) -> dict[str, tuple[AllowedAddress, ...]]:
+        """What only withdrawals need: the addresses of those who ask for one, and what they have withdrawn in 24 hours, which it notes."""
+        asking = {
+            arrival.decoded.user_id for arrival in arrivals if arrival.unproven is None and isinstance(arrival.decoded, WithdrawalRequest)
+        }
+        users = sorted(asking)
+        if not users:
+            return {}
+        for user_id, usd in (await withdrawn_usd(step.connection, users, now)).items():
+            states[user_id].usage.withdrawn_24h_usd = usd
+        return await addresses(step.connection, users)

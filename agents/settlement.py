@@ -6,14 +6,25 @@ from agents.batch import Batch, StepContext
 from agents.execution import load_orders, require_published, require_value
 from infra.postgres.gate import halts
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import unpublished_withdrawals
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.halts import apply_trip
+from pipeline.invariants import Unpublished
+from pipeline.payouts import apply_withdrawal_report
 from pipeline.settlement import apply_report
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
 from schemas.routing import ON_REPORTS, Report
+from schemas.withdrawals import WithdrawalReport
 
 ACTOR: Final = "settlement"
+
+
+async def require_withdrawals_published(step: StepTransaction, batch: Batch, withdrawal_ids: list[str], context: StepContext) -> None:
+    """Raises Unpublished while an older word about one of these withdrawals is on its way to Kafka: a newer one must not overtake it."""
+    waiting = await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, context.topics.orders_prefix)
+    if waiting:
+        raise Unpublished(f"{len(waiting)} withdrawals have an older word that is not published yet")
 
 
 class SettlementStep:
@@ -29,18 +40,23 @@ class SettlementStep:
         trips = [trip for trip in told if isinstance(trip, HaltTrip)]
         # The chain of commands is the halts' lock.
         more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if trips else []
+        payouts = [report for report in told if isinstance(report, WithdrawalReport)]
         order_ids = sorted({report.order_id for report in reports})
-        user_ids = sorted({report.user_id for report in reports})
+        withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
+        user_ids = sorted({report.user_id for report in reports} | {payout.user_id for payout in payouts})
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more)
+            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more, withdrawal_ids)
             if trips:
                 changes.halts = await halts(step.connection)
                 for trip in trips:
                     apply_trip(trip, changes)
             await require_published(step, order_ids, self._context)
+            await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
             for report in reports:
                 apply_report(report, changes, self._context.rules)
+            for payout in payouts:
+                apply_withdrawal_report(payout, changes, self._context.rules)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)

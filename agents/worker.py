@@ -233,14 +233,18 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
         stack.push_async_callback(feed.stop)
     # Without a first price every early order would be refused; a venue that is down must not keep the others waiting for ever, though.
     await asyncio.gather(*(feed.first_answer(settings.exchange_timeout_ms / 1000) for feed in parts.feeds.values()))
+    await asyncio.gather(*(feed.first_look(settings.exchange_timeout_ms / 1000) for feed in parts.network_feeds.values()))
     await parts.report_producer.start()
     stack.push_async_callback(parts.report_producer.stop)
+    for name, networks in parts.network_feeds.items():
+        _run_beside(stack, f"networks {name}", networks.run())
     # The watchdog first: the broker may go away in the middle of Faust's start, which has no time limit.
     _run_beside(stack, "watchdog", parts.watchdog.run())
     _run_beside(stack, "halt watch", parts.halt_watch.run())
     await parts.app.start()
     stack.push_async_callback(parts.app.stop)
     _run_beside(stack, "reconciler", parts.reconciler.run())
+    _run_beside(stack, "withdrawal watch", parts.withdrawal_watch.run())
     _run_beside(stack, "trips", parts.trips.run())
     _run_beside(stack, "halt cancels", parts.halt_cancels.run())
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look

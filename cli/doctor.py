@@ -30,7 +30,7 @@ from infra.trusted_keys import TrustedKeysError, token_verifier
 
 _PREFIX: Final = "ORCHESTRATOR_"
 # Names a file, so it cannot be a setting in it.
-_NOT_SETTINGS: Final = frozenset({"ORCHESTRATOR_CONFIG"})
+_NOT_SETTINGS: Final = frozenset({"ORCHESTRATOR_CONFIG", "ORCHESTRATOR_OPERATOR_TOKEN_FILE"})
 # A fresh installation starts with this; a day of heavy trading needs more (docs: operations).
 _PYTHON: Final = (3, 11)
 _CHECK_SECONDS_MAX: Final = 10.0

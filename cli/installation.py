@@ -10,6 +10,7 @@ Start with `find_installation`.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -221,6 +222,11 @@ def announced(directory: Path, running: RunningInstallation) -> Iterator[None]:
 
 def without_password(url: str) -> str:
     """A URL that can be shown: user name, hosts, database and socket, without the password, wherever it stands."""
+    scheme, found, rest = url.partition("://")
+    # A password with one of these in it ends the address for whoever reads it by the rules: nothing before the last @ is shown then.
+    credentials, _, rest = rest.rpartition("@")
+    if found and re.search(r"[/?#\[\]]", credentials):
+        return f"{scheme}://…@{rest.partition('/')[0]} (its password has characters that must be percent-encoded)"
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     shown = f"{user.partition(':')[0]}{at}{host}"

@@ -142,6 +142,18 @@ class Settings(BaseSettings):
     """What a user may lose by sales in 24 hours (rolling), in US dollars; then only orders that make a position smaller are taken."""
     daily_withdrawal_usd_max: Decimal = Field(default=Decimal(500_000), ge=0)
     """What a user may withdraw in 24 hours (rolling), in US dollars."""
+    withdrawal_approval_usd: Decimal = Field(default=Decimal(10_000), ge=0)
+    """A withdrawal worth more, in US dollars, waits until an operator approves it (withdrawals.md). 0: every withdrawal does."""
+    withdrawal_approval_hours: int = Field(default=24, ge=1, le=24 * 30)
+    """How long it waits; then it ends as `REQUEST_EXPIRED` and its funds are free again."""
+    address_wait_hours: int = Field(default=24, ge=0, le=24 * 30)
+    """How long a new withdrawal address waits before it can be used. Less than 24 only in a sandbox."""
+    withdrawal_poll_ms: int = Field(default=15_000, ge=100)
+    """How often the withdrawal history of one account at an exchange is read, while a withdrawal of it is not over. Binance lets an account
+    ask ten times a minute."""
+    withdrawal_history_lag_seconds: int = Field(default=60, ge=0, le=86_400)
+    """How long after it could have been accepted at the latest a withdrawal may still be missing in the exchange's history. Only then does
+    it count as never accepted. Less than 60 only in a sandbox."""
     messages_per_second_max: int = Field(default=20, ge=0)
     """How many trade requests a user may send each second, in the long run."""
     messages_burst_max: int = Field(default=100, ge=0)

@@ -11,7 +11,7 @@ Invariant: what is accepted has passed every check of `pipeline/gate/ladder` aga
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from pipeline.arrival import Arrival
@@ -30,6 +30,7 @@ from pipeline.rejection import refuse_unclaimed, reject
 from pipeline.rules import Rules
 from pipeline.second_factor import check_code, code_of
 from pipeline.venue import MarketData
+from pipeline.withdrawal import AllowedAddress, Network
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus
@@ -41,13 +42,16 @@ from schemas.state import ORDER_STATE
 
 @dataclass(frozen=True, slots=True)
 class IntakeState:
-    """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force."""
+    """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force; for
+    withdrawals the networks per exchange and the users' addresses."""
 
     accounts: Mapping[str, AccountState]
     api_keys: Mapping[tuple[str, str], ApiKeyState]
     market_data: Mapping[str, MarketData]
     halts: HaltBook
     rules: Rules
+    networks: Mapping[str, Mapping[tuple[str, str], Network]] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[AllowedAddress, ...]] = field(default_factory=dict)
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -66,32 +70,34 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
         balances=changes.ledger.balances,
         idempotency_key=request.idempotency_key,
     )
-    code = _through_the_gate(arrival, context, account, claim, changes)
+    is_proven_by_code = not arrival.needs_second_factor or not is_real
+    refusal = refusal_of(context, Step.SAFETY)
+    if refusal is not None:
+        reject(arrival, claim(), refusal, changes)
+        code: ReasonCode | None = refusal.code
+    elif not is_proven_by_code and (refusal := second_factor_refusal(arrival, account, changes)) is not None:
+        refuse_unclaimed(arrival, refusal, changes)
+        code = refusal.code
+    else:
+        is_proven_by_code = True
+        code = _behind_the_second_factor(arrival, context, account, claim(), changes)
     conduct = account.conduct
+    # Messages load the system in either mode.
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
-    # Messages load the system in either mode; a failure with simulated money is no reason to pause real trading.
-    if code is not None and is_real:
+    # Who has a stolen token and no code must not be able to begin its owner's cooldown; nor is a failure with simulated money a reason to
+    # pause real trading.
+    if code is not None and is_real and is_proven_by_code:
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
 
 
-def _through_the_gate(
-    arrival: Arrival, context: TradeContext, account: AccountState, claim: Callable[[], Claim], changes: Changes
+def _behind_the_second_factor(
+    arrival: Arrival, context: TradeContext, account: AccountState, claimed: Claim, changes: Changes
 ) -> ReasonCode | None:
-    """The steps in their order; returns why the request was refused, None when it was accepted. `account` is the user as it is, of which
-    the context shows what counts in the request's mode."""
-    refusal = refusal_of(context, Step.SAFETY)
-    if refusal is not None:
-        reject(arrival, claim(), refusal, changes)
-        return refusal.code
-    if arrival.needs_second_factor and context.request.mode is Mode.LIVE:
-        refusal = _second_factor(arrival, account, changes)
-        if refusal is not None:
-            refuse_unclaimed(arrival, refusal, changes)
-            return refusal.code
-    claimed = claim()
+    """Steps 4 to 6 and the hold, in their order; returns why the request was refused, None when it was accepted. `account` is the user as
+    it is, of which the context shows what counts in the request's mode."""
     refusal = refusal_of(context, Step.API_KEY) or refusal_of(context, Step.RISK)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
@@ -107,7 +113,7 @@ def _through_the_gate(
     return None
 
 
-def _second_factor(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
+def second_factor_refusal(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
     """Tries the code of the record; the factor's state goes with the batch, so that no step is accepted twice and no guess is forgotten."""
     code = code_of(arrival.headers)
     if isinstance(code, Refusal):

@@ -19,6 +19,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
 from schemas.orders import Mode, OrderStatus, RequestType
@@ -102,6 +103,10 @@ class Changes:
     # Orders made and changed by this batch; the newest form of both is in `orders`.
     made: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
+    # The same of withdrawals, which `pipeline.withdrawals` moves.
+    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    withdrawals_made: set[str] = field(default_factory=set)
+    withdrawals_changed: set[str] = field(default_factory=set)
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
     claimed: set[tuple[str, str]] = field(default_factory=set)
     # Final answers, by the key whose claim they end.

@@ -23,13 +23,14 @@ from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
 from pipeline.venue import Confirmed, InDoubt, OrderReference, PaperTerms, Refused, Submission, SubmissionOutcome
+from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
 from schemas.orders import Mode, OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
-# What an exchange says of a key that it does not take. API_KEY_UNKNOWN is also what is said when our own store has none.
+# What an exchange says of a key that it does not take. API_KEY_UNKNOWN is one only where it says so itself.
 REFUSED_KEY: Final = frozenset({ReasonCode.API_KEY_PERMISSION, ReasonCode.API_KEY_REVOKED, ReasonCode.API_KEY_EXPIRED})
 INTERRUPTED: Final = {
     Mode.LIVE: "the worker stopped while the order was being sent; it is looked up at the exchange",
@@ -53,6 +54,7 @@ class Plan:
 
     submissions: list[Submission] = field(default_factory=list)
     cancels: list[OrderReference] = field(default_factory=list)
+    withdrawals: list[WithdrawalSubmission] = field(default_factory=list)
 
 
 def plan(
@@ -160,7 +162,8 @@ def conclude(
 def _note_refused_key(order: Order, refused: Refused, changes: Changes) -> None:
     """Marks an exchange key that the exchange itself refuses, once: no further order is tried with it until somebody has looked."""
     key = order.user_id, order.api_key_id
-    if refused.reason_code not in REFUSED_KEY or key in changes.keys_refused:
+    is_of_key = refused.reason_code in REFUSED_KEY or (refused.by_venue and refused.reason_code is ReasonCode.API_KEY_UNKNOWN)
+    if not is_of_key or key in changes.keys_refused:
         return
     changes.keys_refused[key] = refused.detail
     fields = {**order_fields(order), "status_after": None, "reason_code": refused.reason_code.value}

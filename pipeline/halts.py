@@ -10,6 +10,8 @@ Invariants:
    resume that came after it was made. While its cause is there it is made again.
 3. What stands at the exchange stays there unless the command asks for cancels.
 
+On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals).
+
 Start with `decide_commands` and `apply_trip`.
 """
 
@@ -25,8 +27,20 @@ from pipeline.authentication import Scope, TokenVerifier, authorization_of, scop
 from pipeline.changes import Changes, SetHalt
 from pipeline.gate.context import AccountState, Halt, Refusal
 from pipeline.second_factor import check_code, code_of
+from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import EventType
-from schemas.commands import COMMAND, COMMANDS_ACCOUNT, TRIPS_ACCOUNT, Command, CommandWord, HaltLevel, HaltScope, HaltTrip
+from schemas.commands import (
+    COMMAND,
+    COMMANDS_ACCOUNT,
+    DECISION,
+    TRIPS_ACCOUNT,
+    Command,
+    CommandWord,
+    HaltLevel,
+    HaltScope,
+    HaltTrip,
+    WithdrawalDecision,
+)
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
@@ -43,7 +57,7 @@ class CommandArrival:
     source: SourceOffset
     appended_at: datetime
     headers: tuple[tuple[str, bytes], ...]
-    command: Command | None
+    command: Command | WithdrawalDecision | None
     refusal: Refusal | None
     needs_second_factor: bool
 
@@ -62,13 +76,13 @@ def arrive_command(
 ) -> CommandArrival:
     """Reads a record and judges its sender; `verifier` None where this installation does not ask. Never raises for what was sent."""
     named = tuple((name, text or b"") for name, text in headers)
-    command: Command | None = None
+    command: Command | WithdrawalDecision | None = None
     refusal: Refusal | None = None
     if value is None or len(value) > COMMAND_BYTES_MAX:
         refusal = Refusal(ReasonCode.SCHEMA_INVALID, f"a command has a value of up to {COMMAND_BYTES_MAX} bytes; nothing was changed")
     else:
         try:
-            command = COMMAND.validate_json(value)
+            command = _read(value)
         except ValidationError as error:
             problems = error.errors(include_input=False, include_url=False)
             fields = sorted({".".join(str(part)[:64] for part in problem["loc"]) or "command" for problem in problems})
@@ -78,7 +92,20 @@ def arrive_command(
     return CommandArrival(source, appended_at, named, command, refusal, needs_second_factor=verifier is not None)
 
 
-def _unproven(command: Command, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime) -> Refusal | None:
+def _read(value: bytes) -> Command | WithdrawalDecision:
+    """Raises ValidationError, as of a command, for what is neither."""
+    try:
+        return COMMAND.validate_json(value)
+    except ValidationError as error:
+        try:
+            return DECISION.validate_json(value)
+        except ValidationError:
+            raise error from None
+
+
+def _unproven(
+    command: Command | WithdrawalDecision, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime
+) -> Refusal | None:
     authorization = authorization_of(headers)
     token = authorization if isinstance(authorization, Refusal) else verifier.verify(authorization, at)
     if isinstance(token, Refusal):
@@ -88,20 +115,30 @@ def _unproven(command: Command, headers: tuple[tuple[str, bytes], ...], verifier
     return scope_refusal(token, Scope.OPERATE)
 
 
-def decide_commands(arrivals: Sequence[CommandArrival], operators: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
-    """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock."""
+def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
+    """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock; `accounts`
+    the operators, and the users of the withdrawals that are decided about."""
     refused: list[Refusal] = []
     for arrival in arrivals:
         command = arrival.command
         refusal = arrival.refusal
         if command is not None and refusal is None:
-            refusal = _may_not_command(arrival, operators[command.operator], changes)
+            refusal = _may_not_command(arrival, accounts[command.operator], changes)
+        if isinstance(command, WithdrawalDecision) and refusal is None:
+            refusal = _decide_withdrawal(command, accounts, changes)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
             _refuse(arrival, refused[-1], changes)
             continue
-        _apply(command, changes)
+        if isinstance(command, Command):
+            _apply(command, changes)
     return refused
+
+
+def _decide_withdrawal(decision: WithdrawalDecision, accounts: Mapping[str, AccountState], changes: Changes) -> Refusal | None:
+    withdrawal = changes.withdrawals.get(decision.withdrawal_id)
+    owner = accounts.get(withdrawal.user_id) if withdrawal is not None else None
+    return decide_withdrawal(decision, owner.status if owner is not None else None, changes)
 
 
 def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: Changes) -> Refusal | None:

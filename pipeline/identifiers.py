@@ -32,6 +32,16 @@ def client_order_id_of(order_id: str) -> str:
     return "co" + _digest("client", order_id)[:_CLIENT_ORDER_ID_HEX]
 
 
+def withdrawal_id_of(source: SourceOffset, appended_at: datetime, user_id: str, idempotency_key: str) -> str:
+    """`w` and 32 hexadecimal digits."""
+    return "w" + _digest("withdrawal", str(source), appended_at.isoformat(), user_id, idempotency_key)[:32]
+
+
+def client_withdrawal_id_of(withdrawal_id: str) -> str:
+    """`cw` and 28 hexadecimal digits: what the exchange is told and what its history is searched for."""
+    return "cw" + _digest("client withdrawal", withdrawal_id)[:_CLIENT_ORDER_ID_HEX]
+
+
 def request_id_of(user_id: str, idempotency_key: str) -> str:
     """The id of a request whose producer gave none; the same for every copy of it."""
     return "r" + _digest("request", user_id, idempotency_key)[:32]

@@ -4,7 +4,8 @@ The ladder for one record, top to bottom:
 1. no user and key can be read → dead letter, answered by its source only
 2. nobody is proven to have sent it → answered by its source only; nothing is locked or claimed for the user that it names
 3. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
-4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange
+4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
+   (pipeline/withdrawals)
 5. a cancel → ends an order that was not sent yet, or is queued for the exchange
 What it is answered under its claimed key is kept for copies appended within 24 hours of the decision.
 
@@ -23,16 +24,17 @@ from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, PendingCancel, order_fields
 from pipeline.gate.context import Refusal
 from pipeline.gate.safety import stale_refusal
-from pipeline.identifiers import fingerprint_of, fingerprint_of_bytes, order_id_of
+from pipeline.identifiers import fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
 from pipeline.invariants import InvariantViolation
 from pipeline.order import TERMINAL
 from pipeline.rejection import answer_unproven, base_fields, reject, rejection, request_id_in
 from pipeline.rules import Rules
 from pipeline.settlement import end_order_unsent
+from pipeline.withdrawals import take_in_withdrawal
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
-from schemas.requests import CancelRequest, TradeRequest, Unreadable
+from schemas.requests import CancelRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_HEADERS_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
@@ -70,6 +72,8 @@ def _decide_one(arrival: Arrival, state: IntakeState, changes: Changes) -> None:
             reject(arrival, _claim(arrival, key, changes), Refusal(decoded.reason_code, decoded.reason), changes)
         case TradeRequest():
             take_in_trade(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
+        case WithdrawalRequest():
+            take_in_withdrawal(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
         case CancelRequest():
             _cancel(arrival, _claim(arrival, key, changes), decoded, state, changes)
         case _:
@@ -95,7 +99,11 @@ def _has_expired(claim: Claim, arrival: Arrival, rules: Rules, changes: Changes)
 
 
 def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
-    order_id = order_id_of(arrival.source, arrival.appended_at, *key) if isinstance(arrival.decoded, TradeRequest) else None
+    order_id: str | None = None
+    if isinstance(arrival.decoded, TradeRequest):
+        order_id = order_id_of(arrival.source, arrival.appended_at, *key)
+    elif isinstance(arrival.decoded, WithdrawalRequest):
+        order_id = withdrawal_id_of(arrival.source, arrival.appended_at, *key)
     claim = Claim(
         *key,
         source=arrival.source,

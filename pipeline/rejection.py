@@ -15,7 +15,7 @@ from pipeline.gate.context import Refusal
 from pipeline.identifiers import request_id_of, request_id_of_source
 from schemas.audit import EventType
 from schemas.orders import Mode
-from schemas.requests import TradeRequest, Unreadable
+from schemas.requests import TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import Result, ResultStatus
 from schemas.wire import SCHEMA_VERSION
 
@@ -109,6 +109,16 @@ def _refused_fields(arrival: Arrival, request_id: str, refusal: Refusal) -> dict
             "order_type": decoded.order_type.value,
             "quantity": decoded.quantity if decoded.quantity is not None else decoded.quote_quantity,
             "price": decoded.price,
+            "exchange": decoded.exchange,
+            "real_money": decoded.mode is Mode.LIVE,
+        }
+    elif isinstance(decoded, WithdrawalRequest):
+        fields |= {
+            "quantity": decoded.amount,
+            "asset": decoded.asset,
+            "network": decoded.network,
+            "address": decoded.address,
+            "address_tag": decoded.address_tag,
             "exchange": decoded.exchange,
             "real_money": decoded.mode is Mode.LIVE,
         }

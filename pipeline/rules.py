@@ -18,3 +18,12 @@ class Rules:
     receive_window: timedelta
     venue_timeout: timedelta
     cancel_attempts_max: int
+    # A withdrawal worth more waits for an operator, this long at most.
+    withdrawal_approval_usd: Decimal = Decimal(10_000)
+    withdrawal_approval_time: timedelta = timedelta(hours=24)
+    # A new address, and every address after a change of the user's credentials, waits so long.
+    address_wait: timedelta = timedelta(hours=24)
+    # A fee that was asked for longer ago than this is not known.
+    network_age_max: timedelta = timedelta(hours=1)
+    # How long after the acceptance horizon an exchange's withdrawal history may still lack what it accepted.
+    withdrawal_history_lag: timedelta = timedelta(seconds=60)

@@ -100,7 +100,7 @@ def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
         order,
         status=OrderStatus.REJECTED,
         reason_code=refused.reason_code,
-        reason=_storable(refused.detail),
+        reason=storable(refused.detail),
         updated_at=changes.now,
         executed_at=changes.now,
     )
@@ -117,7 +117,7 @@ def end_order_unsent(before: Order, after: Order, event_type: EventType, changes
 
 def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held and the order is looked up until the exchange proves what became of it."""
-    after = replace(order, status=OrderStatus.IN_DOUBT, reason=_storable(detail), updated_at=changes.now)
+    after = replace(order, status=OrderStatus.IN_DOUBT, reason=storable(detail), updated_at=changes.now)
     changes.advance(order, after, EventType.ORDER_IN_DOUBT, len(changes.ledger.transfers))
     _answer(after, changes)
 
@@ -137,7 +137,7 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
         apply_refusal(order, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), changes)
         return
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now)
-    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": _storable(detail)})
+    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": storable(detail)})
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
     changes.route(routed, order.exchange, order.traceparent)
 
@@ -265,7 +265,7 @@ def _charge_fees(order: Order, fee_totals: tuple[Fee, ...], changes: Changes) ->
             changes.ledger.charge(transfer_id, order.order_id, account, fees(order.exchange, book, fee.asset), amount)
 
 
-def _storable(detail: str) -> str:
+def storable(detail: str) -> str:
     """A venue's text as the database can keep it: without NUL and without halves of surrogate pairs."""
     return detail.replace("\x00", "?").encode("utf-8", "replace").decode()
 

@@ -99,10 +99,12 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Proven not accepted. `detail` is the venue's own text, cut to 300 characters and free of secrets."""
+    """Proven not accepted. `detail` is the venue's own text, cut to 300 characters and free of secrets. `by_venue`: the venue itself said
+    so; else it was stopped on this side."""
 
     reason_code: ReasonCode
     detail: str
+    by_venue: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

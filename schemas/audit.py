@@ -11,7 +11,7 @@ from typing import Final
 
 from schemas.commands import HaltLevel, HaltScope
 from schemas.decimals import DecimalString
-from schemas.orders import OrderStatus, OrderType, Side
+from schemas.orders import OrderStatus, OrderType, Side, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import Timestamp, WireModel
 
@@ -53,6 +53,19 @@ class EventType(StrEnum):
     HALT_SET = "HALT_SET"
     HALT_LIFTED = "HALT_LIFTED"
     COMMAND_REFUSED = "COMMAND_REFUSED"
+    OPERATOR_DECIDED = "OPERATOR_DECIDED"
+    WITHDRAWAL_ACCEPTED = "WITHDRAWAL_ACCEPTED"
+    WITHDRAWAL_APPROVED = "WITHDRAWAL_APPROVED"
+    WITHDRAWAL_REFUSED = "WITHDRAWAL_REFUSED"
+    WITHDRAWAL_SUBMITTED = "WITHDRAWAL_SUBMITTED"
+    WITHDRAWAL_REQUEUED = "WITHDRAWAL_REQUEUED"
+    WITHDRAWAL_IN_DOUBT = "WITHDRAWAL_IN_DOUBT"
+    WITHDRAWAL_RESOLVED = "WITHDRAWAL_RESOLVED"
+    WITHDRAWAL_PROCESSING = "WITHDRAWAL_PROCESSING"
+    WITHDRAWAL_COMPLETED = "WITHDRAWAL_COMPLETED"
+    WITHDRAWAL_FAILED = "WITHDRAWAL_FAILED"
+    ADDRESS_ADDED = "ADDRESS_ADDED"
+    ADDRESS_REMOVED = "ADDRESS_REMOVED"
 
 
 class TransferEntry(WireModel):
@@ -87,8 +100,8 @@ class AuditEvent(WireModel):
     order_type: OrderType | None
     quantity: DecimalString | None
     price: DecimalString | None
-    status_before: OrderStatus | None
-    status_after: OrderStatus | None
+    status_before: OrderStatus | WithdrawalStatus | None
+    status_after: OrderStatus | WithdrawalStatus | None
     reason_code: ReasonCode | None
     reason: str | None
     exchange: str | None
@@ -96,6 +109,11 @@ class AuditEvent(WireModel):
     fee_asset: str | None
     filled_quantity: DecimalString | None
     filled_quote: DecimalString | None
+    asset: str | None
+    network: str | None
+    address: str | None
+    address_tag: str | None
+    transaction_id: str | None
     checks: tuple[str, ...]
     transfers: tuple[TransferEntry, ...]
     evidence: tuple[str, ...]

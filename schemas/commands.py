@@ -5,7 +5,8 @@ Invariants:
 2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
 3. Every record has exactly one audit event, applied or refused, whose `request_id` is its `command_id`: in its operator's chain, or in
    that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there.
-4. Commands of one scope are under one key, so that they are applied in the order in which they were sent.
+4. Commands of one scope, and decisions about one withdrawal, are under one key, so that they are applied in the order in which they were
+   sent.
 """
 
 import re
@@ -78,6 +79,25 @@ class Command(_Scoped):
 
 
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Command)
+
+
+class DecisionWord(StrEnum):
+    APPROVE = "approve_withdrawal"
+    REFUSE = "refuse_withdrawal"
+
+
+class WithdrawalDecision(WireModel):
+    """An operator's word on a withdrawal that waits for approval. `operator` must equal the token's `sub`."""
+
+    schema_version: Version
+    command_id: Identifier
+    command: DecisionWord
+    operator: UserId
+    reason: Reason
+    withdrawal_id: Identifier
+
+
+DECISION: Final[TypeAdapter[WithdrawalDecision]] = TypeAdapter(WithdrawalDecision)
 
 
 class HaltTrip(_Scoped):

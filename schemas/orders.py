@@ -1,4 +1,4 @@
-"""The words of an order's life, in FIX's terms: side, type, time in force, status."""
+"""The words of an order's life, in FIX's terms: side, type, time in force, status; and the status of a withdrawal."""
 
 from enum import StrEnum
 
@@ -51,4 +51,18 @@ class OrderStatus(StrEnum):
     FILLED = "filled"
     CANCELED = "canceled"
     EXPIRED = "expired"
+    REJECTED = "rejected"
+
+
+class WithdrawalStatus(StrEnum):
+    """`processing`: the exchange has taken it and pays it out. `failed`: it has taken it and not paid. `rejected`: it never took it."""
+
+    RECEIVED = "received"
+    PENDING_APPROVAL = "pending_approval"
+    ACCEPTED = "accepted"
+    SUBMITTING = "submitting"
+    IN_DOUBT = "in_doubt"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
     REJECTED = "rejected"

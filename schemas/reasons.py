@@ -42,6 +42,9 @@ class ReasonCode(StrEnum):
     DAILY_WITHDRAWAL_EXCEEDED = "DAILY_WITHDRAWAL_EXCEEDED"
     SUSPICIOUS_ACTIVITY = "SUSPICIOUS_ACTIVITY"
     ADDRESS_NOT_ALLOWED = "ADDRESS_NOT_ALLOWED"
+    APPROVAL_NOT_ALLOWED = "APPROVAL_NOT_ALLOWED"
+    APPROVAL_NOT_PENDING = "APPROVAL_NOT_PENDING"
+    APPROVAL_REFUSED = "APPROVAL_REFUSED"
     POSITION_LIMIT_EXCEEDED = "POSITION_LIMIT_EXCEEDED"
     LOSS_LIMIT_EXCEEDED = "LOSS_LIMIT_EXCEEDED"
     OPEN_ORDERS_EXCEEDED = "OPEN_ORDERS_EXCEEDED"
@@ -135,7 +138,10 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.BALANCE_INSUFFICIENT: "The available funds do not cover what the order would hold.",
     ReasonCode.DAILY_WITHDRAWAL_EXCEEDED: "With this withdrawal the user would withdraw more in 24 hours than allowed.",
     ReasonCode.SUSPICIOUS_ACTIVITY: "The request fits a pattern of misuse. An operator looks at it.",
-    ReasonCode.ADDRESS_NOT_ALLOWED: "The withdrawal address is not on the user's list, or not for long enough.",
+    ReasonCode.ADDRESS_NOT_ALLOWED: "The withdrawal address is none of its network, not on the user's list, or not for long enough.",
+    ReasonCode.APPROVAL_NOT_ALLOWED: "A withdrawal is approved by an operator who is not its user, while its user is active.",
+    ReasonCode.APPROVAL_NOT_PENDING: "No withdrawal of this id waits for approval.",
+    ReasonCode.APPROVAL_REFUSED: "An operator refused the withdrawal. Held funds are free again.",
     ReasonCode.POSITION_LIMIT_EXCEEDED: "With this order the user would hold more of the asset than allowed.",
     ReasonCode.LOSS_LIMIT_EXCEEDED: "The user's losses have reached the limit.",
     ReasonCode.OPEN_ORDERS_EXCEEDED: "The user has as many open orders as allowed, by count or by value.",
@@ -147,7 +153,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.REDUCE_ONLY: "Only orders that make a position smaller are taken now.",
     ReasonCode.REQUEST_STALE: "The record is older than the 24 hours for which keys are kept, so whether it was executed before is not "
     "known any more. Send it again under a new key if you still mean it.",
-    ReasonCode.REQUEST_EXPIRED: "The deadline (`expires_at`, or the default) passed before the order was sent. Held funds are free again.",
+    ReasonCode.REQUEST_EXPIRED: "The deadline (`expires_at`, or the default) passed before it was sent, or before a withdrawal was "
+    "approved. Held funds are free again.",
     ReasonCode.REQUEST_UNSUPPORTED: "This version does not offer this type, mode or order type.",
     ReasonCode.IDEMPOTENCY_KEY_REUSED: "The key was used for another payload, which stands; nothing was executed for this. Use a new key.",
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: "The first request with this key still runs and will be answered itself (`duplicate_of` names it).",

@@ -12,15 +12,20 @@ from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
 from schemas.orders import OrderStatus
 from schemas.wire import Timestamp, WireModel
+from schemas.withdrawals import WithdrawalReport
 
 
 class Action(StrEnum):
     SUBMIT = "submit"
     CANCEL = "cancel"
+    WITHDRAW = "withdraw"
 
 
 class RoutedOrder(WireModel):
-    """One piece of work for an execution agent. `attempt` counts intents of the order from 1; an older one is ignored."""
+    """One piece of work for an execution agent. `attempt` counts intents of the order from 1; an older one is ignored.
+
+    With `withdraw` the order id is a withdrawal's.
+    """
 
     schema_version: Literal[1]
     action: Action
@@ -54,5 +59,5 @@ class Report(WireModel):
     fees: tuple[ReportedFee, ...] = ()
 
 
-# What stands on `trade.reports`: the two have no field in common but the version, so that each reads as itself only.
-ON_REPORTS: Final[TypeAdapter[Report | HaltTrip]] = TypeAdapter(Report | HaltTrip)
+# What stands on `trade.reports`: each has a field of its own that it must have, so that each reads as itself only.
+ON_REPORTS: Final[TypeAdapter[Report | HaltTrip | WithdrawalReport]] = TypeAdapter(Report | HaltTrip | WithdrawalReport)

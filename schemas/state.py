@@ -1,4 +1,7 @@
-"""State: the newest full snapshot of an order on `trade.state` (key `order_id`, compacted). Dashboards read this."""
+"""State: the newest full snapshot of an order on `trade.state` (key `order_id`, compacted). Dashboards read this.
+
+Those of withdrawals are in schemas/withdrawals; the first letter of a key tells which it is: `o` or `w`.
+"""
 
 from dataclasses import dataclass
 from typing import Final

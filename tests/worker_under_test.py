@@ -24,11 +24,12 @@ from agents.worker import run_worker
 from infra.kafka import transactions
 from infra.postgres import step
 from infra.settings import Settings
-from pipeline import execution
+from pipeline import execution, payouts
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint, pass_by
 from pipeline.invariants import Retryable
 from pipeline.order import Order
+from pipeline.withdrawal import Withdrawal, WithdrawalSubmission
 from schemas.requests import TradeRequest, decode_request
 from schemas.routing import RoutedOrder
 
@@ -201,6 +202,28 @@ def _blind_resend() -> None:
     agents.execution.plan = plan_and_resend
 
 
+def _blind_payout() -> None:
+    """A withdrawal whose worker died is sent again at once, under the same client id, instead of being looked up."""
+    plan = payouts.plan_withdrawals
+
+    def plan_and_resend(work: Sequence[RoutedOrder], changes: Changes, *given: object) -> list[WithdrawalSubmission]:
+        resent: list[WithdrawalSubmission] = []
+
+        def resend(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
+            changes.withdrawals[withdrawal.withdrawal_id] = replace(withdrawal, submitting_at=datetime.now(UTC))
+            changes.withdrawals_changed.add(withdrawal.withdrawal_id)
+            resent.append(payouts.submission_of(changes.withdrawals[withdrawal.withdrawal_id]))
+
+        put_in_doubt, payouts._put_in_doubt = payouts._put_in_doubt, resend
+        try:
+            decided = plan(work, changes, *given)
+        finally:
+            payouts._put_in_doubt = put_in_doubt
+        return decided + resent
+
+    agents.execution.plan_withdrawals = plan_and_resend
+
+
 def _audit_key_order_id() -> None:
     """Audit events are keyed by order, so that compaction removes all but the newest of each."""
     publish = Changes.publish
@@ -216,6 +239,7 @@ BROKEN = {
     "no_fence_in_the_database": _no_fence_in_the_database,
     "offsets_outside_the_transaction": _offsets_outside_the_transaction,
     "blind_resend": _blind_resend,
+    "blind_payout": _blind_payout,
     "audit_key_order_id": _audit_key_order_id,
 }
 

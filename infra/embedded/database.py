@@ -14,8 +14,9 @@ import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 from urllib.parse import quote
 
@@ -78,8 +79,10 @@ class EmbeddedDatabase:
         self.address = url
 
     @classmethod
-    async def start(cls, directory: DataDirectory, *, progress: Callable[[str], None]) -> Self:
-        """Make the cluster if there is none, start it, and wait until it answers.
+    async def start(
+        cls, directory: DataDirectory, *, progress: Callable[[str], None], settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Self:
+        """Make the cluster if there is none, start it, and wait until it answers. `settings` are the server's own, on top of those here.
 
         Raises ChooseOtherDirectoryError for a cluster of another major version, FreeDiskSpaceError, MendHostError, ReadLogError when the
         server ends by itself, RetryLaterError when it does not answer in time.
@@ -96,9 +99,9 @@ class EmbeddedDatabase:
         # The data directory's lock is ours, so no server uses these.
         for stale in (cluster / "postmaster.pid", socket_directory / _SOCKET_NAME, socket_directory / f"{_SOCKET_NAME}.lock"):
             stale.unlink(missing_ok=True)
-        settings = [f"--{name.replace('_', '-')}={value}" for name, value in _SETTINGS.items()]
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in {**_SETTINGS, **settings}.items()]
         command = Command(
-            (str(binaries / "postgres"), "-D", str(cluster), "-k", str(socket_directory), *settings),
+            (str(binaries / "postgres"), "-D", str(cluster), "-k", str(socket_directory), *options),
             log,
             grace_seconds=_STOP_SECONDS_MAX,
             # SIGINT: "fast" shutdown, which ends sessions and writes a checkpoint; SIGQUIT: "immediate", its children are told to quit.

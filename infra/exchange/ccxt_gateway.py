@@ -26,8 +26,9 @@ from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, re
 from infra.exchange.connection import VenueConnection
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
 from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
+from infra.exchange.payouts import PayoutCalls
 from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
-from infra.exchange.venues import canceled_id, proven_refusal, venue
+from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -59,8 +60,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CcxtGateway:
-    """See `gateway.Gateway`.
+class CcxtGateway(PayoutCalls):
+    """See `gateway.Gateway`, and for what is paid out `gateway.WithdrawalGateway`.
 
     `base_url` redirects every endpoint to a sandbox or the simulator, keeping its path. `timeout_ms` bounds each HTTP request. Raises
     UnknownVenue for an exchange without a proof table and ValueError for a receive window that the venue would refuse.
@@ -329,16 +330,18 @@ class CcxtGateway:
             return order
         return with_fees(order, await trades_of(exchange, self._venue, symbol, order.exchange_order_id))
 
-    def _judge(self, call: Call, error: Exception, credentials: Credentials) -> Refused | InDoubt:
-        """What a failed order call proves."""
+    def _judge(
+        self, call: Call, error: Exception, credentials: Credentials, refusals: tuple[RefusalRule, ...] | None = None
+    ) -> Refused | InDoubt:
+        """What a failed call proves; `refusals` is the white list in place of that for orders."""
         evidence = call.evidence(self._venue)
         if evidence.code in self._venue.clock_refused_codes:
             self._connection.doubt_clock()
         if not evidence.handed_over:
             return Refused(_reason_before_sending(error), self._clean(f"{_NOTHING_SENT}: {error}", credentials))
         detail = self._describe(call, error, credentials)
-        reason = proven_refusal(self._venue, evidence)
-        return InDoubt(detail) if reason is None else Refused(reason, detail)
+        reason = proven_refusal(self._venue, evidence, refusals)
+        return InDoubt(detail) if reason is None else Refused(reason, detail, by_venue=True)
 
     def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str:
         """What happened, in the venue's words where it has any."""

@@ -9,15 +9,16 @@ Invariants:
 Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from infra.exchange.key_check import KeyAnswer
 from pipeline.venue import (
     Confirmed,
     InDoubt,
+    LookUpFailed,
     LookUpOutcome,
     Market,
     OrderReference,
@@ -26,6 +27,7 @@ from pipeline.venue import (
     Submission,
     SubmissionOutcome,
 )
+from pipeline.withdrawal import Network, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
 
 CancelOutcome = Confirmed | Refused | InDoubt
 
@@ -103,4 +105,24 @@ class Gateway(Protocol):
 
     async def close(self) -> None:
         """Closes the connections. Calls still under way end in doubt."""
+        ...
+
+
+class WithdrawalGateway(Protocol):
+    """One venue's way of paying out, for all its accounts. Every method has a time limit of its own."""
+
+    async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
+        """Sends one withdrawal, once; as `Gateway.submit` in all else."""
+        ...
+
+    async def withdrawal_history(
+        self, user_id: str, api_key_id: str, since: datetime, until: datetime
+    ) -> Sequence[VenueWithdrawal] | LookUpFailed:
+        """Every withdrawal of an account that carries a client id of ours and was accepted between the two times (UTC, at most 90 days
+        apart); `LookUpFailed` unless the venue showed the whole list. Raises only what the credential source raises."""
+        ...
+
+    async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:
+        """What the venue pays out over which networks, by asset and network, with its fees; asked with one account's key, where the venue
+        tells nobody else. Empty where it pays nothing out. Raises VenueUnavailable and what the credential source raises."""
         ...

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.key_check import KeyQuestion
+from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
 
 
@@ -65,6 +66,29 @@ class OrderOnTheWire:
 
 
 @dataclass(frozen=True, slots=True)
+class VenueWithdrawals:
+    """How a venue pays out, and what it proves about it. Names are those on the wire.
+
+    `create_call`, `history_call` and `networks_call` are ccxt's names of the endpoints. `takes_fee_from_amount`: the amount asked for is
+    what leaves the account, and the fee is kept of it. `refusals` is the white list of answers that prove that nothing was accepted.
+    `statuses` are those of the history. `history_page` is its largest page.
+    """
+
+    client_withdrawal_id: str
+    asset: str
+    network: str
+    address: str
+    address_tag: str
+    amount: str
+    takes_fee_from_amount: bool
+    refusals: tuple[RefusalRule, ...]
+    statuses: Mapping[str, WithdrawalStatus]
+    history_call: str
+    history_page: int
+    networks_call: str
+
+
+@dataclass(frozen=True, slots=True)
 class Venue:
     """One venue's row.
 
@@ -72,7 +96,8 @@ class Venue:
     the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `error_code` and
     `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
-    `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do.
+    `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals` is None where
+    nothing can be paid out.
     """
 
     exchange_id: str
@@ -94,6 +119,7 @@ class Venue:
     key_questions: tuple[KeyQuestion, ...]
     options: Mapping[str, object]
     real_money_domains: frozenset[str]
+    withdrawals: VenueWithdrawals | None = None
 
 
 _BAD_REQUEST: Final = frozenset({400})
@@ -152,6 +178,49 @@ _BINANCE_KEY: Final = KeyQuestion(
 )
 _BINANCE_ACCOUNT: Final = KeyQuestion(call="privateGetAccount", trade="canTrade", withdraw="canWithdraw", is_of_key=False)
 
+# Binance wallet API, "Error codes", 4xxx: what it says before anything is taken in. Not among them are those that name an inner failure
+# (-4025, -4027, -4032, -4045) or a limit in time (-4005, -4038, -4041): they prove nothing.
+_BINANCE_WITHDRAWAL_REFUSALS: Final = (
+    *(rule for rule in _BINANCE_REFUSALS if rule.codes is None or not rule.codes & {"-1013", "-2010", "-1121"}),
+    RefusalRule(
+        ReasonCode.EXCHANGE_REFUSED,
+        _BAD_REQUEST,
+        frozenset({
+            "-1100", "-1101", "-1102", "-1103", "-1104", "-1105", "-1106", "-1111", "-1130", "-4006", "-4007", "-4008", "-4012", "-4013",
+            "-4014", "-4015", "-4016", "-4017", "-4018", "-4019", "-4021", "-4022", "-4023", "-4028", "-4033", "-4034", "-4035", "-4036",
+            "-4044", "-4046",
+        }),
+    ),
+    RefusalRule(ReasonCode.BALANCE_INSUFFICIENT, _BAD_REQUEST, frozenset({"-4024", "-4026"})),
+)
+
+# Binance wallet API, "Withdraw", "Withdraw History" and "All Coins' Information". Statuses 1 and 5 are no longer documented; they are
+# read as earlier versions had them.
+_BINANCE_WITHDRAWALS: Final = VenueWithdrawals(
+    client_withdrawal_id="withdrawOrderId",
+    asset="coin",
+    network="network",
+    address="address",
+    address_tag="addressTag",
+    amount="amount",
+    takes_fee_from_amount=True,
+    refusals=_BINANCE_WITHDRAWAL_REFUSALS,
+    statuses={
+        # Email sent, awaiting approval, processing.
+        "0": WithdrawalStatus.PROCESSING,
+        "2": WithdrawalStatus.PROCESSING,
+        "4": WithdrawalStatus.PROCESSING,
+        # Cancelled, rejected, failure.
+        "1": WithdrawalStatus.FAILED,
+        "3": WithdrawalStatus.FAILED,
+        "5": WithdrawalStatus.FAILED,
+        "6": WithdrawalStatus.COMPLETED,
+    },
+    history_call="sapiGetCapitalWithdrawHistory",
+    history_page=1_000,
+    networks_call="sapiGetCapitalConfigGetall",
+)
+
 BINANCE: Final = Venue(
     exchange_id="binance",
     client_order_id_pattern=re.compile(r"[.A-Z:/a-z0-9_-]{1,36}"),
@@ -188,6 +257,7 @@ BINANCE: Final = Venue(
     },
     # Its sandbox is under binance.vision (Binance spot API, Testnet).
     real_money_domains=frozenset({"binance.com"}),
+    withdrawals=_BINANCE_WITHDRAWALS,
 )
 
 # Binance.US publishes the same rules for its spot API: return codes, timing security, order endpoints, error codes
@@ -199,6 +269,8 @@ BINANCE_US: Final = replace(
     key_questions=(_BINANCE_ACCOUNT,),
     options={**BINANCE.options, "quoteOrderQty": True},
     real_money_domains=frozenset({"binance.us"}),
+    # Its history is not proven here to show the client's own id.
+    withdrawals=None,
 )
 
 # A row needs two bounds that are not proven here for other venues: what refuses a late request (Kraken's requests are signed with a nonce,
@@ -229,8 +301,8 @@ def canceled_id(client_order_id: str) -> str:
     return f"{client_order_id}-c"
 
 
-def proven_refusal(row: Venue, evidence: Evidence) -> ReasonCode | None:
-    """The reason why an order is proven not accepted, or None: in doubt.
+def proven_refusal(row: Venue, evidence: Evidence, refusals: tuple[RefusalRule, ...] | None = None) -> ReasonCode | None:
+    """The reason why an order is proven not accepted, or None: in doubt. `refusals` in place of those for orders.
 
     Nothing handed to the network, or no connection to hand it to, is the strongest proof; after that the venue's own white list.
     """
@@ -238,7 +310,7 @@ def proven_refusal(row: Venue, evidence: Evidence) -> ReasonCode | None:
         return ReasonCode.EXCHANGE_REFUSED
     if evidence.unconnected:
         return ReasonCode.EXCHANGE_UNAVAILABLE
-    for rule in row.refusals:
+    for rule in row.refusals if refusals is None else refusals:
         if rule.covers(evidence):
             return rule.reason
     return None

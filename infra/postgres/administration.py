@@ -34,8 +34,8 @@ _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits and simulated funds."""
-    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "PAPER_")))
+    """The types of the events about users, keys, limits, addresses and simulated funds."""
+    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_")))
 
 
 class NotDone(Exception):
@@ -190,6 +190,14 @@ async def _require_no_orders(changing: UserChange) -> None:
     unfinished = await changing.connection.fetchval(
         "SELECT count(*) FROM orders WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
     )
+    paying = await changing.connection.fetchval(
+        "SELECT count(*) FROM withdrawals WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
+    )
+    if paying:
+        raise NotDone(
+            f"User {changing.user_id} has {paying} withdrawals that are not over. Nothing was changed: wait for them, or refuse those that "
+            f"wait for approval (`orchestrator withdrawals --user {changing.user_id}`), then close it."
+        )
     if unfinished:
         raise NotDone(
             f"User {changing.user_id} has {unfinished} orders that are not over, and a closed user cannot cancel them. Nothing was "

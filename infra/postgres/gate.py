@@ -5,7 +5,7 @@ Call it inside a step, behind the users' locks: what is read is then the newest,
 Only real orders count. Of simulated ones those that are open are read too, and kept apart.
 
 Every statement finds its rows through an index that begins with the user, and reads a bounded part of the user's history: a day of orders
-and a month of daily sums, however long the user has traded.
+at most, and a month of daily sums, however long the user has traded.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -58,18 +58,23 @@ _LIMITS: Final = "SELECT user_id, name, amount FROM user_limits WHERE user_id = 
 _KEYS: Final = """
     SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])
 """
-# A subquery per user keeps each to its own part of the index, however the planner estimates.
+# A subquery per user keeps each to its own part of the index, however the planner estimates. Of the last 24 hours only those before today
+# are summed order by order; today's orders, of this day in UTC or (by another worker's clock) a later one, stand in `user_days` already.
 _USAGE: Final = """
-    SELECT wanted.user_id, day.volume, day.trades, month.volume AS month_volume, loss.usd AS realised
+    SELECT wanted.user_id, before_today.volume + days.today AS volume, hour.trades, days.month AS month_volume, loss.usd AS realised
     FROM unnest($1::text[]) AS wanted (user_id)
     CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(usd_value), 0) AS volume, count(*) FILTER (WHERE decided_at > $3) AS trades
-        FROM orders WHERE orders.user_id = wanted.user_id AND mode = 'live' AND decided_at > $2
-    ) AS day
+        SELECT COALESCE(sum(usd_value), 0) AS volume FROM orders
+        WHERE orders.user_id = wanted.user_id AND mode = 'live'
+            AND decided_at > $2 AND decided_at < $4::date::timestamp AT TIME ZONE 'UTC'
+    ) AS before_today
     CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(volume_usd), 0) AS volume FROM user_days
-        WHERE user_days.user_id = wanted.user_id AND user_days.day < $4::date AND user_days.day >= $4::date - $5::integer
-    ) AS month
+        SELECT COALESCE(sum(volume_usd) FILTER (WHERE day >= $4), 0) AS today, COALESCE(sum(volume_usd) FILTER (WHERE day < $4), 0) AS month
+        FROM user_days WHERE user_days.user_id = wanted.user_id AND day >= $4::date - $5::integer
+    ) AS days
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS trades FROM orders WHERE orders.user_id = wanted.user_id AND mode = 'live' AND decided_at > $3
+    ) AS hour
     CROSS JOIN LATERAL (
         SELECT COALESCE(sum(usd), 0) AS usd FROM realised_results
         WHERE realised_results.user_id = wanted.user_id AND recorded_at > $2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from infra.postgres.administration import By, Done, NotDone, changing_user
+from infra.postgres.administration import By, Done, NotDone, UserChange, changing_user
 from infra.postgres.step import Database
 from schemas.audit import EventType
 
@@ -45,6 +45,23 @@ class StoredKey:
     ciphertext: bytes
 
 
+async def _require_no_payouts(changing: UserChange, api_key_id: str) -> None:
+    """What was sent with a key is looked up with it: another account's history would seem to prove that it was never paid out."""
+    sent = await changing.connection.fetchval(
+        """
+        SELECT count(*) FROM withdrawals
+        WHERE user_id = $1 AND api_key_id = $2 AND status IN ('submitting', 'in_doubt', 'processing') AND executed_at IS NULL
+        """,
+        changing.user_id,
+        api_key_id,
+    )
+    if sent:
+        raise NotDone(
+            f"Key {api_key_id} of {changing.user_id} has {sent} withdrawals on their way, which are looked up with it. Nothing was "
+            "changed. Wait until they are over, or store the new key under another key id."
+        )
+
+
 async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> Done:
     """Stores an exchange key. One that may not be used any more is replaced as it is; an active one with `replace` only."""
     async with changing_user(database, key.user_id, by) as changing:
@@ -64,6 +81,8 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
                 f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
                 "its place; orders on their way are then looked up and canceled with the new one."
             )
+        if before is not None:
+            await _require_no_payouts(changing, key.api_key_id)
         await changing.connection.execute(
             """
             INSERT INTO api_keys (user_id, api_key_id, exchange, permissions, expires_at, encryption_key_id, ciphertext, status, created_at)

@@ -31,6 +31,7 @@ from infra.postgres.rows import (
     TRANSFERS,
     columns_of,
 )
+from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
 from pipeline.invariants import InvariantViolation
@@ -75,6 +76,7 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     statement = _Statement()
     _claims(statement, changes, claims_older_than)
     _orders(statement, changes)
+    _withdrawals(statement, changes)
     _ledger(statement, changes)
     _trail(statement, changes)
     _users(statement, changes)
@@ -125,6 +127,24 @@ def _orders(statement: _Statement, changes: Changes) -> None:
                 "WHERE orders.order_id = given.order_id"
             ),
             ORDERS_CHANGING.arrays(moved),
+            len(moved),
+        )
+
+
+def _withdrawals(statement: _Statement, changes: Changes) -> None:
+    if changes.withdrawals_made:
+        made = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_made]
+        statement.add("withdrawals_made", WITHDRAWALS.insert, WITHDRAWALS.arrays(made), len(made))
+    moved = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_changed - changes.withdrawals_made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in WITHDRAWALS_CHANGING.columns[1:])
+        statement.add(
+            "withdrawals_moved",
+            lambda first: (
+                f"UPDATE withdrawals SET {assignments} FROM {WITHDRAWALS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE withdrawals.withdrawal_id = given.withdrawal_id"
+            ),
+            WITHDRAWALS_CHANGING.arrays(moved),
             len(moved),
         )
 
@@ -264,7 +284,8 @@ def _users(statement: _Statement, changes: Changes) -> None:
         statement.add(
             "keys_refused",
             lambda first: (
-                "UPDATE api_keys SET status = 'refused', status_reason = given.reason "  # noqa: S608 — literals
+                "UPDATE api_keys SET status = CASE status WHEN 'revoked' THEN status ELSE 'refused' END, "  # noqa: S608 — literals
+                "status_reason = given.reason "
                 f"FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[]) AS given (user_id, api_key_id, reason) "
                 "WHERE api_keys.user_id = given.user_id AND api_keys.api_key_id = given.api_key_id"
             ),

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from infra.postgres.migrate import engine_url
 from infra.postgres.rows import order_of, source_of
+from infra.postgres.withdrawals import withdrawal_of
 from pipeline.invariants import Retryable
 from pipeline.ledger import AccountKey, Balance, TransferKind
 from pipeline.order import Order
@@ -21,6 +22,7 @@ from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Key
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.trail import DatabaseTrail
+from pipeline.withdrawal import Withdrawal
 from schemas.wire import SourceOffset
 
 _CONNECT_SECONDS: Final = 10
@@ -37,9 +39,10 @@ _HELD: Final = """
     FROM transfers WHERE order_id IS NOT NULL GROUP BY order_id
 """
 _ADVANCED: Final = """
-    SELECT orders.user_id, transfers.asset, SUM(transfers.amount) AS amount
-    FROM transfers JOIN orders USING (order_id) WHERE transfers.debit_owner = '@shortfall' AND transfers.book = 'live'
-    GROUP BY orders.user_id, transfers.asset
+    SELECT owned.user_id, transfers.asset, SUM(transfers.amount) AS amount
+    FROM transfers
+    JOIN (SELECT order_id, user_id FROM orders UNION ALL SELECT withdrawal_id, user_id FROM withdrawals) AS owned USING (order_id)
+    WHERE transfers.debit_owner = '@shortfall' AND transfers.book = 'live' GROUP BY owned.user_id, transfers.asset
 """
 
 
@@ -48,6 +51,7 @@ class DatabaseEvidence:
     """What the database says; see pipeline/verification for the meaning of each part."""
 
     orders: dict[str, Order]
+    withdrawals: dict[str, Withdrawal]
     pending_cancels: set[SourceOffset]
     answers: dict[Key, bytes]
     running: set[Key]
@@ -82,6 +86,7 @@ async def _rows(connection: AsyncConnection, sql: str, **parameters: Any) -> lis
 async def _read(connection: AsyncConnection, consumer_group: str) -> DatabaseEvidence:
     # `order_of` and `source_of` read columns by name, which is all that both kinds of row have in common.
     orders = [order_of(cast(Record, row)) for row in await _rows(connection, "SELECT * FROM orders")]
+    withdrawals = [withdrawal_of(cast(Record, row)) for row in await _rows(connection, "SELECT * FROM withdrawals")]
     cancels = await _rows(connection, "SELECT source_topic, source_partition, source_offset FROM cancels WHERE NOT ended")
     claims = await _rows(connection, "SELECT user_id, idempotency_key, result FROM claims")
     positions = await _rows(
@@ -91,6 +96,7 @@ async def _read(connection: AsyncConnection, consumer_group: str) -> DatabaseEvi
     )
     return DatabaseEvidence(
         orders={order.order_id: order for order in orders},
+        withdrawals={one.withdrawal_id: one for one in withdrawals},
         pending_cancels={source_of(cast(Record, row)) for row in cancels},
         answers={(row["user_id"], row["idempotency_key"]): sha256(row["result"].encode()).digest() for row in claims if row["result"]},
         running={(row["user_id"], row["idempotency_key"]) for row in claims if row["result"] is None},

@@ -33,6 +33,7 @@ async def gather_evidence(settings: Settings, bootstrap_servers: str, database_u
             read_to={row.partition: row.committed_offset or 0 for row in partitions if row.topic == topics.requests},
             answers=database.answers,
             running=database.running,
+            withdrawals=database.withdrawals,
         ),
         dead_letters=reader.dead_letters,
         snapshots=reader.snapshots,

@@ -19,6 +19,7 @@ from infra.exchange.simulator.records import (
 )
 from infra.exchange.simulator.symbols import make_symbols
 from pipeline.verification.books import BookedOrder, ExchangeBooks
+from pipeline.verification.payouts import BookedPayout
 from schemas.orders import OrderStatus, OrderType, Side
 
 _SYMBOLS: Final = make_symbols(Decimal(0))
@@ -31,7 +32,7 @@ class _Books:
         self.orders: dict[int, BookedOrder] = {}
         self.balances: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
         self._users: dict[str, str] = {}
-        self._withdrawals: dict[str, WithdrawalAccepted] = {}
+        self.payouts: dict[str, BookedPayout] = {}
         self._deposits: dict[str, DepositSeen] = {}
 
     def open(self, record: AccountOpened) -> None:
@@ -72,13 +73,24 @@ class _Books:
         self.orders[record.order_id].status = status
 
     def withdraw(self, record: WithdrawalAccepted) -> None:
-        self._withdrawals[record.withdrawal_id] = record
+        self.payouts[record.withdrawal_id] = BookedPayout(
+            exchange_withdrawal_id=record.withdrawal_id,
+            client_withdrawal_id=record.withdraw_order_id,
+            user_id=record.label,
+            asset=record.asset,
+            network=record.network,
+            address=record.address,
+            address_tag=record.address_tag,
+            amount=record.amount,
+            fee=record.fee,
+        )
         self.balances[record.label, record.asset] -= record.amount
 
     def end_withdrawal(self, record: WithdrawalEnded) -> None:
+        payout = self.payouts[record.withdrawal_id]
+        payout.paid, payout.transaction_id = record.completed, record.transaction_id
         if not record.completed:
-            accepted = self._withdrawals[record.withdrawal_id]
-            self.balances[accepted.label, accepted.asset] += accepted.amount
+            self.balances[payout.user_id, payout.asset] += payout.amount
 
     def see_deposit(self, record: DepositSeen) -> None:
         self._deposits[record.deposit_id] = record
@@ -112,4 +124,4 @@ def read_books(path: Path) -> ExchangeBooks:
             case _:
                 # Prices move nobody's money.
                 continue
-    return ExchangeBooks(list(books.orders.values()), dict(books.balances))
+    return ExchangeBooks(list(books.orders.values()), dict(books.balances), list(books.payouts.values()))

@@ -4,7 +4,7 @@ Invariants that are checked:
 1. All accounts of an asset in a book (real, simulated) sum to zero: the users' balances as stored, and the system's accounts as the sum
    of their transfers.
 2. A stored balance is the sum of its account's transfers, in `posted` and in `pending`.
-3. What is pending is what unfinished orders hold, per order and per account.
+3. What is pending is what unfinished orders and withdrawals hold, each for itself and per account.
 4. Nothing is negative, and nothing held that is not owned.
 """
 
@@ -16,6 +16,8 @@ from decimal import Decimal
 from pipeline.ledger import AccountKey, Balance, TransferKind, book_of
 from pipeline.order import Order
 from pipeline.verification.finding import Check, Finding
+from pipeline.withdrawal import Withdrawal
+from pipeline.withdrawals import account_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,13 @@ def _is_user(account: AccountKey) -> bool:
     return not account.owner.startswith("@")
 
 
-def check_accounts(accounts: Accounts, orders: Iterable[Order]) -> list[Finding]:
+def check_accounts(accounts: Accounts, orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = ()) -> list[Finding]:
     """Every finding about the ledger. The system must be at rest."""
     computed = _computed(accounts.totals)
     return [
         _sums_to_zero(accounts, computed),
         _balances_match(accounts, computed),
-        _holds_match(accounts, list(orders)),
+        _holds_match(accounts, list(orders), list(withdrawals)),
         _nothing_negative(accounts),
     ]
 
@@ -97,8 +99,9 @@ def _balances_match(accounts: Accounts, computed: Mapping[AccountKey, Balance]) 
     return check.finding()
 
 
-def _holds_match(accounts: Accounts, orders: Sequence[Order]) -> Finding:
-    check = Check("holds_match_orders", "what is held is what unfinished orders hold", len(orders))
+def _holds_match(accounts: Accounts, orders: Sequence[Order], withdrawals: Sequence[Withdrawal]) -> Finding:
+    claim = "what is held is what unfinished orders and withdrawals hold"
+    check = Check("holds_match_orders", claim, len(orders) + len(withdrawals))
     held: defaultdict[AccountKey, Decimal] = defaultdict(Decimal)
     for order in orders:
         held[AccountKey(order.user_id, order.exchange, book_of(order.mode), order.hold_asset)] += order.hold_amount
@@ -106,13 +109,19 @@ def _holds_match(accounts: Accounts, orders: Sequence[Order]) -> Finding:
         if by_transfers != order.hold_amount:
             ours, theirs = f"{order.hold_amount.normalize():f}", f"{by_transfers.normalize():f}"
             check.breach(f"order {order.order_id} ({order.status}) holds {ours}, its transfers make {theirs}")
-    known = {order.order_id for order in orders}
+    for withdrawal in withdrawals:
+        held[account_of(withdrawal)] += withdrawal.hold_amount
+        by_transfers = accounts.held.get(withdrawal.withdrawal_id, Decimal(0))
+        if by_transfers != withdrawal.hold_amount:
+            ours, theirs = f"{withdrawal.hold_amount.normalize():f}", f"{by_transfers.normalize():f}"
+            check.breach(f"withdrawal {withdrawal.withdrawal_id} ({withdrawal.status}) holds {ours}, its transfers make {theirs}")
+    known = {order.order_id for order in orders} | {withdrawal.withdrawal_id for withdrawal in withdrawals}
     for order_id in accounts.held.keys() - known:
-        check.breach(f"transfers hold {accounts.held[order_id].normalize():f} for order {order_id}, which does not exist")
+        check.breach(f"transfers hold {accounts.held[order_id].normalize():f} for {order_id}, which does not exist")
     for account in sorted(accounts.balances.keys() | held.keys()):
         pending = accounts.balances.get(account, Balance()).pending
         if pending != held[account]:
-            check.breach(f"{account}: {pending.normalize():f} is pending, its orders hold {held[account].normalize():f}")
+            check.breach(f"{account}: {pending.normalize():f} is pending, its orders and withdrawals hold {held[account].normalize():f}")
     return check.finding()
 
 

@@ -20,7 +20,10 @@ from pipeline.changes import result_of_order
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.paper import is_paper_id
 from pipeline.verification.finding import Check, Finding
-from schemas.orders import Mode, OrderStatus, RequestType
+from pipeline.withdrawal import TERMINAL as WITHDRAWAL_TERMINAL
+from pipeline.withdrawal import Withdrawal
+from pipeline.withdrawals import result_of_withdrawal
+from schemas.orders import Mode, OrderStatus, RequestType, WithdrawalStatus
 from schemas.results import Result, ResultStatus
 from schemas.wire import SourceOffset
 
@@ -28,6 +31,9 @@ KEY_LIFETIME: Final = timedelta(hours=24)
 _QUEUED: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.SUBMITTING})
 # Their results on the topic are as newest as their rows; an order that is queued or being sent has its next result ahead of it.
 _TOLD: Final = TERMINAL | RESTING | {OrderStatus.IN_DOUBT}
+# The same of withdrawals: what waits for an operator or the exchange has been told so.
+_WITHDRAWAL_OPEN: Final = frozenset({WithdrawalStatus.PENDING_APPROVAL, WithdrawalStatus.IN_DOUBT, WithdrawalStatus.PROCESSING})
+_WITHDRAWAL_QUEUED: Final = frozenset({WithdrawalStatus.ACCEPTED, WithdrawalStatus.SUBMITTING})
 
 Key = tuple[str, str]
 
@@ -61,7 +67,8 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """What the database knows of requests: its orders, the records of cancels that wait for their order, and stored answers.
+    """What the database knows of requests: its orders and withdrawals, the records of cancels that wait for their order, and stored
+    answers.
 
     `read_to` is how far the intake partitions are read. `answers` has the digest of the stored final answer per key, `running` the keys
     whose request has none yet.
@@ -72,6 +79,7 @@ class Requested:
     read_to: Mapping[int, int]
     answers: Mapping[Key, bytes]
     running: Set[Key]
+    withdrawals: Mapping[str, Withdrawal] = field(default_factory=dict)
 
 
 def check_answers(answers: Answers, requested: Requested, at_rest: bool = True) -> list[Finding]:
@@ -92,11 +100,18 @@ def _lost(answers: Answers, requested: Requested, at_rest: bool) -> Finding:
     # A queue may be longer than any look takes; what waits in it is reported as waiting (progress.py).
     waiting = _QUEUED if not at_rest else frozenset[OrderStatus]()
     by_source = {order.source: order for order in requested.orders.values()}
+    payouts = {withdrawal.source: withdrawal for withdrawal in requested.withdrawals.values()}
+    payouts_waiting = _WITHDRAWAL_OPEN if at_rest else _WITHDRAWAL_OPEN | _WITHDRAWAL_QUEUED
     for source in sorted(answers.requests.keys() - answers.finals.keys()):
         order = by_source.get(source)
         if order is not None and (order.status in RESTING or order.status is OrderStatus.IN_DOUBT or order.status in waiting):
             continue
         if source in requested.pending_cancels:
+            continue
+        payout = payouts.get(source)
+        if payout is not None:
+            if payout.status not in payouts_waiting:
+                check.breach(f"record {source}: its withdrawal {payout.withdrawal_id} is {payout.status}, and no final result tells it")
             continue
         if order is not None:
             check.breach(f"record {source}: its order {order.order_id} is {order.status}, and no final result tells it")
@@ -178,6 +193,14 @@ def _results_match(answers: Answers, requested: Requested) -> Finding:
             check.breach(f"order {order.order_id} is {order.status}, and no result tells it")
         elif told != result_of_order(order):
             check.breach(f"order {order.order_id} is {order.status}, its newest result says {told.status} ({told.filled_quantity} filled)")
+    for withdrawal in requested.withdrawals.values():
+        if withdrawal.status not in WITHDRAWAL_TERMINAL | _WITHDRAWAL_OPEN:
+            continue
+        check.checked += 1
+        told = answers.newest.get(withdrawal.source)
+        if told != result_of_withdrawal(withdrawal):
+            said = "no result tells it" if told is None else f"its newest result says {told.status}"
+            check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, {said}")
     for text in answers.unreadable:
         check.breach(text)
     for key, digest in requested.answers.items():

@@ -18,6 +18,7 @@ from pipeline.money import round_down
 from pipeline.order import Order
 from pipeline.verification.answers import KEY_LIFETIME, Answers
 from pipeline.verification.finding import Check, Finding, skipped
+from pipeline.verification.payouts import BookedPayout
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side
 from schemas.results import Result, ResultStatus
@@ -58,10 +59,11 @@ class BookedOrder:
 
 @dataclass(slots=True)
 class ExchangeBooks:
-    """Every accepted order, and what each user owns per asset (free and locked together)."""
+    """Every accepted order and withdrawal, and what each user owns per asset (free and locked together)."""
 
     orders: list[BookedOrder] = field(default_factory=list)
     balances: dict[tuple[str, str], Decimal] = field(default_factory=dict)
+    payouts: list[BookedPayout] = field(default_factory=list)
 
 
 def books_missing(why: str) -> list[Finding]:
@@ -70,9 +72,14 @@ def books_missing(why: str) -> list[Finding]:
 
 
 def check_books(
-    books: ExchangeBooks, orders: Mapping[str, Order], answers: Answers, owned: Mapping[tuple[str, str], Decimal]
+    books: ExchangeBooks,
+    orders: Mapping[str, Order],
+    answers: Answers,
+    owned: Mapping[tuple[str, str], Decimal],
+    in_flight: Set[str] = frozenset(),
 ) -> list[Finding]:
-    """Every finding about the exchange. `owned` is per user and asset what our ledger says lies at the exchange."""
+    """Every finding about orders at the exchange. `owned` is per user and asset what our ledger says lies there; `in_flight` are users
+    whose funds may be on their way out."""
     booked: dict[str, list[BookedOrder]] = {}
     for row in books.orders:
         booked.setdefault(row.client_order_id, []).append(row)
@@ -92,7 +99,7 @@ def check_books(
         _foreign_orders(books, orders),
         _paper_stays_here(books, simulated),
         _figures_match(booked, orders, told),
-        _balances_match(books, orders, owned),
+        _balances_match(books, orders, owned, in_flight),
     ]
 
 
@@ -205,10 +212,12 @@ def _figures_match(booked: Mapping[str, list[BookedOrder]], orders: Mapping[str,
     return check.finding()
 
 
-def _balances_match(books: ExchangeBooks, orders: Mapping[str, Order], owned: Mapping[tuple[str, str], Decimal]) -> Finding:
+def _balances_match(
+    books: ExchangeBooks, orders: Mapping[str, Order], owned: Mapping[tuple[str, str], Decimal], in_flight: Set[str]
+) -> Finding:
     check = Check("balances_match_exchange", _CLAIMS["balances_match_exchange"])
     # Nobody can say what an order in doubt has moved.
-    unsettled = {order.user_id for order in orders.values() if order.status in _UNTOLD}
+    unsettled = in_flight | {order.user_id for order in orders.values() if order.status in _UNTOLD}
     for account in sorted(owned.keys() | books.balances.keys()):
         if account[0] in unsettled:
             continue

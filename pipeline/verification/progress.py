@@ -6,9 +6,11 @@ from typing import Final
 
 from pipeline.order import Order
 from pipeline.verification.finding import Check, Finding
-from schemas.orders import OrderStatus
+from pipeline.withdrawal import Withdrawal
+from schemas.orders import OrderStatus, WithdrawalStatus
 
 _UNFINISHED: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.SUBMITTING})
+_PAYING: Final = frozenset({WithdrawalStatus.ACCEPTED, WithdrawalStatus.SUBMITTING, WithdrawalStatus.PROCESSING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,11 @@ class PartitionProgress:
     carries: bool = False
 
 
-def check_progress(partitions: Sequence[PartitionProgress], orders: Iterable[Order], pending_cancels: int) -> list[Finding]:
+def check_progress(
+    partitions: Sequence[PartitionProgress], orders: Iterable[Order], pending_cancels: int, withdrawals: Iterable[Withdrawal] = ()
+) -> list[Finding]:
     """Every finding about what is unfinished. `pending_cancels` counts cancels whose order rests at the exchange."""
-    return [_offsets(partitions), _lag(partitions), *_orders(list(orders), pending_cancels)]
+    return [_offsets(partitions), _lag(partitions), *_orders(list(orders), pending_cancels, list(withdrawals))]
 
 
 def _offsets(partitions: Sequence[PartitionProgress]) -> Finding:
@@ -49,14 +53,21 @@ def _lag(partitions: Sequence[PartitionProgress]) -> Finding:
     return check.finding()
 
 
-def _orders(orders: Sequence[Order], pending_cancels: int) -> list[Finding]:
-    unfinished = Check("nothing_unfinished", "no order is left queued or being sent", len(orders))
-    in_doubt = Check("in_doubt", "no order is without proof", len(orders))
+def _orders(orders: Sequence[Order], pending_cancels: int, withdrawals: Sequence[Withdrawal]) -> list[Finding]:
+    count = len(orders) + len(withdrawals)
+    unfinished = Check("nothing_unfinished", "no order is left queued or being sent, and no withdrawal on its way", count)
+    in_doubt = Check("in_doubt", "no order and no withdrawal is without proof", count)
     for order in orders:
         if order.status in _UNFINISHED:
             unfinished.breach(f"order {order.order_id} is {order.status} (attempt {order.attempt}, since {order.updated_at:%H:%M:%S} UTC)")
         elif order.status is OrderStatus.IN_DOUBT:
             in_doubt.breach(f"order {order.order_id} is in doubt since {order.updated_at:%H:%M:%S} UTC: {order.reason}")
+    for withdrawal in withdrawals:
+        name, since = f"withdrawal {withdrawal.withdrawal_id}", f"since {withdrawal.updated_at:%H:%M:%S} UTC"
+        if withdrawal.status in _PAYING:
+            unfinished.breach(f"{name} is {withdrawal.status} (attempt {withdrawal.attempt}, {since})")
+        elif withdrawal.status is WithdrawalStatus.IN_DOUBT:
+            in_doubt.breach(f"{name} is in doubt {since}: {withdrawal.reason}")
     if pending_cancels:
         unfinished.breach(f"{pending_cancels} cancels wait for their orders")
     return [unfinished.finding(), in_doubt.finding()]

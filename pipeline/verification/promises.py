@@ -10,12 +10,15 @@ from pipeline.verification.answers import Answers, Requested, check_answers
 from pipeline.verification.books import ExchangeBooks, books_missing, check_books
 from pipeline.verification.dead_letters import DeadLetters, check_dead_letters
 from pipeline.verification.finding import Finding
+from pipeline.verification.payouts import check_payouts, in_flight_users, payouts_missing
 from pipeline.verification.progress import PartitionProgress, check_progress
 from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_state, check_trail
+from pipeline.withdrawal import Withdrawal
 
 LEDGER: Final = frozenset(
     {"ledger_sums_to_zero", "balances_match_transfers", "holds_match_orders", "nothing_negative", "balances_match_exchange"}
 )
+PAYOUTS: Final = frozenset({"paid_out_twice", "paid_out_unasked", "payouts_match_exchange"})
 AUDIT: Final = frozenset({"audit_chain", "audit_chain_on_topic", "audit_key_unique", "status_steps_join"})
 TOPICS: Final = frozenset(
     {"audit_on_topic_matches_database", "state_matches_database", "results_match_database", "offsets_match_database"}
@@ -43,25 +46,33 @@ class Evidence:
     def orders(self) -> Mapping[str, Order]:
         return self.requested.orders
 
+    @property
+    def withdrawals(self) -> Mapping[str, Withdrawal]:
+        return self.requested.withdrawals
+
 
 def check_all(evidence: Evidence, at_rest: bool = True) -> list[Finding]:
     """Every promise. Where the system is said to be at rest, what is under way counts as broken; else only `UNDER_WAY` reports queues."""
-    orders = evidence.orders
+    orders, withdrawals = evidence.orders, evidence.withdrawals
     return [
         *check_answers(evidence.answers, evidence.requested, at_rest),
         check_dead_letters(evidence.dead_letters, evidence.answers.requests, evidence.requested.read_to),
         *_books(evidence),
-        *check_accounts(evidence.accounts, orders.values()),
+        *check_accounts(evidence.accounts, orders.values(), withdrawals.values()),
         *check_trail(evidence.topic_trail, evidence.database_trail),
-        check_state(evidence.snapshots, orders.values()),
-        *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels)),
+        check_state(evidence.snapshots, orders.values(), withdrawals.values()),
+        *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels), withdrawals.values()),
     ]
 
 
 def _books(evidence: Evidence) -> list[Finding]:
     if evidence.books is None:
-        return books_missing(evidence.books_missing_because)
-    return check_books(evidence.books, evidence.orders, evidence.answers, owned_at_exchange(evidence.accounts))
+        return [*books_missing(evidence.books_missing_because), *payouts_missing(evidence.books_missing_because)]
+    in_flight = in_flight_users(evidence.withdrawals.values())
+    return [
+        *check_books(evidence.books, evidence.orders, evidence.answers, owned_at_exchange(evidence.accounts), in_flight),
+        *check_payouts(evidence.books.payouts, evidence.withdrawals, evidence.answers),
+    ]
 
 
 def all_hold(findings: Iterable[Finding], names: frozenset[str] | None = None) -> bool:

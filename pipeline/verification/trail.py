@@ -20,8 +20,11 @@ from pipeline.audit import canonical
 from pipeline.changes import state_of
 from pipeline.order import Order
 from pipeline.verification.finding import Check, Finding
+from pipeline.withdrawal import Withdrawal
+from pipeline.withdrawals import withdrawal_state
 from schemas.audit import GENESIS_HASH
 from schemas.state import ORDER_STATE
+from schemas.withdrawals import WITHDRAWAL_STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +199,10 @@ def _status_steps(database: DatabaseTrail) -> Finding:
     return check.finding()
 
 
-def check_state(snapshots: Mapping[str, bytes], orders: Iterable[Order]) -> Finding:
-    """The newest value per key of `trade.state` against the orders' rows."""
-    check = Check("state_matches_database", "the newest snapshot of every order on the state topic is its row in the database")
+def check_state(snapshots: Mapping[str, bytes], orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = ()) -> Finding:
+    """The newest value per key of `trade.state` against the orders' and withdrawals' rows."""
+    claim = "the newest snapshot of every order and withdrawal on the state topic is its row in the database"
+    check = Check("state_matches_database", claim)
     known: set[str] = set()
     for order in orders:
         check.checked += 1
@@ -208,6 +212,15 @@ def check_state(snapshots: Mapping[str, bytes], orders: Iterable[Order]) -> Find
             check.breach(f"order {order.order_id} ({order.status}) has no snapshot")
         elif value != ORDER_STATE.dump_json(state_of(order)):
             check.breach(f"order {order.order_id} is {order.status}, its snapshot says {orjson.loads(value).get('order_status')}")
+    for withdrawal in withdrawals:
+        check.checked += 1
+        known.add(withdrawal.withdrawal_id)
+        value = snapshots.get(withdrawal.withdrawal_id)
+        if value is None:
+            check.breach(f"withdrawal {withdrawal.withdrawal_id} ({withdrawal.status}) has no snapshot")
+        elif value != WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal)):
+            said = orjson.loads(value).get("withdrawal_status")
+            check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, its snapshot says {said}")
     for order_id in sorted(snapshots.keys() - known):
         check.breach(f"a snapshot names order {order_id}, which is not in the database")
     return check.finding()

@@ -16,7 +16,7 @@ from schemas.reasons import MEANING, ReasonCode
 
 MARKDOWN = sorted(path for path in files() if path.suffix == ".md")
 # Read by the settings' own loader, not fields of theirs.
-BESIDES_SETTINGS = {"CONFIG"}
+BESIDES_SETTINGS = {"CONFIG", "OPERATOR_TOKEN_FILE"}
 
 
 def heading_anchors(text: str) -> set[str]:

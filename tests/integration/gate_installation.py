@@ -242,13 +242,16 @@ class GateInstallation:
         async with aiohttp.ClientSession() as session, session.post(f"{self.made.simulator_url}/simulator/{what}", json=value) as response:
             response.raise_for_status()
 
-    async def command(self, *arguments: str, given: str = "") -> Ended:
-        """Runs `orchestrator` as an operator of this installation does; it must end well. What it printed is kept."""
+    async def command(self, *arguments: str, given: str = "", code: int | None = 0, **settings: str) -> Ended:
+        """Runs `orchestrator` as an operator of this installation does. It must end with `code`, None for any; `settings` replace those of
+        the installation. What it printed is kept."""
         environment = self.made.environment(self.worker_settings)
-        settings = {name.removeprefix(_PREFIX): value for name, value in environment.items() if name.startswith(_PREFIX)}
-        ended = await asyncio.to_thread(orchestrator, self.made.log_directory, *arguments, given=given, settings=settings)
-        assert ended.code == 0, ended.errors
+        own = {name.removeprefix(_PREFIX): value for name, value in environment.items() if name.startswith(_PREFIX)}
+        ended = await asyncio.to_thread(
+            orchestrator, self.made.log_directory, *arguments, given=given, settings={**own, **settings}
+        )
         self.said += [ended.output, ended.errors]
+        assert code in (None, ended.code), ended.errors
         return ended
 
 

@@ -67,6 +67,14 @@ class Commands:
         sent = await self._producer.send_and_wait(self.made.topics.commands, value, key=b"all", headers=list(headers))
         return f"{sent.topic}/{sent.partition}/{sent.offset}", sent.timestamp / 1_000
 
+    async def publish(self, requests: Sequence[dict[str, Any]]) -> None:
+        """Puts requests on their topic, keyed by user; waits until the broker has them."""
+        sends = [
+            await self._producer.send(self.made.topics.requests, json.dumps(request).encode(), key=request["user_id"].encode())
+            for request in requests
+        ]
+        await asyncio.gather(*sends)
+
     async def event_of(self, request_id: str, count: int = 1) -> dict[str, Any]:
         """Waits until there are so many audit events about a command; returns the newest."""
         deadline = monotonic() + APPLIED_SECONDS_MAX

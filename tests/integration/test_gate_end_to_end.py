@@ -272,6 +272,18 @@ async def a_key_that_the_exchange_refuses_is_marked(gate: GateInstallation, play
     assert await gate.fetch("SELECT FROM api_keys WHERE user_id = 'refused-there' AND status = 'active'")
 
 
+@scene("changed-there")
+async def a_key_whose_secret_was_changed_there_is_marked(gate: GateInstallation, players: dict[str, Player]) -> None:
+    """An exchange that does not know the key, or does not take its signature, refuses the key as much as one that withdraws permissions."""
+    player = players["changed-there"]
+    await gate.replace_key("changed-there", "key-changed-there", "not-its-secret")
+    first = await player.refused("API_KEY_UNKNOWN", order("changed-there", "k"), await player.authenticator.code())
+    assert "Signature" in first["reason"]
+    assert await player.event_types() == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "KEY_REFUSED", "ORDER_REFUSED"]
+    await player.refused("API_KEY_PERMISSION", order("changed-there", "k2"), await player.authenticator.code())
+    assert (await player.event_types())[4:] == ["REQUEST_REJECTED"]
+
+
 @scene("suspicious")
 async def what_fits_a_pattern_freezes_its_user(gate: GateInstallation, players: dict[str, Player]) -> None:
     """Refused with the evidence in the trail, then everything is, on every partition, until an operator lifts it."""
@@ -293,13 +305,16 @@ async def what_fits_a_pattern_freezes_its_user(gate: GateInstallation, players: 
 
 
 @scene("failing")
-async def three_refusals_in_a_row_begin_a_cooldown(gate: GateInstallation, players: dict[str, Player]) -> None:
-    """The third in a row, whichever partition it came on; then the best order is refused, also on every other, until the time is over."""
+async def refusals_behind_the_code_begin_a_cooldown(gate: GateInstallation, players: dict[str, Player]) -> None:
+    """Whatever a token alone is refused for counts nothing; the first refusal behind the code (the limit is one) begins a cooldown, and the
+    best order is refused, also on another partition, until the time is over."""
     player = players["failing"]
-    await gate.limit("failing", cooldown=3_600, trade_usd_max=50)
+    await gate.limit("failing", cooldown=3_600, cooldown_failures=1, trade_usd_max=50)
     for number in range(3):
         too_large = await player.answer(order("failing", f"too-large-{number}", quantity="1"), partition=number)
         assert too_large["reason_code"] == "AMOUNT_ABOVE_MAXIMUM"
+    no_key = await player.answer(order("failing", "no-key", api_key_id="none"), await player.authenticator.code(), partition=0)
+    assert no_key["reason_code"] == "API_KEY_UNKNOWN"
     early = await player.answer(order("failing", "early"), await player.authenticator.code(), partition=3)
     assert early["reason_code"] == "COOLDOWN_ACTIVE"
     assert player.orders == 0

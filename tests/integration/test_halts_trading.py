@@ -1,5 +1,6 @@
 """The emergency stop with real workers, broker, database and a simulated exchange: what is stopped, what passes, and what stays."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,10 @@ async def test_cancel_open_ends_at_the_exchange_what_would_not_pass(
         for name, record in sent.items():
             answer = finals.get((record.partition, record.offset))
             assert (answer or {}).get("status") == ("canceled" if name in canceled else None)
+        # What is queued at once is in one page: nobody else was to be canceled.
+        queued = [json.loads(record.value) for record in await made.read(made.topics.orders("binance"))]
+        named = {work["order_id"] for work in queued if work["action"] == "cancel"}
+        assert named == {finals[sent[name].partition, sent[name].offset]["order_id"] for name in canceled}
         left = await commands.rows("SELECT user_id, side FROM orders WHERE status = 'new' ORDER BY user_id")
         assert [(row["user_id"], row["side"]) for row in left] == ([] if "sales" in canceled else [(_ALICE, "sell")]) + [(_BOB, "buy")]
 

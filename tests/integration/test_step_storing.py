@@ -100,7 +100,7 @@ async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> Non
             assert claim.result == ended.finished["alice", "key-1"]
             balances = await step.balances(["alice"])
             assert balances[account("USDT")] == Balance(Decimal(100_000 - 799), Decimal(0))
-            assert balances[account("BTC")] == Balance(Decimal("11.998"), Decimal(0), cost_quantity=Decimal(2), cost_usd=Decimal(799))
+            assert balances[account("BTC")] == Balance(Decimal("11.998"), Decimal(0), cost_quantity=Decimal("1.998"), cost_usd=Decimal(799))
         await _assert_ledger_adds_up(database_url)
 
 

@@ -1,4 +1,5 @@
-"""Evidence of a small installation in which everything holds: one order filled, one refused, one resting, one key used again.
+"""Evidence of a small installation in which everything holds: one order filled, one refused, one resting, one key used again, one
+withdrawal paid out.
 
 Tests change one thing and look which promise is reported.
 """
@@ -19,19 +20,25 @@ from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Answers, Requested
 from pipeline.verification.books import BookedOrder, ExchangeBooks
 from pipeline.verification.dead_letters import DeadLetters
+from pipeline.verification.payouts import BookedPayout
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.promises import Evidence
 from pipeline.verification.trail import DatabaseTrail, TopicTrail
+from pipeline.withdrawal import Withdrawal
+from pipeline.withdrawals import account_of, result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
-from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
+from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
 from schemas.state import ORDER_STATE
 from schemas.wire import SourceOffset
+from schemas.withdrawals import WITHDRAWAL_STATE
+from tests.unit.withdrawal_builders import withdrawal_of
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 USER = "alice"
 FILLED, REFUSED, RESTING, PAPER = "o-filled", "o-refused", "o-resting", "o-paper"
+PAID = "w-paid"
 
 
 def source(offset: int) -> SourceOffset:
@@ -91,6 +98,7 @@ class Sound:
     """The parts of an `Evidence`, open to change. `evidence` puts them together."""
 
     orders: dict[str, Order] = field(default_factory=dict)
+    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
     stored: dict[tuple[str, str], bytes] = field(default_factory=dict)
     running: set[tuple[str, str]] = field(default_factory=set)
@@ -109,7 +117,7 @@ class Sound:
     def evidence(self) -> Evidence:
         return Evidence(
             answers=self.answers,
-            requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running),
+            requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running, self.withdrawals),
             dead_letters=self.letters,
             snapshots=self.snapshots,
             topic_trail=self.topic,
@@ -162,6 +170,7 @@ def sound() -> Sound:
     _bury(made)
     _book(made, orders)
     _pay(made)
+    _withdraw(made)
     made.partitions = [PartitionProgress("trade.requests", 0, 10, 10, 10), PartitionProgress("trade.reports", 0, 0, None, -1)]
     return made
 
@@ -225,3 +234,46 @@ def _pay(made: Sound) -> None:
         if row.order_id is not None:
             change = {TransferKind.HOLD: row.amount, TransferKind.RELEASE: -row.amount, TransferKind.POST_HELD: -row.amount}
             made.held[row.order_id] = made.held.get(row.order_id, Decimal(0)) + change.get(row.kind, Decimal(0))
+
+
+def booked_payout(withdrawal: Withdrawal) -> BookedPayout:
+    """The exchange's row for a withdrawal that was paid."""
+    return BookedPayout(
+        exchange_withdrawal_id=withdrawal.exchange_withdrawal_id or "x",
+        client_withdrawal_id=withdrawal.client_withdrawal_id,
+        user_id=withdrawal.user_id,
+        asset=withdrawal.asset,
+        network=withdrawal.network,
+        address=withdrawal.address,
+        address_tag=withdrawal.address_tag or "",
+        amount=withdrawal.total,
+        fee=withdrawal.fee,
+        paid=True,
+        transaction_id=withdrawal.transaction_id or "",
+    )
+
+
+def _withdraw(made: Sound) -> None:
+    """2 SOL at first, of which 1 is paid out for a fee of 0.5."""
+    paid = withdrawal_of(
+        withdrawal_id=PAID,
+        idempotency_key="key-w-paid",
+        source=source(7),
+        status=WithdrawalStatus.COMPLETED,
+        asset="SOL",
+        amount=Decimal(1),
+    )
+    made.withdrawals[PAID] = paid
+    made.answers.add_request(paid.source, 1_000)
+    made.tell(result_of_withdrawal(paid))
+    made.snapshots[PAID] = WITHDRAWAL_STATE.dump_json(withdrawal_state(paid))
+    made.books.payouts.append(booked_payout(paid))
+    made.books.balances[USER, "SOL"] = Decimal("0.5")
+    ledger, account = Ledger({}), account_of(paid)
+    ledger.post("opening-sol", None, opening("binance", "live", "SOL"), account, Decimal(2))
+    ledger.hold("w-hold", PAID, account, paid.total)
+    ledger.post_held("w-pay", PAID, account, clearing("binance", "live", "SOL"), paid.amount)
+    ledger.post_held("w-fee", PAID, account, fees("binance", "live", "SOL"), paid.fee)
+    made.balances |= ledger.balances
+    made.totals += [TransferTotal(row.kind, row.debit, row.credit, row.amount) for row in ledger.transfers]
+    made.held[PAID] = Decimal(0)

@@ -151,6 +151,14 @@ def test_shown_url_holds_no_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
+@pytest.mark.parametrize("mark", ["/", "?", "#", "[", "@/"])
+def test_url_whose_password_is_not_encoded_shows_nothing_of_it(mark: str) -> None:
+    """A random password has such characters often, and where it is cut off there, its parts look like a host or a path."""
+    shown = without_password(f"postgresql://user:hid{mark}den@host:5432/name")
+    assert "hid" not in shown and "den" not in shown
+    assert "host:5432" in shown
+
+
 def test_wrong_settings_are_named_by_variable_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wrong variable is named at once; a value may be a secret and is not repeated."""
     monkeypatch.setenv("ORCHESTRATOR_KAFKA_PARTITIONS", "s3cret")

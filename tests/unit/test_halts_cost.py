@@ -141,6 +141,11 @@ def test_result_is_rounded_against_the_user() -> None:
     book.trade("s", _filled("1", "3.333333333333333333"))
     assert book.results == [-SCALE]
     assert book.cost[1] == D("6.666666666666666666")
+    mixed = Book()
+    mixed.trade("b", _filled("1", "5"))
+    # A third of what came in belongs to what was bought here.
+    mixed.trade("s", _filled("3", "10"))
+    assert mixed.results == [D("-1.666666666666666667")]
 
 
 _AMOUNT = st.decimals(min_value="0.000001", max_value="100000", places=6)

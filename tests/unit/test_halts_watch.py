@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agents.halt_watch import AGE_SECONDS_MAX, HaltWatch
+from agents.halt_watch import AGE_SECONDS_MAX, POLL_SECONDS, HaltWatch
 from pipeline.gate.context import NO_HALTS, Halt, HaltBook
 from pipeline.invariants import Retryable
 from schemas.commands import HaltLevel, HaltScope
@@ -50,6 +50,11 @@ async def test_what_is_known_is_used_until_it_is_too_old() -> None:
     assert source.asked == 1
     source.now += 0.001
     assert await _level(watch) is HaltLevel.HALT
+
+
+def test_age_leaves_most_of_a_second_to_the_rest() -> None:
+    """A halt is in force within a second: the command's transaction and the call under way take their part of it."""
+    assert POLL_SECONDS < AGE_SECONDS_MAX <= 0.3
 
 
 async def test_halts_that_cannot_be_read_are_not_guessed() -> None:

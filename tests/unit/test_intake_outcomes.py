@@ -83,7 +83,7 @@ def test_orders_of_one_batch_share_the_balance() -> None:
     assert [transfer.kind for transfer in changes.ledger.transfers] == [TransferKind.HOLD] * 2
 
 
-@pytest.mark.parametrize("kind", ["withdrawal", "deposit"])
+@pytest.mark.parametrize("kind", ["deposit"])
 def test_kind_that_is_not_offered_yet_is_refused_without_moving_funds(kind: str) -> None:
     """It is read, answered, and nothing happens."""
     document = {

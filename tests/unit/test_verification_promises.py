@@ -13,11 +13,28 @@ from pipeline.verification.answers import tally
 from pipeline.verification.books import books_missing
 from pipeline.verification.finding import EXAMPLES_KEPT_MAX, Check, still_broken
 from pipeline.verification.progress import PartitionProgress
-from pipeline.verification.promises import AUDIT, LEDGER, TOPICS, UNDER_WAY, all_hold, check_all
+from pipeline.verification.promises import AUDIT, LEDGER, PAYOUTS, TOPICS, UNDER_WAY, all_hold, check_all
+from pipeline.withdrawals import result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
-from schemas.orders import Mode, OrderStatus
+from schemas.orders import Mode, OrderStatus, WithdrawalStatus
 from schemas.results import ResultStatus
-from tests.unit.sound_evidence import FILLED, NOW, PAPER, REFUSED, RESTING, USER, Sound, booked_order, client_id, make_order, sound, source
+from schemas.withdrawals import WITHDRAWAL_STATE
+from tests.unit.sound_evidence import (
+    FILLED,
+    NOW,
+    PAID,
+    PAPER,
+    REFUSED,
+    RESTING,
+    USER,
+    Sound,
+    booked_order,
+    booked_payout,
+    client_id,
+    make_order,
+    sound,
+    source,
+)
 
 USDT = AccountKey(USER, "binance", "live", "USDT")
 
@@ -290,7 +307,97 @@ def _secret_buried(made: Sound) -> None:
     made.letters.add_dead_letter(b"k", b"v", headers, "trade.requests.dlq/0/1")
 
 
+def _paid_again(made: Sound) -> None:
+    made.books.payouts.append(replace(made.books.payouts[0], exchange_withdrawal_id="x2"))
+
+
+def _two_payouts_for_a_key(made: Sound) -> None:
+    again = replace(made.withdrawals[PAID], withdrawal_id="w-again", client_withdrawal_id="cw-again", source=source(8))
+    made.withdrawals["w-again"] = again
+    made.books.payouts.append(booked_payout(again))
+
+
+def _payout_of_nobody(made: Sound) -> None:
+    made.books.payouts.append(replace(made.books.payouts[0], client_withdrawal_id="cw-foreign"))
+
+
+def _paid_elsewhere(made: Sound) -> None:
+    made.books.payouts[0].address = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"
+
+
+def _paid_more(made: Sound) -> None:
+    made.books.payouts[0].amount += 1
+
+
+def _completed_yet_given_back(made: Sound) -> None:
+    made.books.payouts[0].paid = False
+
+
+def _completed_yet_unknown(made: Sound) -> None:
+    made.books.payouts.clear()
+
+
+def _rejected_yet_paid(made: Sound) -> None:
+    made.withdrawals[PAID] = replace(made.withdrawals[PAID], status=WithdrawalStatus.REJECTED)
+
+
+def _failed_yet_paid(made: Sound) -> None:
+    made.withdrawals[PAID] = replace(made.withdrawals[PAID], status=WithdrawalStatus.FAILED)
+
+
+def _fee_of_payout_differs(made: Sound) -> None:
+    made.books.payouts[0].fee = Decimal("0.4")
+
+
+def _told_completed_yet_not_paid(made: Sound) -> None:
+    del made.withdrawals[PAID]
+    made.books.payouts[0].paid = False
+
+
+def _hold_of_ended_withdrawal(made: Sound) -> None:
+    made.held[PAID] = Decimal(1)
+
+
+def _withdrawal_snapshot_stale(made: Sound) -> None:
+    before = replace(made.withdrawals[PAID], status=WithdrawalStatus.PROCESSING)
+    made.snapshots[PAID] = WITHDRAWAL_STATE.dump_json(withdrawal_state(before))
+
+
+def _forget_withdrawal_answer(made: Sound) -> None:
+    del made.answers.finals[made.withdrawals[PAID].source]
+
+
+def _withdrawal_result_lags_behind(made: Sound) -> None:
+    paid = made.withdrawals[PAID]
+    made.answers.newest[paid.source] = result_of_withdrawal(replace(paid, status=WithdrawalStatus.PROCESSING))
+
+
+def _left_paying(made: Sound) -> None:
+    made.withdrawals[PAID] = replace(made.withdrawals[PAID], status=WithdrawalStatus.PROCESSING)
+
+
+def _withdrawal_in_doubt(made: Sound) -> None:
+    made.withdrawals[PAID] = replace(made.withdrawals[PAID], status=WithdrawalStatus.IN_DOUBT)
+
+
 WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
+    ("paid_out_twice", _paid_again),
+    ("paid_out_twice", _two_payouts_for_a_key),
+    ("paid_out_unasked", _payout_of_nobody),
+    ("paid_out_unasked", _paid_elsewhere),
+    ("paid_out_unasked", _paid_more),
+    ("payouts_match_exchange", _completed_yet_given_back),
+    ("payouts_match_exchange", _completed_yet_unknown),
+    ("payouts_match_exchange", _rejected_yet_paid),
+    ("payouts_match_exchange", _failed_yet_paid),
+    ("payouts_match_exchange", _fee_of_payout_differs),
+    ("payouts_match_exchange", _told_completed_yet_not_paid),
+    ("holds_match_orders", _hold_of_ended_withdrawal),
+    ("state_matches_database", _withdrawal_snapshot_stale),
+    ("lost", _forget_withdrawal_answer),
+    ("results_match_database", _withdrawal_result_lags_behind),
+    ("nothing_unfinished", _left_paying),
+    ("in_doubt", _withdrawal_in_doubt),
     ("lost", _forget_answer),
     ("lost", _forget_order_answer),
     ("lost", _never_read),
@@ -366,7 +473,7 @@ def test_promise_broken_on_purpose_is_reported_by_name(name: str, break_it: Call
 def test_promises_have_each_a_way_to_break_them() -> None:
     """No check is left that was never seen to fail."""
     assert {finding.name for finding in check_all(sound().evidence())} == {name for name, _ in WAYS}
-    assert {name for name, _ in WAYS} >= LEDGER | AUDIT | TOPICS | UNDER_WAY
+    assert {name for name, _ in WAYS} >= LEDGER | AUDIT | PAYOUTS | TOPICS | UNDER_WAY
 
 
 def test_promise_of_one_answer_allows_a_key_again_after_its_day() -> None:
@@ -419,7 +526,7 @@ def test_books_that_are_missing_are_skipped_and_said_so() -> None:
     """Without the exchange's log nothing is claimed about it."""
     findings = check_all(replace(sound().evidence(), books=None, books_missing_because="no log"))
     skipped = {finding.name for finding in findings if finding.skipped == "no log"}
-    assert skipped == {finding.name for finding in books_missing("")}
+    assert skipped == {finding.name for finding in books_missing("")} | PAYOUTS
     assert all_hold(findings)
 
 
@@ -443,8 +550,8 @@ def test_tally_counts_the_records_of_this_run_only() -> None:
     """Figures are about the records from the given offsets on; a replay is a duplicate, not an execution."""
     answers = sound().answers
     whole = tally(answers, {0: 0})
-    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (6, 5, 2, 2, 1)
+    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (7, 6, 2, 2, 1)
     assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1, "SCHEMA_INVALID": 1}
     assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
-    assert tally(answers, {0: 3}).requests == 3
+    assert tally(answers, {0: 3}).requests == 4
     assert tally(answers, {0: 9}).requests == 0

@@ -1,11 +1,12 @@
 """The signed wallet endpoints: withdrawals, deposits, the coins' networks, and what an API key may do.
 
-Source: https://developers.binance.com/docs/wallet/capital and .../account. Fees of the networks are zero here: what is withdrawn is what
-arrives.
+Source: https://developers.binance.com/docs/wallet/capital and .../account. Every network has the same fee (`--withdrawal-fee`); it is
+taken from the amount, and the history shows what arrives and the fee.
 """
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 
 from infra.exchange.simulator import refusals
@@ -39,9 +40,12 @@ def withdraw(call: Call) -> object:
         raise refusals.missing("amount")
     if amount <= 0:
         raise refusals.Refusal(-4003, "Amount must be greater than zero.")
+    fee = call.exchange.rules.withdrawal_fee
+    if amount <= fee:
+        raise refusals.Refusal(-4028, "The amount of withdrawal must be greater than the Commission.")
     request = WithdrawalRequest(
         asset, amount, _text(call, "address"), _text(call, "addressTag"), network, _text(call, "withdrawOrderId"),
-        call.horizon,
+        call.horizon, fee,
     )  # fmt: skip
     withdrawal = call.exchange.funding.withdraw(call.owner.api_key, call.owner.label, request, call.now_us)
     return {"id": withdrawal.accepted.withdrawal_id}
@@ -84,8 +88,8 @@ def _withdrawal_row(withdrawal: Withdrawal) -> dict[str, object]:
     accepted, ended = withdrawal.accepted, withdrawal.ended
     row: dict[str, object] = {
         "id": accepted.withdrawal_id,
-        "amount": f"{accepted.amount:.8f}",
-        "transactionFee": "0",
+        "amount": f"{accepted.amount - accepted.fee:.8f}",
+        "transactionFee": f"{accepted.fee:.8f}" if accepted.fee else "0",
         "coin": accepted.asset,
         "status": _status(withdrawal),
         "address": accepted.address,
@@ -181,13 +185,13 @@ def coins(call: Call) -> object:
             "withdrawAllEnable": True,
             "trading": True,
             "isLegalMoney": False,
-            "networkList": [_network_row(asset, network) for network in NETWORKS[asset]],
+            "networkList": [_network_row(asset, network, call.exchange.rules.withdrawal_fee) for network in NETWORKS[asset]],
         }
         for asset in ASSETS
     ]
 
 
-def _network_row(asset: str, network: str) -> dict[str, object]:
+def _network_row(asset: str, network: str, fee: Decimal) -> dict[str, object]:
     return {
         "coin": asset,
         "network": network,
@@ -195,7 +199,7 @@ def _network_row(asset: str, network: str) -> dict[str, object]:
         "isDefault": network == NETWORKS[asset][0],
         "depositEnable": True,
         "withdrawEnable": True,
-        "withdrawFee": "0",
+        "withdrawFee": f"{fee:f}",
         "withdrawMin": "0.00000001",
         "withdrawMax": "10000000",
         "withdrawIntegerMultiple": "0.00000001",

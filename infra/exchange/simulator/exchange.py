@@ -89,6 +89,7 @@ class Rules:
     fill_steps: int = 1
     tape: Tape | None = None
     tape_mode: TapeMode = TapeMode.PER_ORDER
+    withdrawal_fee: Decimal = ZERO
 
 
 def _can_rest(order_type: str, time_in_force: str) -> bool:

@@ -1,8 +1,8 @@
 """Withdrawals and deposits: money that leaves for the outside world and comes from it.
 
 A withdrawal leaves the free balance when it is accepted. It then completes, or fails and is paid back: an address that begins with
-`FAIL` always fails. As Binance documents no uniqueness of `withdrawOrderId`, the same id is accepted again: it is no idempotency key.
-A deposit is seen first and credited later.
+`FAIL`, or Ethereum's well-known `0x…dEaD`, always fails. As at Binance the fee is taken from the amount, and the same `withdrawOrderId` is
+accepted again, as no uniqueness of it is documented: it is no idempotency key. A deposit is seen first and credited later.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from infra.exchange.simulator.ledger import Holding, Ledger
 from infra.exchange.simulator.records import DepositCredited, DepositSeen, Record, WithdrawalAccepted, WithdrawalEnded
 
 FAILING_ADDRESS: Final = "FAIL"
+# A failing address for clients that look at its form first.
+DEAD_ADDRESS: Final = "0x000000000000000000000000000000000000dEaD"
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class WithdrawalRequest:
     network: str
     withdraw_order_id: str
     horizon: Horizon
+    fee: Decimal = Decimal(0)
 
 
 def _identifier(*parts: object) -> str:
@@ -78,7 +81,7 @@ class Funding:
         self._emit(
             WithdrawalAccepted(
                 seq, time_us, api_key, label, withdrawal_id, request.withdraw_order_id, request.asset, request.amount, request.address,
-                request.address_tag, request.network, horizon.timestamp_ms, horizon.receive_window_ms, horizon.arrived_us,
+                request.address_tag, request.network, horizon.timestamp_ms, horizon.receive_window_ms, horizon.arrived_us, request.fee,
             )
         )  # fmt: skip
         return self.withdrawals[withdrawal_id]
@@ -99,7 +102,7 @@ class Funding:
             accepted = withdrawal.accepted
             if now_us - accepted.time_us < withdrawal_ms * 1000:
                 break
-            completed = not accepted.address.startswith(FAILING_ADDRESS)
+            completed = not accepted.address.startswith((FAILING_ADDRESS, DEAD_ADDRESS))
             seq, time_us = self._stamp(now_us)
             transaction_id = _identifier("transaction", seq, accepted.api_key) * 2 if completed else ""
             self._emit(WithdrawalEnded(seq, time_us, accepted.api_key, accepted.withdrawal_id, completed, transaction_id))

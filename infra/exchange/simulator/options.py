@@ -28,6 +28,7 @@ class SimulatorOptions:
     fill_steps: int = 1
     withdrawal_ms: int = 500
     deposit_ms: int = 500
+    withdrawal_fee: Decimal = Decimal(0)
     distance_ms: int = 0
     parent_pipe: bool = False
 
@@ -60,12 +61,13 @@ def parse(arguments: Sequence[str] | None = None, program: str = "python -m infr
     add("--fill-steps", type=int, default=1, help="in how many steps a resting order fills when the price crosses it")
     add("--withdrawal-ms", type=int, default=500, help="how long a withdrawal is under way")
     add("--deposit-ms", type=int, default=500, help="how long until a deposit is credited")
+    add("--withdrawal-fee", type=Decimal, default=Decimal(0), help="what it keeps of each withdrawal, in units of the asset")
     add("--distance-ms", type=int, default=0, help="how long a request and its answer travel, together")
     add("--parent-pipe", action="store_true", help="stop when standard input ends, too")
     found = parser.parse_args(arguments)
-    negative = min(found.walk_ms, found.venue_timeout_ms, found.distance_ms, found.notional_min) < 0
+    negative = min(found.walk_ms, found.venue_timeout_ms, found.distance_ms, found.notional_min, found.withdrawal_fee) < 0
     if negative or found.fill_steps < 1 or found.tape_speed <= 0:
-        parser.error("times and --notional-min must not be negative, --fill-steps and --tape-speed must be above zero")
+        parser.error("times, --notional-min and --withdrawal-fee must not be negative, --fill-steps and --tape-speed must be above zero")
     return SimulatorOptions(**vars(found))
 
 

@@ -121,7 +121,10 @@ class PriceSet:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawalAccepted:
-    """A withdrawal that left the free balance. `withdraw_order_id` is the client's own id, empty if it gave none."""
+    """A withdrawal that left the free balance. `withdraw_order_id` is the client's own id, empty if it gave none.
+
+    `amount` is what left; the exchange keeps `fee` of it, and the rest arrives.
+    """
 
     name: ClassVar[str] = "withdrawal"
     seq: int
@@ -138,6 +141,7 @@ class WithdrawalAccepted:
     timestamp_ms: int
     receive_window_ms: int
     arrived_us: int
+    fee: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +240,9 @@ def decode(line: bytes) -> Record:
     if not isinstance(row, dict) or row.get("record") not in _CLASS_BY_NAME:
         raise ValueError("not a record of the exchange log")
     record = _CLASS_BY_NAME[row.pop("record")]
+    if record is WithdrawalAccepted:
+        # Logs of earlier versions, which had no fees.
+        row.setdefault("fee", "0")
     if set(row) != set(_FIELDS[record]):
         raise ValueError(f"a {record.name} record with other fields than expected")
     for name in _DECIMAL_FIELDS[record]:

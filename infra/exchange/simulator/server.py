@@ -46,6 +46,7 @@ class _Process:
             fill_steps=options.fill_steps,
             tape=None if options.tape is None else read_tape(options.tape, options.tape_symbol),
             tape_mode=options.tape_mode,
+            withdrawal_fee=options.withdrawal_fee,
         )
         if options.tape_symbol not in self.rules.symbols:
             raise TapeUnreadable(f"--tape-symbol {options.tape_symbol} is no symbol of the exchange")

@@ -1,0 +1,196 @@
+"""Watches withdrawals that are in doubt, being paid out, or not approved in time, and reports on `trade.reports` what is proven.
+
+It changes nothing itself: every change goes through the settlement agent's step. So a report that is lost is made again at the next look,
+and one that comes twice changes nothing. Each worker looks after the withdrawals that were sent from the partitions it owns, and the owner
+of an exchange's partition 0 after those that nobody approved.
+
+Invariants:
+1. An account's history is asked for as a whole, not per withdrawal, and no more often than the setting: Binance lets an account ask ten
+   times a minute (UID weight 18,000 of 180,000).
+2. A history that does not show a withdrawal is reported only when its reading began after the acceptance horizon and the history's lag.
+3. Two rows with the same client id are money paid twice: nothing is reported, an error is logged, and a person must look.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.batch import Clock
+from infra.exchange.gateway import WithdrawalGateway
+from infra.postgres.step import Database
+from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals
+from pipeline.invariants import Retryable
+from pipeline.payouts import absence_is_proven
+from pipeline.rules import Rules
+from pipeline.venue import LookUpFailed
+from pipeline.withdrawal import VenueWithdrawal, Withdrawal
+from schemas.orders import WithdrawalStatus
+from schemas.topics import Topics
+from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
+
+log = structlog.get_logger(__name__)
+
+_PAGE: Final = 500
+_LOOK_SECONDS: Final = 1.0
+# Room for clocks that differ, and for times that a history shows in whole seconds.
+_MARGIN: Final = timedelta(seconds=60)
+# Binance: "the time between startTime and endTime must be less than 90 days".
+_WINDOW: Final = timedelta(days=80)
+
+Account = tuple[str, str, str]
+
+
+def report_of(withdrawal: Withdrawal, found: list[VenueWithdrawal], looked_up_at: datetime, rules: Rules) -> WithdrawalReport | None:
+    """The report that the rows of a history with this withdrawal's client id are worth; None when they prove nothing new.
+
+    Raises ValueError for rows that cannot be: two of them, or one about another asset or address.
+    """
+    if len(found) > 1:
+        ids = ", ".join(row.exchange_withdrawal_id for row in found)
+        raise ValueError(f"the exchange has {len(found)} withdrawals with its client id: {ids}")
+    if not found:
+        if withdrawal.status is not WithdrawalStatus.IN_DOUBT or not absence_is_proven(withdrawal, looked_up_at, rules):
+            return None
+        return _report(withdrawal, WithdrawalFinding.ABSENT, looked_up_at)
+    [row] = found
+    asked = withdrawal.asset, withdrawal.address.lower()
+    if (row.asset, row.address.lower()) != asked or row.network not in {"", withdrawal.network}:
+        raise ValueError(f"the exchange's withdrawal {row.exchange_withdrawal_id} with its client id is about another asset or address")
+    if row.status is withdrawal.status:
+        return None
+    return WithdrawalReport(
+        schema_version=1,
+        withdrawal_id=withdrawal.withdrawal_id,
+        user_id=withdrawal.user_id,
+        attempt=withdrawal.attempt,
+        finding=WithdrawalFinding.FOUND,
+        looked_up_at=looked_up_at,
+        exchange_withdrawal_id=row.exchange_withdrawal_id,
+        withdrawal_status=row.status,
+        amount=row.amount,
+        fee=row.fee,
+        transaction_id=row.transaction_id,
+        detail=row.detail,
+    )
+
+
+def _report(withdrawal: Withdrawal, finding: WithdrawalFinding, at: datetime) -> WithdrawalReport:
+    return WithdrawalReport(
+        schema_version=1,
+        withdrawal_id=withdrawal.withdrawal_id,
+        user_id=withdrawal.user_id,
+        attempt=withdrawal.attempt,
+        finding=finding,
+        looked_up_at=at,
+    )
+
+
+def windows_of(withdrawals: Iterable[Withdrawal]) -> list[list[Withdrawal]]:
+    """The withdrawals of one account, oldest first, in groups that one question about the history can cover."""
+    groups: list[list[Withdrawal]] = []
+    sent = [(one.submitting_at, one) for one in withdrawals if one.submitting_at is not None]
+    for submitting_at, withdrawal in sorted(sent, key=lambda pair: pair[0]):
+        first = groups[-1][0].submitting_at if groups else None
+        if first is None or submitting_at - first > _WINDOW:
+            groups.append([])
+        groups[-1].append(withdrawal)
+    return groups
+
+
+class WithdrawalWatch:
+    """`owned` gives, per exchange, the partitions of its queue that this worker owns now. `poll_seconds`: how often one account's history
+    may be asked for."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        gateways: Mapping[str, WithdrawalGateway],
+        producer: AIOKafkaProducer,
+        owned: Callable[[str], list[int]],
+        topics: Topics,
+        rules: Rules,
+        poll_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._gateways = gateways
+        self._producer = producer
+        self._owned = owned
+        self._topics = topics
+        self._rules = rules
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._due: dict[Account, float] = {}
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Watches all exchanges until it is cancelled."""
+        while True:
+            try:
+                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+            except* (Retryable, KafkaError) as group:
+                log.debug("withdrawal_watch_waits", error=str(group.exceptions[0]))
+            await asyncio.sleep(min(_LOOK_SECONDS, self._poll_seconds))
+
+    async def _round(self, exchange: str, gateway: WithdrawalGateway) -> None:
+        partitions = self._owned(exchange)
+        if 0 in partitions:
+            for late in await unapproved_withdrawals(self._database, exchange, self._clock(), _PAGE):
+                await self._publish(_report(late, WithdrawalFinding.UNAPPROVED, self._clock()))
+        accounts: dict[Account, list[Withdrawal]] = {}
+        after = ""
+        while partitions:
+            page = await unfinished_withdrawals(self._database, exchange, partitions, after, _PAGE)
+            for one in page:
+                accounts.setdefault((exchange, one.user_id, one.api_key_id), []).append(one)
+            if len(page) < _PAGE:
+                break
+            after = page[-1].withdrawal_id
+        now = monotonic()
+        self._due = {account: due for account, due in self._due.items() if due > now}
+        async with asyncio.TaskGroup() as group:
+            for account, unfinished in accounts.items():
+                if account not in self._due:
+                    # Counted from the answer on as well: it may take a while.
+                    self._due[account] = now + self._poll_seconds
+                    group.create_task(self._look_up(account, unfinished, gateway))
+
+    async def _look_up(self, account: Account, unfinished: list[Withdrawal], gateway: WithdrawalGateway) -> None:
+        _, user_id, api_key_id = account
+        for group in windows_of(unfinished):
+            looked_up_at = self._clock()
+            since = min(one.submitting_at for one in group if one.submitting_at is not None) - _MARGIN
+            until = min(looked_up_at + _MARGIN, since + _WINDOW + 3 * _MARGIN)
+            rows = await gateway.withdrawal_history(user_id, api_key_id, since, until)
+            if isinstance(rows, LookUpFailed):
+                log.debug("withdrawal_history_unknown", exchange=account[0], detail=rows.detail)
+                return
+            by_client_id: dict[str, list[VenueWithdrawal]] = {}
+            for row in rows:
+                by_client_id.setdefault(row.client_withdrawal_id, []).append(row)
+            for one in group:
+                try:
+                    report = report_of(one, by_client_id.get(one.client_withdrawal_id, []), looked_up_at, self._rules)
+                except ValueError as error:
+                    self._tell(one, str(error))
+                    continue
+                if report is not None:
+                    await self._publish(report)
+        self._due[account] = monotonic() + self._poll_seconds
+
+    def _tell(self, withdrawal: Withdrawal, what: str) -> None:
+        if withdrawal.withdrawal_id not in self._told:
+            self._told.add(withdrawal.withdrawal_id)
+            money = "its funds stay held; compare the exchange's own list, and halt the user"
+            log.error("withdrawal_does_not_fit", withdrawal_id=withdrawal.withdrawal_id, what=what, money=money)
+
+    async def _publish(self, report: WithdrawalReport) -> None:
+        key = report.withdrawal_id.encode()
+        await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)

@@ -1,0 +1,73 @@
+"""`addresses`: where a user may withdraw to. Start with `add`."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import text
+
+from cli.administration import by_operator, change, usage, user_id_of
+from cli.installation import Installation
+from cli.orders import Row, reading
+from cli.output import print_table
+from cli.users import rows_of, unknown
+from infra.postgres.address_administration import NewAddress, add_address, remove_address
+from pipeline.addresses import address_problem
+
+_LABEL_LENGTH_MAX: Final = 100
+_EXISTS: Final = text("SELECT 1 AS found FROM users WHERE user_id = :user_id")
+_LISTED: Final = text("""
+    SELECT network, address, address_tag, label, added_at, added_by, removed_at FROM addresses
+    WHERE user_id = :user_id AND (removed_at IS NULL OR CAST(:all AS boolean)) ORDER BY added_at, network, address
+""")
+
+
+def _checked(user_id: str, network: str, address: str, tag: str | None, label: str | None = None) -> NewAddress:
+    """Raises CommandFailed for what is no address of the network."""
+    problem = address_problem(network, address, tag)
+    if problem is not None:
+        raise usage(f"This is no address of that network: {problem}.")
+    if label is not None and not (label.strip() and len(label) <= _LABEL_LENGTH_MAX and label.isprintable()):
+        raise usage(f"The label must be 1 to {_LABEL_LENGTH_MAX} printable characters.")
+    return NewAddress(user_id, network, address, tag or "", label)
+
+
+async def add(
+    installation: Installation,
+    user_id: str,
+    network: str,
+    address: str,
+    *,
+    tag: str | None,
+    label: str | None,
+    reason: str,
+    operator: str | None,
+) -> None:
+    """Puts an address on a user's list. Raises CommandFailed."""
+    new, by = _checked(user_id_of(user_id), network, address, tag, label), by_operator(operator, reason)
+    hours = installation.settings.address_wait_hours
+    await change(installation, [new.user_id], lambda database: add_address(database, new, hours, by))
+
+
+async def remove(
+    installation: Installation, user_id: str, network: str, address: str, *, tag: str | None, reason: str, operator: str | None
+) -> None:
+    """Takes an address off a user's list. Raises CommandFailed."""
+    gone, by = _checked(user_id_of(user_id), network, address, tag), by_operator(operator, reason)
+    await change(installation, [gone.user_id], lambda database: remove_address(database, gone, by))
+
+
+async def show(installation: Installation, user_id: str, *, removed: bool, as_json: bool) -> None:
+    """Prints a user's list; with `removed` also what was on it. Raises CommandFailed."""
+    user_id = user_id_of(user_id)
+    wait = timedelta(hours=installation.settings.address_wait_hours)
+    async with reading(installation) as connection:
+        if not await rows_of(connection, _EXISTS, user_id=user_id):
+            raise unknown(user_id)
+        found = await rows_of(connection, _LISTED, user_id=user_id, all=removed)
+    rows: list[Row] = []
+    for row in found:
+        added_at = row["added_at"]
+        usable = added_at + wait if isinstance(added_at, datetime) and row["removed_at"] is None else None
+        rows.append({**row, "address_tag": row["address_tag"] or None, "usable_from": usable})
+    columns = ("network", "address", "address_tag", "label", "added_at", "added_by", "usable_from", *(("removed_at",) if removed else ()))
+    print_table(rows, columns, as_json=as_json, nothing="The list is empty: nothing can be withdrawn.")

@@ -1,0 +1,201 @@
+"""`withdrawals`: the state of what is paid out, and an operator's word on what waits for approval.
+
+Reading needs the database alone. `approve` and `refuse` are records on `trade.commands` with the operator's token and second factor, as a
+halt is (cli/halts): a worker judges them, and what counts is the command's audit event.
+
+Start with `show_withdrawals` and `decide`.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import orjson
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+from sqlalchemy import text
+
+from cli.administration import by_operator, usage
+from cli.halts import _headers, _producing, _subject, _token
+from cli.installation import Installation
+from cli.orders import Row, reading
+from cli.output import CommandFailed, Exit, print_table, printable, reason_of, say, table_lines, to_json, to_text, write_line
+from cli.users import rows_of
+from schemas.audit import EventType
+from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, WithdrawalDecision
+from schemas.orders import WithdrawalStatus
+from schemas.topics import Topics
+
+APPLIED_SECONDS_MAX: Final = 10.0
+_POLL_SECONDS: Final = 0.1
+_KAFKA_SECONDS_MAX: Final = 10.0
+_LISTED: Final = (
+    "withdrawal_id", "user_id", "exchange", "asset", "amount", "fee", "network", "address", "status", "usd_value", "requested_at",
+)  # fmt: skip
+
+_WITHDRAWALS: Final = text("""
+    SELECT withdrawal_id, client_withdrawal_id, exchange_withdrawal_id, transaction_id, user_id, idempotency_key, request_id, exchange,
+           api_key_id, asset, network, address, address_tag, amount, fee, status, reason_code, reason, hold_amount, usd_value, approved_by,
+           expires_at, requested_at, decided_at, updated_at, executed_at
+    FROM withdrawals
+    WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id) AND (CAST(:status AS text) IS NULL OR status = :status)
+    ORDER BY requested_at DESC, withdrawal_id LIMIT :limit
+""")
+_ONE: Final = text("SELECT * FROM withdrawals WHERE withdrawal_id = :id OR client_withdrawal_id = :id")
+_HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
+_TRANSFERS: Final = text("""
+    SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
+    FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
+""")
+_EVENT: Final = text("""
+    SELECT newest.body FROM unnest(CAST(:accounts AS text[])) AS wanted (account)
+    CROSS JOIN LATERAL (
+        SELECT body FROM audit_events WHERE audit_events.account = wanted.account ORDER BY seq DESC LIMIT 1000
+    ) AS newest
+    WHERE newest.body::jsonb ->> 'request_id' = :command_id LIMIT 1
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionOptions:
+    """What was asked for. `totp` None: it is asked for where there is a token."""
+
+    word: DecisionWord
+    withdrawal_id: str
+    reason: str
+    operator: str | None = None
+    token_file: Path | None = None
+    totp: str | None = field(default=None, repr=False)
+    as_json: bool = False
+
+
+async def show_withdrawals(
+    installation: Installation, *, user_id: str | None, status: WithdrawalStatus | None, limit: int, as_json: bool
+) -> None:
+    """Prints the newest withdrawals first. Raises CommandFailed when the database is out of reach."""
+    async with reading(installation) as connection:
+        rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
+    print_table(rows, _LISTED, as_json=as_json, nothing="No withdrawal fits.")
+
+
+async def show_withdrawal(installation: Installation, withdrawal_id: str, *, as_json: bool) -> None:
+    """Prints one withdrawal, found by its id or client id, with its audit history and its ledger transfers. Raises CommandFailed."""
+    async with reading(installation) as connection:
+        found = await rows_of(connection, _ONE, id=withdrawal_id)
+        if not found:
+            raise _unknown(withdrawal_id)
+        withdrawal = found[0]
+        events = await rows_of(connection, _HISTORY, id=withdrawal["withdrawal_id"])
+        transfers = await rows_of(connection, _TRANSFERS, id=withdrawal["withdrawal_id"])
+    history: list[Row] = [{**orjson.loads(str(event["body"])), "hash": event["hash"]} for event in events]
+    if as_json:
+        write_line(to_json({"withdrawal": withdrawal, "history": history, "transfers": transfers}))
+        return
+    width = max(map(len, withdrawal))
+    lines = [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in withdrawal.items() if value is not None]
+    shown: list[Row] = [
+        {
+            "seq": event["seq"],
+            "time": event["ts_event"],
+            "event": event["event_type"],
+            "status": event["status_after"],
+            "what": event["reason"],
+            "actor": event["actor"],
+        }
+        for event in history
+    ]
+    lines += ["", "== history", *table_lines(shown, ("seq", "time", "event", "status", "what", "actor"))]
+    lines += ["", "== transfers", *table_lines(transfers, ("kind", "asset", "amount", "debit_owner", "credit_owner", "recorded_at"))]
+    write_line("\n".join(lines))
+
+
+def _unknown(withdrawal_id: str) -> CommandFailed:
+    return CommandFailed(
+        f"There is no withdrawal {to_text(withdrawal_id)}. Nothing was changed. `orchestrator withdrawals` lists them; a request that was "
+        "refused at once has none: its answer is on trade.results.",
+        Exit.NOT_SO,
+    )
+
+
+async def decide(installation: Installation, options: DecisionOptions) -> Exit:
+    """Sends an operator's word and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied
+    it."""
+    token = _token(options.token_file)
+    asked = _decision(options, token)
+    async with reading(installation) as connection:
+        found = await rows_of(connection, _ONE, id=asked.withdrawal_id)
+    if not found:
+        raise _unknown(asked.withdrawal_id)
+    if not options.as_json:
+        say(printable(_asked_for(found[0])))
+    topic = Topics(installation.settings.topic_prefix).commands
+    async with _producing(installation, topic) as producer:
+        # Last, as a code is good for half a minute.
+        headers = await asyncio.to_thread(_headers, token, options.totp)
+        try:
+            async with asyncio.timeout(_KAFKA_SECONDS_MAX):
+                value, key = asked.model_dump_json().encode(), asked.withdrawal_id.encode()
+                await producer.send_and_wait(topic, value, key=key, headers=headers)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise CommandFailed(
+                f"The broker did not take the decision in time ({reason_of(error)}); it may have arrived all the same. See `orchestrator "
+                f"withdrawals show {asked.withdrawal_id}` before you send it again.",
+                Exit.OUT_OF_REACH,
+            ) from error
+    event = await _applied(installation, asked)
+    if event is None:
+        raise CommandFailed(
+            f"No worker has applied the decision within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
+            f"worker reads it; `orchestrator withdrawals show {asked.withdrawal_id}` tells.",
+            Exit.OUT_OF_REACH,
+        )
+    if event["event_type"] == EventType.COMMAND_REFUSED:
+        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
+        return Exit.NOT_SO
+    if options.as_json:
+        write_line(to_json({"command_id": asked.command_id, "withdrawal_id": asked.withdrawal_id, "decision": asked.command.value}))
+        return Exit.DONE
+    done = asked.command is DecisionWord.APPROVE
+    say("Approved: it is queued for its exchange." if done else "Refused: nothing is sent and the funds are free again.")
+    return Exit.DONE
+
+
+def _asked_for(row: Row) -> str:
+    """What an operator decides about, in one line."""
+    tag = f" (tag {row['address_tag']})" if row["address_tag"] else ""
+    worth = f"{to_text(row['amount'])} {row['asset']}, worth {to_text(row['usd_value'])} USD with the fee"
+    return f"{row['user_id']} asks for {worth}, to {row['address']}{tag} on {row['network']}."
+
+
+def _decision(options: DecisionOptions, token: str | None) -> WithdrawalDecision:
+    by = by_operator(options.operator or (_subject(token) if token is not None else None), options.reason)
+    try:
+        return WithdrawalDecision(
+            schema_version=1,
+            command_id=str(uuid.uuid4()),
+            command=options.word,
+            operator=by.operator,
+            reason=by.reason or "",
+            withdrawal_id=options.withdrawal_id,
+        )
+    except ValidationError as error:
+        # Without the values.
+        raise usage(f"The decision cannot be sent: {error.errors(include_input=False, include_url=False)[0]['msg']}.") from None
+
+
+async def _applied(installation: Installation, asked: WithdrawalDecision) -> Mapping[str, str] | None:
+    """The decision's audit event; None when there is none in time. Raises CommandFailed while the database is out of reach."""
+    deadline = monotonic() + APPLIED_SECONDS_MAX
+    parameters = {"accounts": [asked.operator, COMMANDS_ACCOUNT], "command_id": asked.command_id}
+    async with reading(installation) as connection:
+        while monotonic() < deadline:
+            row = (await connection.execute(_EVENT, parameters)).first()
+            if row is not None:
+                event: Mapping[str, str] = orjson.loads(row.body)
+                return event
+            await asyncio.sleep(_POLL_SECONDS)
+    return None

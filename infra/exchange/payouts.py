@@ -1,0 +1,209 @@
+"""Withdrawals at a venue: sent once, its history, and what it pays out over which networks. The part of the gateway that moves funds out.
+
+Invariants:
+1. `Taken` only with the venue's own id; `Refused` only with a proof (the venue's white list for withdrawals); all else is `InDoubt`.
+2. What is on the wire is compared with what was recorded, field by field, before it is handed over: asset, network, address, tag, amount.
+3. A history is whole or it is a `LookUpFailed`: what it does not show counts as a proof elsewhere. A row that carries a client id of ours
+   and cannot be read makes it unreadable.
+
+Start with `PayoutCalls.withdraw`.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+import aiohttp
+import ccxt
+
+from infra.exchange.books import UnreadableBooks, amount, milliseconds
+from infra.exchange.connection import VenueConnection
+from infra.exchange.gateway import Credentials, LastLook, VenueUnavailable
+from infra.exchange.transport import Call
+from infra.exchange.venues import RefusalRule, Venue, VenueWithdrawals
+from pipeline.venue import InDoubt, LookUpFailed, Refused
+from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
+from schemas.reasons import ReasonCode
+
+# What this system's own client withdrawal ids look like (pipeline.identifiers).
+_OURS: Final = re.compile(r"cw[0-9a-f]{28}")
+_PAGES_MAX: Final = 10
+_DETAIL_MAX: Final = 200
+
+
+class PayoutCalls(ABC):
+    """What `CcxtGateway` has for withdrawals; the abstract parts are the gateway's own."""
+
+    _venue: Venue
+    _connection: VenueConnection
+    _clock: Callable[[], datetime]
+
+    @property
+    @abstractmethod
+    def exchange(self) -> str: ...
+
+    @abstractmethod
+    async def _account(self, user_id: str, api_key_id: str) -> tuple[Credentials, Any] | Refused: ...
+
+    @abstractmethod
+    def _calling(self, call: Call) -> AbstractAsyncContextManager[None]: ...
+
+    @abstractmethod
+    def _judge(
+        self, call: Call, error: Exception, credentials: Credentials, refusals: tuple[RefusalRule, ...] | None = None
+    ) -> Refused | InDoubt: ...
+
+    @abstractmethod
+    def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str: ...
+
+    @abstractmethod
+    def _clean(self, text: str, credentials: Credentials) -> str: ...
+
+    async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
+        names = self._venue.withdrawals
+        if names is None or submission.exchange != self.exchange:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{self.exchange} pays nothing out here; nothing was sent")
+        account = await self._account(submission.user_id, submission.api_key_id)
+        if isinstance(account, Refused):
+            return account
+        credentials, exchange = account
+        intent_ms, window_ms = milliseconds(submission.submitting_at), self._connection.receive_window_ms
+        signed_ms = intent_ms + self._connection.clock_difference_ms
+        expected = _wire_fields(self._venue, names, submission, signed_ms, window_ms)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected, last_look=last_look)
+        params = {names.network: submission.network, names.client_withdrawal_id: submission.client_withdrawal_id}
+        if submission.address_tag is not None:
+            # ccxt's own word for it.
+            params["tag"] = submission.address_tag
+        async with self._calling(call):
+            try:
+                total = format(_asked(names, submission), "f")
+                answer = await exchange.withdraw(submission.asset, total, submission.address, params)
+            except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
+                if call.look_failure is not None and not call.handed_over:
+                    raise call.look_failure from None
+                return self._judge(call, error, credentials, names.refusals)
+        taken_as = answer.get("id") if isinstance(answer, dict) else None
+        return Taken(str(taken_as)) if taken_as else InDoubt(f"{self.exchange} answered without an id of the withdrawal")
+
+    async def withdrawal_history(
+        self, user_id: str, api_key_id: str, since: datetime, until: datetime
+    ) -> Sequence[VenueWithdrawal] | LookUpFailed:
+        names = self._venue.withdrawals
+        if names is None:
+            return LookUpFailed(f"{self.exchange} has no history of withdrawals here")
+        account = await self._account(user_id, api_key_id)
+        if isinstance(account, Refused):
+            return LookUpFailed(account.detail)
+        credentials, exchange = account
+        difference = timedelta(milliseconds=self._connection.clock_difference_ms)
+        window = {"startTime": milliseconds(since + difference), "endTime": milliseconds(until + difference)}
+        call = Call()
+        async with self._calling(call):
+            try:
+                rows = await _whole_list(getattr(exchange, names.history_call), window, names.history_page)
+                return [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
+            except UnreadableBooks as error:
+                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
+            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
+                return LookUpFailed(self._describe(call, error, credentials))
+
+    async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:
+        names = self._venue.withdrawals
+        if names is None:
+            return {}
+        account = await self._account(user_id, api_key_id)
+        if isinstance(account, Refused):
+            raise VenueUnavailable(account.detail)
+        _, exchange = account
+        observed_at = self._clock()
+        async with self._calling(Call()):
+            try:
+                answer = await getattr(exchange, names.networks_call)()
+                return _read_networks(answer, observed_at)
+            except (ccxt.BaseError, aiohttp.ClientError, UnreadableBooks) as error:
+                raise VenueUnavailable(f"{self.exchange} told no networks ({type(error).__name__})") from None
+
+
+def _asked(names: VenueWithdrawals, submission: WithdrawalSubmission) -> Decimal:
+    """The amount as the venue is asked for it."""
+    return submission.amount + submission.fee if names.takes_fee_from_amount else submission.amount
+
+
+def _wire_fields(
+    row: Venue, names: VenueWithdrawals, submission: WithdrawalSubmission, timestamp_ms: int, receive_window_ms: int
+) -> dict[str, str | Decimal | None]:
+    """What the body of this withdrawal must say. Decimals are compared by value, None means absent."""
+    return {
+        names.client_withdrawal_id: submission.client_withdrawal_id,
+        names.asset: submission.asset,
+        names.network: submission.network,
+        names.address: submission.address,
+        names.address_tag: submission.address_tag,
+        names.amount: _asked(names, submission),
+        row.order.timestamp: str(timestamp_ms),
+        row.order.receive_window: str(receive_window_ms),
+    }
+
+
+async def _whole_list(ask: Callable[[dict[str, object]], Any], window: Mapping[str, object], page: int) -> list[dict[str, Any]]:
+    """Every row within the window, newest first; a row that moves from one page to the next comes twice, never not at all."""
+    rows: list[dict[str, Any]] = []
+    for number in range(_PAGES_MAX):
+        found = await ask({**window, "limit": page, "offset": number * page})
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise UnreadableBooks("its withdrawals are no list")
+        rows += found
+        if len(found) < page:
+            return list({str(row.get("id")): row for row in rows}.values())
+    raise UnreadableBooks(f"it has more than {len(rows)} withdrawals in that time")
+
+
+def _read_row(row: Mapping[str, Any], names: VenueWithdrawals) -> VenueWithdrawal:
+    """One row of the history. Raises UnreadableBooks."""
+    status = names.statuses.get(str(row.get("status")))
+    if status is None:
+        raise UnreadableBooks(f"the status of a withdrawal is {row.get('status')!r}")
+    if not row.get("id"):
+        raise UnreadableBooks("a withdrawal has no id")
+    detail = str(row.get("info") or "")[:_DETAIL_MAX]
+    return VenueWithdrawal(
+        client_withdrawal_id=str(row[names.client_withdrawal_id]),
+        exchange_withdrawal_id=str(row["id"]),
+        status=status,
+        asset=str(row.get(names.asset)),
+        network=str(row.get(names.network) or ""),
+        address=str(row.get(names.address)),
+        amount=amount(row.get("amount"), "the amount paid out"),
+        fee=amount(row.get("transactionFee"), "the fee"),
+        transaction_id=str(row.get("txId") or "") or None,
+        detail=detail or None,
+    )
+
+
+def _read_networks(answer: object, observed_at: datetime) -> dict[tuple[str, str], Network]:
+    """Networks by asset and name. One whose figures cannot be read is left out: nothing is paid out over it. Raises UnreadableBooks."""
+    if not isinstance(answer, list):
+        raise UnreadableBooks("its list of assets is no list")
+    found: dict[tuple[str, str], Network] = {}
+    for asset in answer:
+        for row in asset.get("networkList") or ():
+            try:
+                network = Network(
+                    asset=str(asset["coin"]),
+                    network=str(row["network"]),
+                    enabled=row.get("withdrawEnable") is True and asset.get("withdrawAllEnable") is True,
+                    fee=amount(row.get("withdrawFee"), "the fee"),
+                    amount_min=amount(row.get("withdrawMin"), "the least amount"),
+                    amount_max=amount(row["withdrawMax"], "the greatest amount") if row.get("withdrawMax") else None,
+                    amount_step=amount(row.get("withdrawIntegerMultiple") or "0", "the step"),
+                    observed_at=observed_at,
+                )
+            except (UnreadableBooks, KeyError):
+                continue
+            found[network.asset, network.network] = network
+    return found

@@ -1,0 +1,275 @@
+"""Payouts: which withdrawals are sent, what becomes of each outcome, and what an exchange's history does to funds and answers.
+
+As for orders (pipeline/execution, pipeline/settlement), and stricter: what was paid out cannot be called back.
+
+Invariants:
+1. A withdrawal is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt of any level
+   covers it. One batch makes at most one call for it.
+2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+3. In doubt it is sent once more only when the exchange's history does not show it although it began to be read after the acceptance
+   horizon and the history's lag, and its deadline is still ahead; else it is rejected and its funds released.
+4. What leaves the account is posted when the exchange says `completed`; until then it stays held.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from pipeline.changes import Changes
+from pipeline.execution import NotSent
+from pipeline.gate.conduct import after_exchange_refusal, after_success
+from pipeline.gate.context import HaltBook
+from pipeline.invariants import InvariantViolation
+from pipeline.ledger import AccountKey, Ledger, book_of, clearing, fees
+from pipeline.money import round_up
+from pipeline.rules import Rules
+from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
+from pipeline.venue import InDoubt, Refused, acceptance_horizon
+from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
+from pipeline.withdrawals import account_of, end_unsent, finish, move, release, result_of_withdrawal, route
+from schemas.audit import EventType
+from schemas.orders import WithdrawalStatus
+from schemas.reasons import ReasonCode
+from schemas.routing import RoutedOrder
+from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
+
+INTERRUPTED: Final = "the worker stopped while it was being sent; it is looked up in the exchange's history"
+_S = WithdrawalStatus
+_EVENT_OF_STATUS: Final = {
+    _S.PROCESSING: EventType.WITHDRAWAL_PROCESSING,
+    _S.COMPLETED: EventType.WITHDRAWAL_COMPLETED,
+    _S.FAILED: EventType.WITHDRAWAL_FAILED,
+}
+
+Outcome = WithdrawalOutcome | NotSent
+
+
+def plan_withdrawals(
+    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook
+) -> list[WithdrawalSubmission]:
+    """Decides what is sent. Those that need no call any more are ended or put in doubt here, in the same database transaction."""
+    submissions: list[WithdrawalSubmission] = []
+    named: set[str] = set()
+    for routed in work:
+        withdrawal = changes.withdrawals.get(routed.order_id)
+        if withdrawal is None:
+            raise InvariantViolation(f"withdrawal {routed.order_id} is queued but not in the database; nothing was sent.")
+        again = routed.order_id in named
+        named.add(routed.order_id)
+        if withdrawal.status is _S.ACCEPTED and routed.attempt == withdrawal.attempt + 1:
+            refused = _not_to_be_sent(withdrawal, changes, halts)
+            if refused is not None:
+                ended = replace(withdrawal, reason_code=refused.reason_code, reason=refused.detail)
+                end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
+                continue
+            submitting = replace(
+                withdrawal,
+                status=_S.SUBMITTING,
+                attempt=withdrawal.attempt + 1,
+                fencing_epoch=fencing_epoch,
+                work_partition=work_partition,
+                submitting_at=changes.now,
+                updated_at=changes.now,
+            )
+            move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
+            submissions.append(submission_of(submitting))
+        elif withdrawal.status is _S.SUBMITTING and routed.attempt == withdrawal.attempt and not again:
+            if withdrawal.fencing_epoch == fencing_epoch:
+                # Stored by this very step, whose commit was answered late: nothing was sent yet.
+                submissions.append(submission_of(withdrawal))
+            else:
+                _put_in_doubt(withdrawal, INTERRUPTED, changes)
+    return submissions
+
+
+def _not_to_be_sent(withdrawal: Withdrawal, changes: Changes, halts: HaltBook) -> Refused | None:
+    if changes.now >= withdrawal.expires_at:
+        text = "the deadline passed before it was sent; nothing reached the exchange and the funds are released"
+        return Refused(ReasonCode.REQUEST_EXPIRED, text)
+    if halts.level_for(withdrawal.exchange, "", withdrawal.user_id) is not None:
+        text = "a halt came before it was sent; nothing reached the exchange and the funds are released"
+        return Refused(ReasonCode.TRADING_HALTED, text)
+    return None
+
+
+def submission_of(withdrawal: Withdrawal) -> WithdrawalSubmission:
+    """What the gateway is asked to send. Raises InvariantViolation when no intent is recorded."""
+    if withdrawal.submitting_at is None:
+        raise InvariantViolation(f"withdrawal {withdrawal.withdrawal_id} has no intent to send; nothing was sent.")
+    return WithdrawalSubmission(
+        withdrawal_id=withdrawal.withdrawal_id,
+        client_withdrawal_id=withdrawal.client_withdrawal_id,
+        exchange=withdrawal.exchange,
+        user_id=withdrawal.user_id,
+        api_key_id=withdrawal.api_key_id,
+        asset=withdrawal.asset,
+        network=withdrawal.network,
+        address=withdrawal.address,
+        address_tag=withdrawal.address_tag,
+        amount=withdrawal.amount,
+        fee=withdrawal.fee,
+        submitting_at=withdrawal.submitting_at,
+    )
+
+
+def conclude_withdrawals(outcomes: Mapping[str, Outcome], changes: Changes) -> None:
+    """Applies the outcomes of the calls, by withdrawal id."""
+    for withdrawal_id, outcome in outcomes.items():
+        withdrawal = changes.withdrawals[withdrawal_id]
+        if withdrawal.status is not _S.SUBMITTING:
+            raise InvariantViolation(f"withdrawal {withdrawal_id} is {withdrawal.status} after this worker sent it; nothing was written.")
+        match outcome:
+            case Taken(exchange_withdrawal_id):
+                _take(withdrawal, exchange_withdrawal_id, changes)
+            case Refused():
+                # The key itself stays in use: a venue says the same of one that may trade and not withdraw.
+                _refuse(withdrawal, outcome, EventType.WITHDRAWAL_REFUSED, changes)
+            case InDoubt(detail):
+                _put_in_doubt(withdrawal, detail, changes)
+            case NotSent(detail):
+                _requeue(withdrawal, detail, changes)
+
+
+def _take(withdrawal: Withdrawal, exchange_withdrawal_id: str, changes: Changes) -> None:
+    changes.move_conduct(withdrawal.user_id, after_success(changes.conduct_of(withdrawal.user_id)))
+    after = replace(
+        withdrawal, status=_S.PROCESSING, exchange_withdrawal_id=exchange_withdrawal_id, reason=None, updated_at=changes.now
+    )
+    move(withdrawal, after, EventType.WITHDRAWAL_PROCESSING, len(changes.ledger.transfers), changes)
+    changes.answer(result_of_withdrawal(after), after.traceparent)
+
+
+def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, changes: Changes) -> None:
+    """Ends a withdrawal that the exchange provably did not take."""
+    conduct = after_exchange_refusal(changes.conduct_of(withdrawal.user_id), refused.reason_code, changes.now)
+    changes.move_conduct(withdrawal.user_id, conduct)
+    ended = replace(withdrawal, reason_code=refused.reason_code, reason=storable(refused.detail))
+    end_unsent(ended, withdrawal, event_type, changes)
+
+
+def _put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
+    """No proof either way: the funds stay held until the exchange's history proves what became of it."""
+    after = replace(withdrawal, status=_S.IN_DOUBT, reason=storable(detail), updated_at=changes.now)
+    move(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, len(changes.ledger.transfers), changes)
+    changes.answer(result_of_withdrawal(after), after.traceparent)
+
+
+def _requeue(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
+    """Queues a withdrawal again of which the last attempt provably reached nothing."""
+    if withdrawal.attempt >= ATTEMPTS_MAX:
+        text = f"the exchange was not available in {withdrawal.attempt} attempts; nothing was paid and the funds are released. {detail}"
+        _refuse(withdrawal, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), EventType.WITHDRAWAL_REFUSED, changes)
+        return
+    after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now)
+    extra = {"reason": storable(detail)}
+    move(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, len(changes.ledger.transfers), changes, extra)
+    route(after, changes)
+
+
+def absence_is_proven(withdrawal: Withdrawal, looked_up_at: datetime, rules: Rules) -> bool:
+    """Whether a history whose reading began at `looked_up_at` and that does not show it proves that it was never accepted."""
+    if withdrawal.submitting_at is None:
+        return False
+    horizon = acceptance_horizon(withdrawal.submitting_at, rules.receive_window, rules.venue_timeout)
+    return looked_up_at > horizon + rules.withdrawal_history_lag
+
+
+def apply_withdrawal_report(report: WithdrawalReport, changes: Changes, rules: Rules) -> None:
+    """Applies what is proven of a withdrawal. A report of an older attempt, or one that proves nothing new, changes nothing."""
+    withdrawal = changes.withdrawals.get(report.withdrawal_id)
+    if withdrawal is None:
+        raise InvariantViolation(f"a report names withdrawal {report.withdrawal_id}, which is not in the database; nothing was written.")
+    if withdrawal.status in TERMINAL or report.attempt != withdrawal.attempt:
+        return
+    match report.finding:
+        case WithdrawalFinding.UNAPPROVED:
+            _end_unapproved(withdrawal, changes)
+        case WithdrawalFinding.ABSENT:
+            if withdrawal.status is _S.IN_DOUBT and absence_is_proven(withdrawal, report.looked_up_at, rules):
+                _apply_absence(withdrawal, changes)
+        case WithdrawalFinding.FOUND:
+            # While it is `submitting`, its own worker will record the outcome.
+            if withdrawal.status in {_S.IN_DOUBT, _S.PROCESSING}:
+                _apply_found(withdrawal, report, changes)
+
+
+def _end_unapproved(withdrawal: Withdrawal, changes: Changes) -> None:
+    if withdrawal.status is not _S.PENDING_APPROVAL or changes.now < withdrawal.expires_at:
+        return
+    reason = "nobody approved it in time; nothing was sent and the funds are released"
+    ended = replace(withdrawal, reason_code=ReasonCode.REQUEST_EXPIRED, reason=reason)
+    end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
+
+
+def _apply_absence(withdrawal: Withdrawal, changes: Changes) -> None:
+    if changes.now < withdrawal.expires_at:
+        _requeue(withdrawal, "the exchange's history does not show it, long after it could have been accepted", changes)
+        return
+    reason = (
+        "the exchange's history does not show it, long after it could have been accepted, and the deadline for sending it is over; nothing "
+        "was paid and the funds are released"
+    )
+    ended = replace(withdrawal, reason_code=ReasonCode.REQUEST_EXPIRED, reason=reason)
+    end_unsent(ended, withdrawal, EventType.WITHDRAWAL_RESOLVED, changes)
+
+
+def _apply_found(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes) -> None:
+    status, amount, fee = report.withdrawal_status, report.amount, report.fee
+    if status not in VENUE_STATES or amount is None or fee is None or report.exchange_withdrawal_id is None:
+        raise InvariantViolation(f"a report says that withdrawal {withdrawal.withdrawal_id} was found but not how it stands.")
+    if status is withdrawal.status:
+        return
+    transfers_from = len(changes.ledger.transfers)
+    after = replace(
+        withdrawal,
+        status=status,
+        exchange_withdrawal_id=report.exchange_withdrawal_id,
+        transaction_id=report.transaction_id,
+        reason=None,
+        updated_at=changes.now,
+    )
+    if status is _S.COMPLETED:
+        after = _pay_out(replace(after, amount=amount, fee=fee), changes)
+    elif status is _S.FAILED:
+        text = f"the exchange took it and did not pay it: {report.detail or 'it gives no reason'}. The funds are released"
+        after = replace(after, reason_code=ReasonCode.EXCHANGE_REFUSED, reason=storable(text)[:DETAIL_MAX])
+    if status in TERMINAL:
+        after = replace(release(after, changes), executed_at=changes.now)
+    event_type = EventType.WITHDRAWAL_RESOLVED if withdrawal.status is _S.IN_DOUBT else _EVENT_OF_STATUS[status]
+    move(withdrawal, after, event_type, transfers_from, changes)
+    if status in TERMINAL:
+        finish(after, changes)
+    else:
+        changes.answer(result_of_withdrawal(after), after.traceparent)
+
+
+def _pay_out(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
+    """Posts what was paid out and what the exchange kept, from the hold as far as it goes; returns it with what is left of the hold."""
+    book = book_of(withdrawal.mode)
+    account = account_of(withdrawal)
+    held = withdrawal.hold_amount
+    parts = (
+        ("pay_out", clearing(withdrawal.exchange, book, withdrawal.asset), withdrawal.amount),
+        ("fee", fees(withdrawal.exchange, book, withdrawal.asset), withdrawal.fee),
+    )
+    for name, to, amount in parts:
+        from_hold = min(amount, held)
+        transfer_id = f"{withdrawal.withdrawal_id}:{name}"
+        if from_hold > 0:
+            changes.ledger.post_held(transfer_id, withdrawal.withdrawal_id, account, to, from_hold)
+        if amount > from_hold:
+            # The exchange has raised its fee since the withdrawal was accepted.
+            changes.ledger.charge(f"{transfer_id}_more", withdrawal.withdrawal_id, account, to, amount - from_hold)
+        held -= from_hold
+    _trim_cost(account, changes.ledger)
+    return replace(withdrawal, hold_amount=held)
+
+
+def _trim_cost(account: AccountKey, ledger: Ledger) -> None:
+    """What is gone has no cost any more: no more of an asset counts as bought here than there is, at the average cost that it had."""
+    balance = ledger.balance(account)
+    if balance.cost_quantity > balance.posted:
+        usd = round_up(balance.cost_usd * balance.posted / balance.cost_quantity) if balance.posted > 0 else Decimal(0)
+        ledger.set_cost(account, balance.posted, usd)
