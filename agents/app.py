@@ -30,6 +30,7 @@ from agents.withdrawal_watch import WithdrawalWatch
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
+from infra.exchange.paper_gateway import PaperGateway
 from infra.exchange.venues import is_real_money
 from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
@@ -46,6 +47,7 @@ from pipeline.crash_points import Reached
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
 from pipeline.withdrawal import Network
+from schemas.orders import Mode
 from schemas.topics import Topics
 
 _CANCEL_ATTEMPTS_MAX: Final = 20
@@ -166,6 +168,10 @@ def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, Cc
     }
 
 
+def _paper_gateway(feed: MarketDataFeed, rules: Rules) -> PaperGateway:
+    return PaperGateway(feed.snapshot.exchange, lambda: feed.snapshot, price_age_max=rules.price_age_max, clock=utc_now)
+
+
 def _faust_app(settings: Settings, bootstrap_servers: str, owner: Partitions) -> OrchestratorApp:
     return OrchestratorApp(
         settings.consumer_group,
@@ -222,6 +228,9 @@ def compose(
     def market_data() -> dict[str, MarketData]:
         return {exchange: feed.snapshot for exchange, feed in feeds.items()}
 
+    by_mode: dict[str, dict[Mode, Gateway]] = {
+        exchange: {Mode.LIVE: gateway, Mode.PAPER: _paper_gateway(feeds[exchange], rules)} for exchange, gateway in gateways.items()
+    }
     network_feeds = _network_feeds(database, gateways)
     networks = partial(_networks, network_feeds)
     verifier = token_verifier(settings) if settings.authentication == "required" else None
@@ -236,7 +245,7 @@ def compose(
     }
     for exchange, gateway in gateways.items():
         sent_at_once = settings.submission_batch_size_max
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, gateway, gateway, halt_watch, sent_at_once)
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, sent_at_once)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -272,7 +281,7 @@ def compose(
         partitions=partitions,
         reconciler=Reconciler(
             database=database,
-            gateways=gateways,
+            gateways=by_mode,
             producer=report_producer,
             owned=owned,
             topics=topics,

@@ -8,7 +8,7 @@ A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from pipeline.payouts import Outcome as PayoutOutcome
 from pipeline.payouts import conclude_withdrawals, plan_withdrawals
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
 from pipeline.withdrawal import WithdrawalSubmission
+from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
@@ -83,20 +84,20 @@ async def require_published(step: StepTransaction, order_ids: list[str], context
 
 
 class ExecutionStep:
-    """The step of `trade.orders.<exchange>`."""
+    """The step of `trade.orders.<exchange>`. `gateways`: where orders of each mode go; a simulated one goes to no exchange."""
 
     def __init__(
         self,
         context: StepContext,
         exchange: str,
-        gateway: Gateway,
+        gateways: Mapping[Mode, Gateway],
         payouts: WithdrawalGateway,
         halt_watch: HaltWatch,
         batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
         self._actor = f"execution.{exchange}"
-        self._gateway = gateway
+        self._gateways = gateways
         self._payouts = payouts
         self._halt_watch = halt_watch
         self._context = context
@@ -149,15 +150,18 @@ class ExecutionStep:
         return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
     async def _call(self, decided: Plan) -> _Outcomes:
-        """Makes the calls of a plan: accounts side by side, each account's calls one after another."""
+        """Makes the calls of a plan: accounts side by side, each account's calls one after another, simulated ones beside the real."""
         outcomes = _Outcomes()
-        accounts: dict[tuple[str, str], list[Callable[[], Awaitable[None]]]] = {}
+        accounts: dict[tuple[Mode, str, str], list[Callable[[], Awaitable[None]]]] = {}
         for submission in decided.submissions:
-            accounts.setdefault((submission.user_id, submission.api_key_id), []).append(self._submission_call(submission, outcomes))
+            account = submission.mode, submission.user_id, submission.api_key_id
+            accounts.setdefault(account, []).append(self._submission_call(submission, outcomes))
         for reference in decided.cancels:
-            accounts.setdefault((reference.user_id, reference.api_key_id), []).append(self._cancel_call(reference, outcomes))
+            account = reference.mode, reference.user_id, reference.api_key_id
+            accounts.setdefault(account, []).append(self._cancel_call(reference, outcomes))
         for payout in decided.withdrawals:
-            accounts.setdefault((payout.user_id, payout.api_key_id), []).append(self._withdrawal_call(payout, outcomes))
+            account = Mode.LIVE, payout.user_id, payout.api_key_id
+            accounts.setdefault(account, []).append(self._withdrawal_call(payout, outcomes))
         async with asyncio.TaskGroup() as group:
             for calls in accounts.values():
                 group.create_task(_one_after_another(calls))
@@ -172,7 +176,7 @@ class ExecutionStep:
     def _cancel_call(self, reference: OrderReference, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
         async def call() -> None:
             try:
-                outcomes.canceled[reference.order_id] = await self._gateway.cancel(reference)
+                outcomes.canceled[reference.order_id] = await self._gateways[reference.mode].cancel(reference)
             except Retryable as error:
                 # The stored key could not be read, so nothing was sent; the cancel stays pending and is repeated.
                 outcomes.canceled[reference.order_id] = InDoubt(str(error))
@@ -190,7 +194,8 @@ class ExecutionStep:
         return call
 
     async def _submit(self, submission: Submission) -> Outcome:
-        return await self._send(submission.submitting_at, lambda: self._gateway.submit(submission, partial(self._halted, submission)))
+        gateway, last_look = self._gateways[submission.mode], partial(self._halted, submission)
+        return await self._send(submission.submitting_at, lambda: gateway.submit(submission, last_look))
 
     async def _send(self, submitting_at: datetime, send: Callable[[], Awaitable[Sent]]) -> Sent | Refused | NotSent:
         """Sends once, again only after a proof that it was not accepted, and only in the first half of its receive window."""

@@ -4,7 +4,7 @@ It changes nothing itself: every change goes through the settlement agent's step
 and one that comes twice changes nothing. Each worker looks after the orders that were sent from the partitions it owns.
 
 Invariants:
-1. `Absent` is reported only when the look-up began after the order's acceptance horizon.
+1. `Absent` is reported only when the look-up began after the order's acceptance horizon. A simulated order has none.
 2. A look-up that failed is no answer: the order is asked about again.
 """
 
@@ -27,7 +27,7 @@ from pipeline.invariants import Retryable
 from pipeline.rules import Rules
 from pipeline.settlement import absence_is_proven
 from pipeline.venue import Absent, Found, LookUpOutcome
-from schemas.orders import OrderStatus
+from schemas.orders import Mode, OrderStatus
 from schemas.routing import Report, ReportedFee
 from schemas.topics import Topics
 
@@ -75,13 +75,14 @@ def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at:
 
 
 class Reconciler:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now."""
+    """`gateways`: per exchange where orders of each mode are asked about; `owned` gives the partitions of an exchange's queue that this
+    worker owns now."""
 
     def __init__(
         self,
         *,
         database: Database,
-        gateways: Mapping[str, Gateway],
+        gateways: Mapping[str, Mapping[Mode, Gateway]],
         producer: AIOKafkaProducer,
         owned: Callable[[str], list[int]],
         topics: Topics,
@@ -109,7 +110,7 @@ class Reconciler:
             started = monotonic()
             self._rounds += 1
             try:
-                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+                await asyncio.gather(*(self._round(exchange, of_mode) for exchange, of_mode in self._gateways.items()))
                 await self._purge()
                 self._note(None)
             except* (Retryable, KafkaError) as group:
@@ -127,7 +128,7 @@ class Reconciler:
         else:
             log.info("reconciliation_goes_on")
 
-    async def _round(self, exchange: str, gateway: Gateway) -> None:
+    async def _round(self, exchange: str, gateways: Mapping[Mode, Gateway]) -> None:
         partitions = self._owned(exchange)
         kinds = (_IN_DOUBT, _RESTING) if self._rounds % _RESTING_EVERY_ROUNDS == 0 else (_IN_DOUBT,)
         if not partitions:
@@ -135,7 +136,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for statuses in kinds:
                 for unfinished in await self._next_page(exchange, partitions, statuses):
-                    group.create_task(self._look_up(unfinished, gateway))
+                    group.create_task(self._look_up(unfinished, gateways[unfinished.order.mode]))
 
     async def _next_page(self, exchange: str, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
         cursor = self._cursors.get((exchange, statuses), "")

@@ -154,6 +154,9 @@ def gate_checks() -> str:
         "tag 103 (`OrdRejReason`).\n\n"
         "The request's token is checked before all of this, and a copy of a request gets the first one's answer. The second factor is "
         "checked between the steps `safety` and `api_key`.\n\n"
+        "An order in mode `paper` passes the same checks, except the second factor and the steps `api_key` and `suspicion`, and its user "
+        "need not be verified. It is checked against the user's other open `paper` orders and the book `paper`; real orders are checked "
+        "without it: no rolling limit and no failure in a row counts a simulated order.\n\n"
         + _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
         + f"\nA check that needs a price and has none answers with the nearest cause: {unpriced}.\n\n"
         "## Limits\n\n"

@@ -1,4 +1,5 @@
-"""The commands of operators: `users`, `keys`, `limits`, `tokens`. One function per command, which imports what it needs when it runs.
+"""The commands of operators: `users`, `keys`, `balances`, `limits`, `tokens`. One function per command, which imports what it needs when
+it runs.
 
 Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
 """
@@ -13,6 +14,7 @@ from cli.ending import finish
 
 users_app = typer.Typer(no_args_is_help=True, help="Who may trade: users, their state and their second factor.")
 keys_app = typer.Typer(no_args_is_help=True, help="The users' API keys at exchanges, stored encrypted.")
+balances_app = typer.Typer(help="The accounts of the ledger.")
 limits_app = typer.Typer(no_args_is_help=True, help="How much a user may do, where that differs from the settings.")
 tokens_app = typer.Typer(no_args_is_help=True, help="Tokens for trials, where no identity provider issues them.")
 
@@ -205,6 +207,22 @@ def keys_revoke(user: _UserId, key_id: _KeyId, reason: _MayHaveReason = None, op
     from cli.keys import revoke  # noqa: PLC0415 — the module's invariant
 
     finish(revoke(find_installation(), user, key_id, reason=reason, operator=operator))
+
+
+@balances_app.command("fund-paper")
+def balances_fund_paper(
+    user: _UserId,
+    asset: Annotated[str, typer.Argument(metavar="ASSET", help="A currency code, such as USDT.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="In units of the asset. It is added each time.")],
+    exchange: Annotated[str, typer.Option(metavar="ID", help="At which exchange it is to be simulated, by ccxt id.")],
+    reason: _MayHaveReason = None,
+    operator: _Operator = None,
+) -> None:
+    """Give a user simulated money for orders in mode `paper`. No exchange is asked, no real balance is touched."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.paper_funds import fund  # noqa: PLC0415 — the module's invariant
+
+    finish(fund(find_installation(), user, asset, amount, exchange=exchange, reason=reason, operator=operator))
 
 
 @limits_app.command("show")

@@ -146,7 +146,9 @@ class Rest:
         books = await asyncio.to_thread(read_books, self.exchange_log)
         booked = {order.client_order_id: (order.status.value, order.cum_quantity) for order in books.orders}
         async with self.database.connection() as connection:
-            rows = await connection.fetch("SELECT client_order_id, status, cum_quantity FROM orders WHERE executed_at IS NULL")
+            rows = await connection.fetch(
+                "SELECT client_order_id, status, cum_quantity FROM orders WHERE executed_at IS NULL AND mode = 'live'"
+            )
         behind = [row for row in rows if booked.get(row["client_order_id"]) != (row["status"], row["cum_quantity"])]
         self.why_not = f"{len(behind)} resting orders have moved on at the exchange"
         return not behind

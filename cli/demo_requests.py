@@ -162,6 +162,16 @@ class Generator:
         if kind in {"limit_resting", "limit_near"}:
             self._keep(self._resting, fields, _RESTING_KEPT_MAX)
 
+    def paper(self, kind: str) -> None:
+        """A simulated order: at the market, or a limit that is met at once, rests, or ends unmet."""
+        symbol, side = self._random.choice(self._symbols), self._side()
+        fields = self._trade(side, "market", symbol=_pair(symbol), quantity=self._lot(symbol), mode="paper")
+        if self._random.random() < 0.5:
+            # Far from the price that it moves around, so that what rests does so until the end.
+            factor, time_in_force = self._random.choice(("0.80", "1.20")), self._random.choice(("GTC", "IOC", "FOK"))
+            fields |= {"order_type": "limit", "price": self._limit(symbol, factor), "time_in_force": time_in_force}
+        self._emit(kind, fields, original=True)
+
     def cancel(self, kind: str) -> None:
         fields = self._base("cancel")
         del fields["exchange"], fields["api_key_id"]
@@ -243,7 +253,6 @@ _UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
     "too_large": ({"quantity": "40"},),
     "too_small": ({"quantity": "0.000001"},),
     "off_the_grid": ({"quantity": "0.00100005"},),
-    "paper": ({"mode": "paper"},),
     "stop_order": ({"order_type": "stop_loss", "stop_price": "30000"},),
     "unknown_field": tuple({name: "1"} for name in ("stopprice", "leverage", "Quantity")),
     "wrong_version": tuple({"schema_version": version} for version in (0, 2, "1")),
@@ -262,7 +271,7 @@ def _pair(symbol: Symbol) -> str:
 
 
 _Make = Callable[[Generator, str], None]
-# Kind, weight, how it is made. Weights add up to about 1,100; two in three requests are orders that reach the exchange, one in ten is paid
+# Kind, weight, how it is made. Weights add up to about 1,100; seven in ten requests are orders that reach the exchange, one in ten is paid
 # out.
 _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("market", 340, Generator.market),
@@ -273,6 +282,7 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("limit_near", 30, Generator.limit),
     ("ioc", 40, Generator.limit),
     ("fok", 30, Generator.limit),
+    ("paper", 40, Generator.paper),
     ("cancel", 55, Generator.cancel),
     ("cancel_unknown", 5, Generator.cancel),
     ("exact_copy", 50, Generator.copy),

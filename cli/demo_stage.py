@@ -182,6 +182,8 @@ async def add_demo_users(stage: Stage, run: str) -> list[str]:
             keyring.encrypt(account.user_id, API_KEY_ID, StoredSecret(account.api_key, account.secret)),
             account.balances,
             permissions=("trade", "withdraw"),
+            # The same again to play with, which the exchange knows nothing of.
+            paper=dict(OPENING_BALANCES),
         )
         for account in accounts
     ]

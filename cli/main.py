@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.administration_commands import keys_app, limits_app, tokens_app, users_app
+from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
 from cli.ending import finish as _finish
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from cli.withdrawal_commands import addresses_app, withdrawals_app
@@ -31,6 +31,7 @@ app = typer.Typer(
     "Exit codes: 0 done · 1 the thing asked about does not hold · 2 wrong usage · 3 a service is out of reach.",
 )
 schema_app = typer.Typer(no_args_is_help=True, help="The contract for programs.")
+app.add_typer(balances_app, name="balances")
 app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
 app.add_typer(limits_app, name="limits")
@@ -151,9 +152,11 @@ def order(
     _finish(show_order(find_installation(), order_id, as_json=as_json))
 
 
-@app.command()
-def balances(user: _User = None, as_json: _AsJson = False) -> None:
-    """List every account: posted, pending (held for orders) and available, in units of the asset."""
+@balances_app.callback(invoke_without_command=True)
+def balances(context: typer.Context, user: _User = None, as_json: _AsJson = False) -> None:
+    """List every account: posted, pending (held for orders) and available, in units of the asset. The book says whether it is real."""
+    if context.invoked_subcommand is not None:
+        return
     from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
     from cli.orders import show_balances  # noqa: PLC0415 — invariant 1
 

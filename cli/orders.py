@@ -26,8 +26,8 @@ _CONNECT_SECONDS: Final = 8
 _QUERY_SECONDS: Final = 20
 
 _LISTED: Final = (
-    "order_id", "user_id", "symbol", "side", "order_type", "quantity", "quote_quantity", "price", "status", "cum_quantity", "reason_code",
-    "requested_at",
+    "order_id", "user_id", "mode", "symbol", "side", "order_type", "quantity", "quote_quantity", "price", "status", "cum_quantity",
+    "reason_code", "requested_at",
 )  # fmt: skip
 
 _ORDERS: Final = text("""

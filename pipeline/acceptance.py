@@ -20,7 +20,7 @@ from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, order_fields, r
 from pipeline.code_trial import second_factor_refusal
 from pipeline.gate.conduct import after_failure, after_message
 from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal, TradeContext
-from pipeline.gate.ladder import PASSED, Step, refusal_of
+from pipeline.gate.ladder import PASSED_IN, Step, refusal_of
 from pipeline.gate.suspicion import Assessment, assess
 from pipeline.gate.valuation import expires_at, hold_of
 from pipeline.identifiers import client_order_id_of
@@ -62,7 +62,7 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
         appended_at=arrival.appended_at,
         now=changes.now,
         rules=state.rules,
-        account=account,
+        account=account.in_mode(request.mode),
         api_key=state.api_keys.get((request.user_id, request.api_key_id)),
         market_data=state.market_data.get(request.exchange),
         halts=state.halts,
@@ -72,10 +72,10 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
     through_the_gate(
         arrival,
         account,
-        needs_code=arrival.needs_second_factor and request.mode is Mode.LIVE,
+        request.mode,
         safety=refusal_of(context, Step.SAFETY),
         claim=claim,
-        behind=lambda claimed: _behind_the_second_factor(arrival, context, claimed, changes),
+        behind=lambda claimed: _behind_the_second_factor(arrival, context, account, claimed, changes),
         changes=changes,
     )
 
@@ -83,8 +83,8 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
 def through_the_gate(
     arrival: Arrival,
     account: AccountState,
+    mode: Mode,
     *,
-    needs_code: bool,
     safety: Refusal | None,
     claim: Callable[[], Claim],
     behind: Callable[[Claim], ReasonCode | None],
@@ -94,7 +94,9 @@ def through_the_gate(
 
     `safety` is what the safety validation says; `behind` takes the steps behind the second factor, and returns why they refused.
     """
+    is_real = mode is Mode.LIVE
     code: ReasonCode | None
+    needs_code = arrival.needs_second_factor and is_real
     is_proven_by_code = not needs_code
     if safety is not None:
         reject(arrival, claim(), safety, changes)
@@ -106,10 +108,12 @@ def through_the_gate(
         is_proven_by_code = True
         code = behind(claim())
     conduct = account.conduct
+    # Messages load the system in either mode.
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
-    # Who has a stolen token and no code must not be able to begin its owner's cooldown.
-    if code is not None and is_proven_by_code:
+    # Who has a stolen token and no code must not be able to begin its owner's cooldown; nor is a failure with simulated money a reason to
+    # pause real trading.
+    if code is not None and is_real and is_proven_by_code:
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
@@ -119,14 +123,16 @@ def _wrong_code(arrival: Arrival, account: AccountState, changes: Changes) -> Re
     return second_factor_refusal(account, arrival.headers, arrival.appended_at, arrival.traceparent, changes)
 
 
-def _behind_the_second_factor(arrival: Arrival, context: TradeContext, claimed: Claim, changes: Changes) -> ReasonCode | None:
-    """Steps 4 to 6 and the hold, in their order; returns why the request was refused, None when it was accepted."""
-    account = context.account
+def _behind_the_second_factor(
+    arrival: Arrival, context: TradeContext, account: AccountState, claimed: Claim, changes: Changes
+) -> ReasonCode | None:
+    """Steps 4 to 6 and the hold, in their order; returns why the request was refused, None when it was accepted. `account` is the user as
+    it is, of which the context shows what counts in the request's mode."""
     refusal = refusal_of(context, Step.API_KEY) or refusal_of(context, Step.RISK)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
         return refusal.code
-    assessment = assess(context)
+    assessment = assess(context) if context.request.mode is Mode.LIVE else Assessment(0, ())
     if assessment.score >= account.limits.suspicion_block:
         _block(arrival, claimed, account, assessment, changes)
         return ReasonCode.SUSPICIOUS_ACTIVITY
@@ -175,7 +181,7 @@ def _hold_and_accept(
         wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
         reason = f"{wanted} would be reserved, {format_decimal(available)} are available; nothing was sent"
         return Refusal(ReasonCode.BALANCE_INSUFFICIENT, reason)
-    if order.symbol not in context.account.known_symbols:
+    if order.mode is Mode.LIVE and order.symbol not in context.account.known_symbols:
         changes.symbols_new.add((order.user_id, order.symbol))
     context.account.accepted(order.order_id, context.request, order.usd_value, order.requested_at, changes.now)
     flagged = assessment.score >= context.account.limits.suspicion_flag
@@ -235,7 +241,7 @@ def _accept(order: Order, transfers_from: int, evidence: list[str], changes: Cha
     changes.made.add(order.order_id)
     fields = order_fields(order)
     fields["status_before"] = OrderStatus.RECEIVED.value
-    fields["checks"] = PASSED
+    fields["checks"] = PASSED_IN[order.mode]
     fields["evidence"] = evidence
     fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
     fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None

@@ -308,6 +308,7 @@ def result_of_order(order: Order) -> Result:
         idempotency_key=order.idempotency_key,
         user_id=order.user_id,
         type=RequestType.TRADE,
+        mode=order.mode,
         status=status,
         reason_code=order.reason_code,
         reason=order.reason,

@@ -22,17 +22,20 @@ from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
-from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission, SubmissionOutcome
+from pipeline.venue import Confirmed, InDoubt, OrderReference, PaperTerms, Refused, Submission, SubmissionOutcome
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
-from schemas.orders import OrderStatus, Side
+from schemas.orders import Mode, OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
 # What an exchange says of a key that it does not take. API_KEY_UNKNOWN is one only where it says so itself.
 REFUSED_KEY: Final = frozenset({ReasonCode.API_KEY_PERMISSION, ReasonCode.API_KEY_REVOKED, ReasonCode.API_KEY_EXPIRED})
-INTERRUPTED: Final = "the worker stopped while the order was being sent; it is looked up at the exchange"
+INTERRUPTED: Final = {
+    Mode.LIVE: "the worker stopped while the order was being sent; it is looked up at the exchange",
+    Mode.PAPER: "the worker stopped while the simulated order was being executed; it is looked at again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def plan(
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 decided.submissions.append(submission_of(order))
             else:
-                mark_in_doubt(order, INTERRUPTED, changes)
+                mark_in_doubt(order, INTERRUPTED[order.mode], changes)
         # Anything else was decided by an earlier record: canceled before it was sent, or sent by a newer attempt.
     return decided
 
@@ -173,6 +176,7 @@ def submission_of(order: Order) -> Submission:
     if order.submitting_at is None:
         raise InvariantViolation(f"order {order.order_id} has no intent to send; nothing was sent.")
     return Submission(
+        mode=order.mode,
         order_id=order.order_id,
         client_order_id=order.client_order_id,
         exchange=order.exchange,
@@ -191,7 +195,11 @@ def submission_of(order: Order) -> Submission:
 
 def reference_of(order: Order) -> OrderReference:
     """What the gateway needs to look an order up or to cancel it."""
+    paper = None
+    if order.mode is Mode.PAPER and order.quantity is not None and order.price is not None:
+        paper = PaperTerms(order.side, order.quantity, order.price)
     return OrderReference(
+        mode=order.mode,
         order_id=order.order_id,
         client_order_id=order.client_order_id,
         exchange_order_id=order.exchange_order_id,
@@ -200,4 +208,5 @@ def reference_of(order: Order) -> OrderReference:
         api_key_id=order.api_key_id,
         symbol=order.symbol,
         submitting_at=order.submitting_at,
+        paper=paper,
     )

@@ -188,6 +188,11 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
     if order is None:
         reject(arrival, claim, Refusal(ReasonCode.ORDER_NOT_FOUND, "target_idempotency_key names no order of this user"), changes)
         return
+    if order.mode is not request.mode:
+        # Whoever tests with simulated money must not end a real order by mistake, nor believe to have ended one.
+        text = f"target_idempotency_key names an order in mode {order.mode}, the cancel says {request.mode}; the order is as it was"
+        reject(arrival, claim, Refusal(ReasonCode.ORDER_NOT_FOUND, text), changes)
+        return
     if order.status in TERMINAL:
         reject(arrival, claim, Refusal(ReasonCode.ORDER_NOT_CANCELABLE, f"the order is {order.status} already"), changes)
         return

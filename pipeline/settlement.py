@@ -24,7 +24,7 @@ from pipeline.rules import Rules
 from pipeline.venue import Fee, Refused, VenueOrder, acceptance_horizon
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
-from schemas.orders import OrderStatus, RequestType, Side
+from schemas.orders import Mode, OrderStatus, RequestType, Side
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, Report, RoutedOrder
@@ -32,6 +32,11 @@ from schemas.routing import Action, Report, RoutedOrder
 # Each attempt is two audit events; at one or two seconds an attempt this outlasts an outage of many minutes.
 ATTEMPTS_MAX: Final = 1_000
 DETAIL_MAX: Final = 300
+
+_ABSENT: Final = {
+    Mode.LIVE: "the exchange knows no such order after the acceptance horizon",
+    Mode.PAPER: "the simulated order was interrupted before it was executed",
+}
 
 _EVENT_OF_STATUS: Final[dict[OrderStatus, EventType]] = {
     OrderStatus.NEW: EventType.ORDER_ACKNOWLEDGED,
@@ -71,10 +76,12 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
         updated_at=changes.now,
         executed_at=changes.now if ended else None,
     )
-    if status in RESTING or venue_order.cum_quantity > 0:
+    is_real = order.mode is Mode.LIVE
+    if is_real and (status in RESTING or venue_order.cum_quantity > 0):
         changes.move_conduct(order.user_id, after_success(changes.conduct_of(order.user_id)))
     realised = apply_cost(order, venue_order, fee_totals, changes.ledger)
-    if realised is not None:
+    # A paper account has its average cost too, but no loss of it is one.
+    if realised is not None and is_real:
         changes.realised.append(realised)
     if ended:
         # Before the fees: what is left of the hold may be all that there is to pay them from.
@@ -87,7 +94,8 @@ def apply_venue_order(order: Order, venue_order: VenueOrder, changes: Changes) -
 
 def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
     """Ends an order that the venue provably did not accept."""
-    changes.move_conduct(order.user_id, after_exchange_refusal(changes.conduct_of(order.user_id), refused.reason_code, changes.now))
+    if order.mode is Mode.LIVE:
+        changes.move_conduct(order.user_id, after_exchange_refusal(changes.conduct_of(order.user_id), refused.reason_code, changes.now))
     after = replace(
         order,
         status=OrderStatus.REJECTED,
@@ -150,7 +158,7 @@ def apply_report(report: Report, changes: Changes, rules: Rules) -> None:
         return
     if order.status is OrderStatus.IN_DOUBT and absence_is_proven(order, report.looked_up_at, rules):
         if changes.now < order.expires_at and not changes.cancels.get(order.order_id):
-            requeue(order, "the exchange knows no such order after the acceptance horizon", changes)
+            requeue(order, _ABSENT[order.mode], changes)
         else:
             apply_absence(order, changes)
 
@@ -161,7 +169,7 @@ def apply_absence(order: Order, changes: Changes) -> None:
         after = replace(order, status=OrderStatus.CANCELED, reason=None, updated_at=changes.now, executed_at=changes.now)
         end_order_unsent(order, after, EventType.ORDER_RESOLVED, changes)
         return
-    reason = "the exchange knows no such order after the acceptance horizon, and the deadline for sending it is over; no funds were moved"
+    reason = f"{_ABSENT[order.mode]}, and the deadline for sending it is over; no funds were moved"
     after = replace(
         order,
         status=OrderStatus.REJECTED,
@@ -174,9 +182,14 @@ def apply_absence(order: Order, changes: Changes) -> None:
 
 
 def absence_is_proven(order: Order, looked_up_at: datetime, rules: Rules) -> bool:
-    """Whether a look-up that began at `looked_up_at` and found nothing proves that nothing can come any more."""
+    """Whether a look-up that began at `looked_up_at` and found nothing proves that nothing can come any more.
+
+    A simulated order is executed by storing its outcome alone, which only the newest owner of its partition can: one in doubt was not.
+    """
     if order.submitting_at is None:
         return False
+    if order.mode is Mode.PAPER:
+        return True
     return looked_up_at > acceptance_horizon(order.submitting_at, rules.receive_window, rules.venue_timeout)
 
 

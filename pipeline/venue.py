@@ -7,6 +7,7 @@ Invariants:
    acceptance horizon: intent time + receive window + the venue's own time-out (see `acceptance_horizon`).
 3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
    later therefore sends a request whose receive window is over, and the venue itself refuses it.
+4. `mode` has no default: nothing simulated is sent to an exchange because somebody forgot to say that it is.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
+from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 
 
@@ -23,6 +24,7 @@ class Submission:
     """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
     two; `price` in quote per base, for limit orders. `submitting_at` is UTC."""
 
+    mode: Mode
     order_id: str
     client_order_id: str
     exchange: str
@@ -39,10 +41,22 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class PaperTerms:
+    """What a simulated limit order was asked for: `quantity` in base units, `price` in quote per base."""
+
+    side: Side
+    quantity: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class OrderReference:
     """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one. `submitting_at`, UTC,
-    bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read."""
+    bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read.
 
+    `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along."""
+
+    mode: Mode
     order_id: str
     client_order_id: str
     exchange_order_id: str | None
@@ -51,6 +65,7 @@ class OrderReference:
     api_key_id: str
     symbol: str
     submitting_at: datetime | None = None
+    paper: PaperTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,14 @@ class MarketData:
     exchange: str
     markets: Mapping[str, Market] = field(default_factory=dict)
     quotes: Mapping[str, Quote] = field(default_factory=dict)
+
+    def fresh_quote(self, symbol: str, now: datetime, age_max: timedelta) -> Quote | None:
+        """The market price of a symbol, None when there is none or it is older than `age_max`.
+
+        A price from the future is of no known age either; one that is not above zero values nothing.
+        """
+        quote = self.quotes.get(symbol)
+        return None if quote is None or quote.price <= 0 or abs(now - quote.observed_at) > age_max else quote
 
 
 def acceptance_horizon(submitting_at: datetime, receive_window: timedelta, venue_timeout: timedelta) -> datetime:

@@ -63,7 +63,7 @@ def take_in_withdrawal(
     through_the_gate(
         arrival,
         account,
-        needs_code=arrival.needs_second_factor,
+        request.mode,
         safety=withdrawal_refusal(context, Step.SAFETY),
         claim=claim,
         behind=lambda claimed: _behind_the_second_factor(arrival, context, claimed, changes),
@@ -340,6 +340,7 @@ def result_of_withdrawal(withdrawal: Withdrawal) -> Result:
         idempotency_key=withdrawal.idempotency_key,
         user_id=withdrawal.user_id,
         type=RequestType.WITHDRAWAL,
+        mode=withdrawal.mode,
         status=status,
         reason_code=withdrawal.reason_code,
         reason=withdrawal.reason,

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
-from schemas.orders import OrderStatus, RequestType, WithdrawalStatus
+from schemas.orders import Mode, OrderStatus, RequestType, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset, Timestamp
 
@@ -35,6 +35,7 @@ class Result:
 
     Of a withdrawal `order_id` is the withdrawal's id, `client_order_id` and `exchange_order_id` are the ids under which the exchange knows
     it, and `filled_quantity` is what was paid out.
+    `mode` is null where the request could not be read, and absent from answers of versions that offered `live` alone.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -63,6 +64,7 @@ class Result:
     decided_at: Timestamp
     executed_at: Timestamp | None
     source: SourceOffset
+    mode: Mode | None = None
 
 
 # A plain dataclass is made ten times faster than a pydantic model; reading and writing it is pydantic's either way.

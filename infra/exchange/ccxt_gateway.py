@@ -44,7 +44,7 @@ from pipeline.venue import (
     SubmissionOutcome,
     VenueOrder,
 )
-from schemas.orders import OrderStatus, OrderType
+from schemas.orders import Mode, OrderStatus, OrderType
 from schemas.reasons import ReasonCode
 
 _DETAIL_MAX: Final = 300
@@ -135,6 +135,8 @@ class CcxtGateway(PayoutCalls):
         return await self._accepted(exchange, submission, answer, credentials)
 
     async def cancel(self, reference: OrderReference) -> CancelOutcome:
+        if reference.mode is not Mode.LIVE:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{self.exchange} has no simulated orders; {_NOTHING_SENT}")
         account = await self._account(reference.user_id, reference.api_key_id)
         if isinstance(account, Refused):
             return account
@@ -156,6 +158,9 @@ class CcxtGateway(PayoutCalls):
         return _after_cancel(await self.look_up(reference), gone)
 
     async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        if reference.mode is not Mode.LIVE:
+            # Its absence would prove nothing.
+            return LookUpFailed(f"{self.exchange} has no simulated orders")
         looked_up_at = self._clock()
         account = await self._account(reference.user_id, reference.api_key_id)
         if isinstance(account, Refused):
@@ -222,6 +227,8 @@ class CcxtGateway(PayoutCalls):
         await self._connection.close()
 
     def _unsupported(self, submission: Submission) -> Refused | None:
+        if submission.mode is not Mode.LIVE:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"a simulated order is not sent to {self.exchange}; {_NOTHING_SENT}")
         if submission.exchange != self.exchange:
             return Refused(ReasonCode.EXCHANGE_UNKNOWN, f"this gateway is {self.exchange}, not {submission.exchange}; {_NOTHING_SENT}")
         if submission.order_type not in _CCXT_TYPE:

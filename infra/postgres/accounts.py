@@ -1,7 +1,7 @@
 """Users, their exchange keys and what they start with. Secrets pass through here only as ciphertext."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -9,14 +9,17 @@ from infra.postgres.rows import TRANSFERS, columns_of
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
-from pipeline.ledger import AccountKey, Transfer, TransferKind, opening
+from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening
 from schemas.audit import EventType
+from schemas.orders import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """A user to add, with one exchange key and opening balances (asset → amount) that already lie at the exchange. `permissions` are the
-    key's: `trade`, `withdraw`."""
+    """A user to add, with one exchange key and opening balances (asset → amount) that already lie at the exchange.
+
+    `permissions` are the key's: `trade`, `withdraw`. `paper` is simulated money, which lies nowhere.
+    """
 
     user_id: str
     exchange: str
@@ -25,6 +28,7 @@ class NewUser:
     ciphertext: bytes
     balances: dict[str, Decimal]
     permissions: tuple[str, ...] = ("trade",)
+    paper: dict[str, Decimal] = field(default_factory=dict)
 
 
 async def add_users(database: Database, users: Sequence[NewUser], now: datetime, actor: str) -> list[AuditRow]:
@@ -35,7 +39,7 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
     """
     if len({user.user_id for user in users}) != len(users):
         raise ValueError("a user is named twice; nobody was added")
-    if any(amount < 0 for user in users for amount in user.balances.values()):
+    if any(amount < 0 for user in users for amount in (*user.balances.values(), *user.paper.values())):
         raise ValueError("an opening balance is negative; nobody was added")
     async with database.connection() as connection, connection.transaction():
         # A rejected request of somebody who was no user yet may have begun the chain already; it goes on from there. Behind the locks it is
@@ -49,7 +53,12 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
         trail = AuditTrail({user.user_id: heads[user.user_id] for user in added}, now)
         transfers: list[Transfer] = []
         for user in added:
-            own = [_opening(user, asset, amount) for asset, amount in sorted(user.balances.items()) if amount > 0]
+            own = [
+                _opening(user, mode, asset, amount)
+                for mode, given in ((Mode.LIVE, user.balances), (Mode.PAPER, user.paper))
+                for asset, amount in sorted(given.items())
+                if amount > 0
+            ]
             transfers += own
             fields: dict[str, Value] = {"actor": actor, "ts_event": now, "user_id": user.user_id, "exchange": user.exchange}
             fields["transfers"] = [transfer_entry(transfer) for transfer in own]
@@ -60,11 +69,10 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
         return trail.rows
 
 
-def _opening(user: NewUser, asset: str, amount: Decimal) -> Transfer:
-    account = AccountKey(user.user_id, user.exchange, "live", asset)
-    return Transfer(
-        f"opening:{account}", TransferKind.OPENING, None, opening(user.exchange, "live", asset), account, amount
-    )
+def _opening(user: NewUser, mode: Mode, asset: str, amount: Decimal) -> Transfer:
+    account = AccountKey(user.user_id, user.exchange, book_of(mode), asset)
+    source = opening(user.exchange, account.book, asset)
+    return Transfer(f"opening:{account}", TransferKind.OPENING, None, source, account, amount)
 
 
 async def _insert_users(connection: Connection, users: Sequence[NewUser], now: datetime) -> None:
@@ -93,14 +101,14 @@ async def _insert_users(connection: Connection, users: Sequence[NewUser], now: d
 async def _insert_opening(connection: Connection, transfers: Sequence[Transfer], now: datetime) -> None:
     sql = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)
     await connection.execute(sql, *TRANSFERS.arrays(transfers), now)
-    rows = [(transfer.credit.owner, transfer.credit.exchange, transfer.credit.asset, transfer.amount) for transfer in transfers]
+    rows = [(*transfer.credit, transfer.amount) for transfer in transfers]
     await connection.execute(
         """
         INSERT INTO balances (user_id, exchange, book, asset, posted, pending)
-        SELECT user_id, exchange, 'live', asset, amount, 0
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[]) AS given (user_id, exchange, asset, amount)
+        SELECT given.*, 0
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[]) AS given
         """,
-        *columns_of(rows, 4),
+        *columns_of(rows, 5),
     )
 
 

@@ -19,7 +19,9 @@ from typing import Final, Literal
 
 from infra.postgres.accounts import store_events
 from infra.postgres.step import Connection, Database, lock_chains
-from pipeline.audit import AuditRow, AuditTrail
+from pipeline.audit import AuditRow, AuditTrail, Value
+from pipeline.changes import transfer_entry
+from pipeline.ledger import Transfer
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
 
@@ -32,8 +34,8 @@ _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits and addresses."""
-    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_")))
+    """The types of the events about users, keys, limits, addresses and simulated funds."""
+    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_")))
 
 
 class NotDone(Exception):
@@ -111,15 +113,18 @@ class UserChange:
         self._trail = trail
         self._by = by
 
-    def record(self, event_type: EventType, what: str, exchange: str | None = None) -> None:
+    @property
+    def seq(self) -> int:
+        """The number of the newest event in the user's chain."""
+        return self._trail.heads[self.user_id].seq
+
+    def record(self, event_type: EventType, what: str, exchange: str | None = None, transfers: Sequence[Transfer] = ()) -> None:
         """The event of what this transaction changes; `what` and the operator's reason make its reason."""
         reason = what if self._by.reason is None else f"{what}: {self._by.reason}"
-        self._trail.append(
-            self.user_id,
-            None,
-            event_type,
-            {"actor": self._by.operator, "ts_event": self._by.at, "user_id": self.user_id, "exchange": exchange, "reason": reason},
-        )
+        fields: dict[str, Value] = {"actor": self._by.operator, "ts_event": self._by.at, "user_id": self.user_id, "exchange": exchange}
+        fields["reason"] = reason
+        fields["transfers"] = [transfer_entry(transfer) for transfer in transfers]
+        self._trail.append(self.user_id, None, event_type, fields)
 
     async def note_credentials(self) -> None:
         """Withdrawals and trades right after a change of credentials are looked at closely (pipeline/gate/suspicion)."""

@@ -2,6 +2,8 @@
 
 Call it inside a step, behind the users' locks: what is read is then the newest, and nobody changes it before the step commits.
 
+Only real orders count. Of simulated ones those that are open are read too, and kept apart.
+
 Every statement finds its rows through an index that begins with the user, and reads a bounded part of the user's history: a day of orders
 at most, and a month of daily sums, however long the user has traded.
 """
@@ -28,7 +30,7 @@ from pipeline.gate.context import (
 )
 from pipeline.second_factor import SecondFactor
 from schemas.commands import HaltLevel, HaltScope
-from schemas.orders import OrderStatus, OrderType, Side
+from schemas.orders import Mode, OrderStatus, OrderType, Side
 
 DAY: Final = timedelta(hours=24)
 HOUR: Final = timedelta(hours=1)
@@ -43,6 +45,7 @@ Unsealed = Callable[[str, str, bytes], str]
 _SIDES: Final = {side.value: side for side in Side}
 _ORDER_TYPES: Final = {order_type.value: order_type for order_type in OrderType}
 _STATUSES: Final = {status.value: status for status in OrderStatus}
+_LIVE: Final = Mode.LIVE.value
 # The columns of `_ACCOUNTS` for a user who does not exist.
 _NOBODY: Final = (None, None, "trader", None)
 
@@ -62,27 +65,30 @@ _USAGE: Final = """
     FROM unnest($1::text[]) AS wanted (user_id)
     CROSS JOIN LATERAL (
         SELECT COALESCE(sum(usd_value), 0) AS volume FROM orders
-        WHERE orders.user_id = wanted.user_id AND decided_at > $2 AND decided_at < $4::date::timestamp AT TIME ZONE 'UTC'
+        WHERE orders.user_id = wanted.user_id AND mode = 'live'
+            AND decided_at > $2 AND decided_at < $4::date::timestamp AT TIME ZONE 'UTC'
     ) AS before_today
     CROSS JOIN LATERAL (
         SELECT COALESCE(sum(volume_usd) FILTER (WHERE day >= $4), 0) AS today, COALESCE(sum(volume_usd) FILTER (WHERE day < $4), 0) AS month
         FROM user_days WHERE user_days.user_id = wanted.user_id AND day >= $4::date - $5::integer
     ) AS days
-    CROSS JOIN LATERAL (SELECT count(*) AS trades FROM orders WHERE orders.user_id = wanted.user_id AND decided_at > $3) AS hour
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS trades FROM orders WHERE orders.user_id = wanted.user_id AND mode = 'live' AND decided_at > $3
+    ) AS hour
     CROSS JOIN LATERAL (
         SELECT COALESCE(sum(usd), 0) AS usd FROM realised_results
         WHERE realised_results.user_id = wanted.user_id AND recorded_at > $2
     ) AS loss
 """
 _OPEN: Final = """
-    SELECT user_id, order_id, exchange, symbol, side, order_type, price, quantity - cum_quantity AS leaves_quantity, usd_value, status
+    SELECT user_id, mode, order_id, exchange, symbol, side, order_type, price, quantity - cum_quantity AS leaves_quantity, usd_value, status
     FROM orders WHERE user_id = ANY($1::text[]) AND executed_at IS NULL
 """
 _RECENT: Final = """
     SELECT wanted.user_id, newest.* FROM unnest($1::text[]) AS wanted (user_id)
     CROSS JOIN LATERAL (
         SELECT exchange, symbol, side, order_type, quantity, quote_quantity, price, usd_value, requested_at, decided_at FROM orders
-        WHERE orders.user_id = wanted.user_id AND decided_at > $2 ORDER BY decided_at DESC LIMIT $3
+        WHERE orders.user_id = wanted.user_id AND mode = 'live' AND decided_at > $2 ORDER BY decided_at DESC LIMIT $3
     ) AS newest
 """
 _SYMBOLS: Final = """
@@ -135,8 +141,11 @@ async def accounts(
             credentials_changed_at=changed_at,
             usage=Usage(volume, trades, month_volume / MEAN_DAYS, -realised),
         )
-    for user_id, order_id, exchange, symbol, side, order_type, price, leaves, usd_value, status in await connection.fetch(_OPEN, user_ids):
-        found[user_id].open_orders.append(
+    for user_id, mode, order_id, exchange, symbol, side, order_type, price, leaves, usd_value, status in await connection.fetch(
+        _OPEN, user_ids
+    ):
+        state = found[user_id]
+        (state.open_orders if mode == _LIVE else state.open_paper_orders).append(
             OpenOrder(order_id, exchange, symbol, _SIDES[side], _ORDER_TYPES[order_type], price, leaves, usd_value, _STATUSES[status])
         )
     # From the oldest to the newest.

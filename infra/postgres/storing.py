@@ -35,6 +35,7 @@ from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
 from pipeline.invariants import InvariantViolation
+from schemas.orders import Mode
 from schemas.results import RESULT
 from schemas.wire import format_time
 
@@ -218,10 +219,13 @@ def _trail(statement: _Statement, changes: Changes) -> None:
 
 
 def _users(statement: _Statement, changes: Changes) -> None:
-    """What the gate remembers of users: sums per day, symbols, tries of the second factor, who is frozen, which keys were refused."""
+    """What the gate remembers of users: sums of real orders per day, symbols, tries of the second factor, who is frozen, which keys were
+    refused."""
     days: dict[tuple[str, date], tuple[int, Decimal]] = {}
     for order_id in changes.made:
         order = changes.orders[order_id]
+        if order.mode is not Mode.LIVE:
+            continue
         key = order.user_id, order.decided_at.date()
         trades, volume = days.get(key, (0, Decimal(0)))
         days[key] = trades + 1, volume + order.usd_value

@@ -13,7 +13,7 @@ from infra.postgres.step import Connection
 
 _IN_DOUBT: Final = """
     SELECT exchange, count(*) AS orders FROM (
-        SELECT exchange FROM orders WHERE executed_at IS NULL AND status = 'in_doubt'
+        SELECT exchange FROM orders WHERE executed_at IS NULL AND status = 'in_doubt' AND mode = 'live'
         UNION ALL SELECT exchange FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt'
     ) AS doubtful
     GROUP BY exchange HAVING count(*) >= $1

@@ -42,7 +42,7 @@ _ADVANCED: Final = """
     SELECT owned.user_id, transfers.asset, SUM(transfers.amount) AS amount
     FROM transfers
     JOIN (SELECT order_id, user_id FROM orders UNION ALL SELECT withdrawal_id, user_id FROM withdrawals) AS owned USING (order_id)
-    WHERE transfers.debit_owner = '@shortfall' GROUP BY owned.user_id, transfers.asset
+    WHERE transfers.debit_owner = '@shortfall' AND transfers.book = 'live' GROUP BY owned.user_id, transfers.asset
 """
 
 

@@ -21,7 +21,7 @@ from pipeline.ledger import AccountKey, Balance
 from pipeline.rules import Rules
 from pipeline.venue import Market, MarketData, Quote
 from schemas.commands import HaltLevel, HaltScope
-from schemas.orders import OrderStatus, OrderType, Side
+from schemas.orders import Mode, OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
 
@@ -197,7 +197,8 @@ class Conduct:
 class AccountState:
     """One user as a batch sees it; mutable within the batch.
 
-    `status` is None when there is no such user. `recent` runs from the oldest to the newest.
+    `status` is None when there is no such user. `recent` runs from the oldest to the newest. Everything counts real orders alone, except
+    `open_paper_orders`.
     """
 
     user_id: str
@@ -211,6 +212,16 @@ class AccountState:
     open_orders: list[OpenOrder] = field(default_factory=list)
     recent: list[RecentOrder] = field(default_factory=list)
     known_symbols: set[str] = field(default_factory=set)
+    open_paper_orders: list[OpenOrder] = field(default_factory=list)
+
+    def in_mode(self, mode: Mode) -> AccountState:
+        """The user as the checks of a request in this mode see it: real orders are judged by real ones alone.
+
+        Of simulated orders only those that are open count, and only against simulated ones; no rolling limit counts them.
+        """
+        if mode is Mode.LIVE:
+            return self
+        return replace(self, usage=Usage(), open_orders=self.open_paper_orders, recent=[], known_symbols=set())
 
     def accepted(self, order_id: str, request: TradeRequest, usd_value: Decimal, requested_at: datetime, now: datetime) -> None:
         """Counts an order that was accepted, so that the next request of the same batch sees it. `usd_value` as `TradeContext` gives it,
@@ -248,7 +259,8 @@ class AccountState:
 
     def ended(self, order_id: str) -> None:
         """Takes an order off the open ones: it was cancelled before it was sent, by a later record of the same batch."""
-        self.open_orders = [order for order in self.open_orders if order.order_id != order_id]
+        for orders in (self.open_orders, self.open_paper_orders):
+            orders[:] = [order for order in orders if order.order_id != order_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,11 +356,7 @@ class TradeContext:
 
     def fresh_quote(self, symbol: str) -> Quote | None:
         """The market price of a symbol, None when there is none or it is older than the rules allow."""
-        quote = self.market_data.quotes.get(symbol) if self.market_data else None
-        # A price from the future is of no known age either; one that is not above zero values nothing.
-        if quote is None or quote.price <= 0 or abs(self.now - quote.observed_at) > self.rules.price_age_max:
-            return None
-        return quote
+        return self.market_data.fresh_quote(symbol, self.now, self.rules.price_age_max) if self.market_data else None
 
     @_Derived
     def market_price(self) -> Decimal | None:

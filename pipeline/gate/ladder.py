@@ -14,6 +14,7 @@ from typing import Final
 
 from pipeline.gate import api_key, connection, risk, safety, suspicion
 from pipeline.gate.context import Refusal, TradeContext
+from schemas.orders import Mode
 from schemas.reasons import ReasonCode as R
 
 Function = Callable[[TradeContext], Refusal | None]
@@ -58,7 +59,7 @@ CHECKS: Final = (
         (R.REQUEST_STALE, R.REQUEST_EXPIRED),
         "The record is no older than keys are kept (24 h), and its deadline (`expires_at`, else 30 s) has not passed.",
     ),
-    _check(Step.SAFETY, safety.kind_is_offered, (R.REQUEST_UNSUPPORTED,), "This version offers the mode and the order type."),
+    _check(Step.SAFETY, safety.kind_is_offered, (R.REQUEST_UNSUPPORTED,), "This version offers the order type."),
     _check(Step.SAFETY, safety.exchange_is_offered, (R.EXCHANGE_UNKNOWN,), "This installation is connected to the exchange."),
     _check(
         Step.SAFETY,
@@ -70,7 +71,7 @@ CHECKS: Final = (
         Step.SAFETY,
         safety.user_may_trade,
         (R.USER_UNKNOWN, R.USER_UNVERIFIED, R.USER_INACTIVE),
-        "The user exists, is verified, and neither frozen nor closed.",
+        "The user exists, is verified (for real money), and neither frozen nor closed.",
     ),
     _check(Step.SAFETY, safety.symbol_is_well_formed, (R.SYMBOL_INVALID,), "The symbol is `BASE/QUOTE` in capitals."),
     _check(Step.SAFETY, safety.price_is_positive, (R.PRICE_INVALID,), "A price that is given is above zero."),
@@ -242,8 +243,14 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
 
 # The hold is its own check: what is not there cannot be held (pipeline/ledger).
 HOLD: Final = "balance_covers_the_hold"
+# A simulated order uses no key, and says nothing about its user's conduct with money.
+_NOT_FOR_PAPER: Final = frozenset({Step.API_KEY, Step.SUSPICION})
 # What an acceptance lists as passed.
 PASSED: Final = [*(check.name for check in CHECKS), HOLD]
+PASSED_IN: Final[Mapping[Mode, list[str]]] = {
+    Mode.LIVE: PASSED,
+    Mode.PAPER: [*(check.name for check in CHECKS if check.step not in _NOT_FOR_PAPER), HOLD],
+}
 
 _FUNCTIONS: Final[Mapping[Step, tuple[Function, ...]]] = {
     step: tuple(check.function for check in CHECKS if check.step is step) for step in Step
@@ -251,7 +258,9 @@ _FUNCTIONS: Final[Mapping[Step, tuple[Function, ...]]] = {
 
 
 def refusal_of(context: TradeContext, step: Step) -> Refusal | None:
-    """The first check of a step that does not hold, or None when all hold."""
+    """The first check of a step that does not hold, or None when all hold or the step is none for the request's mode."""
+    if context.request.mode is Mode.PAPER and step in _NOT_FOR_PAPER:
+        return None
     for function in _FUNCTIONS[step]:
         refusal = function(context)
         if refusal is not None:

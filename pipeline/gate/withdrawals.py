@@ -124,7 +124,7 @@ def withdrawal_mode_is_live(context: WithdrawalContext) -> Refusal | None:
     """Only real money can be withdrawn. No unit."""
     if context.request.mode is Mode.LIVE:
         return None
-    return Refusal(R.REQUEST_UNSUPPORTED, f"paper money cannot be withdrawn. {UNTOUCHED} Use mode live.")
+    return Refusal(R.REQUEST_UNSUPPORTED, f"paper money is simulated and cannot be withdrawn. {UNTOUCHED} Only mode live pays out.")
 
 
 def withdrawal_exchange_is_offered(context: WithdrawalContext) -> Refusal | None:

@@ -5,10 +5,11 @@ Invariants that are checked (schemas/results states them for readers of the topi
 2. Per `(user_id, idempotency_key)` exactly one final result has `replayed: false`, within the 24 hours that a key lives.
 3. A replay says what the first answer said.
 4. What the database stored as an answer is what the topic has, byte by byte.
+5. Nothing simulated can be taken for real, nor the other way round.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
@@ -17,11 +18,12 @@ from typing import Final
 
 from pipeline.changes import result_of_order
 from pipeline.order import RESTING, TERMINAL, Order
+from pipeline.paper import is_paper_id
 from pipeline.verification.finding import Check, Finding
 from pipeline.withdrawal import TERMINAL as WITHDRAWAL_TERMINAL
 from pipeline.withdrawal import Withdrawal
 from pipeline.withdrawals import result_of_withdrawal
-from schemas.orders import OrderStatus, RequestType, WithdrawalStatus
+from schemas.orders import Mode, OrderStatus, RequestType, WithdrawalStatus
 from schemas.results import Result, ResultStatus
 from schemas.wire import SourceOffset
 
@@ -89,6 +91,7 @@ def check_answers(answers: Answers, requested: Requested, at_rest: bool = True) 
         _one_answer_per_key(answers, requested),
         _replays_agree(answers),
         _results_match(answers, requested),
+        _paper_is_marked(answers, requested),
     ]
 
 
@@ -205,6 +208,26 @@ def _results_match(answers: Answers, requested: Requested) -> Finding:
         if not any(told_digest == digest for _, told_digest in answers.first.get(key, [])):
             check.breach(f"user {key[0]}, key {key[1]!r}: the stored answer is not on the topic")
     return check.finding()
+
+
+def _paper_is_marked(answers: Answers, requested: Requested) -> Finding:
+    check = Check("paper_is_marked", "every result of a simulated order says that it is one, and no result of a real order does")
+    modes = {order.order_id: order.mode for order in requested.orders.values()}
+    for result in {id(result): result for result in (*answers.newest.values(), *_all_finals(answers))}.values():
+        mode = modes.get(result.order_id or "")
+        if mode is None:
+            continue
+        check.checked += 1
+        # An answer of a version that offered `live` alone does not name the mode.
+        told = (result.mode or Mode.LIVE, is_paper_id(result.exchange_order_id or ""))
+        if told != (mode, mode is Mode.PAPER and result.exchange_order_id is not None):
+            check.breach(f"record {result.source} was told mode {result.mode}, id {result.exchange_order_id}; its order is {mode}")
+    return check.finding()
+
+
+def _all_finals(answers: Answers) -> Iterator[Result]:
+    for results in answers.finals.values():
+        yield from results
 
 
 @dataclass(frozen=True, slots=True)

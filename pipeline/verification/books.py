@@ -3,7 +3,7 @@
 Invariants that are checked:
 1. One execution: no client order id and no `(user, key)` has two accepted orders.
 2. What a result says happened is what the exchange's books say: an order called rejected was never accepted, one called executed was.
-3. Every order in the exchange's books is one of ours, sent as its user asked.
+3. Every order in the exchange's books is one of ours, sent as its user asked; none of them is a simulated one.
 4. Each user's funds are the same at our ledger and at the exchange.
 """
 
@@ -20,7 +20,7 @@ from pipeline.verification.answers import KEY_LIFETIME, Answers
 from pipeline.verification.finding import Check, Finding, skipped
 from pipeline.verification.payouts import BookedPayout
 from schemas.decimals import format_decimal
-from schemas.orders import OrderStatus, OrderType, RequestType, Side
+from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side
 from schemas.results import Result, ResultStatus
 
 _UNTOLD: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.SUBMITTING, OrderStatus.IN_DOUBT})
@@ -32,6 +32,7 @@ _CLAIMS: Final = {
     "rejected_but_executed": "no order that was called rejected or not sent was accepted by the exchange",
     "executed_but_unknown": "no order was called executed or open that the exchange does not know",
     "foreign_orders": "every order in the exchange's books is one of ours, as its user asked for it",
+    "paper_stays_here": "no simulated order is in the exchange's own log",
     "figures_match_exchange": "status, quantity, price and fee of orders and results are those of the exchange's books",
     "balances_match_exchange": "each user's funds are the same in our ledger and at the exchange",
 }
@@ -82,12 +83,21 @@ def check_books(
     booked: dict[str, list[BookedOrder]] = {}
     for row in books.orders:
         booked.setdefault(row.client_order_id, []).append(row)
-    told = [result for results in answers.finals.values() for result in results if _is_word_about_an_order(result)]
+    simulated = {order.client_order_id for order in orders.values() if order.mode is Mode.PAPER}
+    told = [
+        result
+        for results in answers.finals.values()
+        for result in results
+        if _is_word_about_an_order(result) and result.client_order_id not in simulated
+    ]
+    # From here on what was asked for in earnest: nothing else has a place in the exchange's books.
+    orders = {order_id: order for order_id, order in orders.items() if order.mode is Mode.LIVE}
     return [
         _executed_twice(booked, orders),
         _rejected_but_executed(booked, orders, told),
         _executed_but_unknown(booked, orders, told),
         _foreign_orders(books, orders),
+        _paper_stays_here(books, simulated),
         _figures_match(booked, orders, told),
         _balances_match(books, orders, owned, in_flight),
     ]
@@ -160,6 +170,14 @@ def _foreign_orders(books: ExchangeBooks, orders: Mapping[str, Order]) -> Findin
             order.user_id, order.symbol, order.side, order.order_type, order.quantity, order.quote_quantity, order.price
         ):  # fmt: skip
             check.breach(f"order {order.order_id} was asked for otherwise than the exchange has it: {_as_asked(row)}")
+    return check.finding()
+
+
+def _paper_stays_here(books: ExchangeBooks, simulated: Set[str]) -> Finding:
+    check = Check("paper_stays_here", _CLAIMS["paper_stays_here"], len(books.orders))
+    for row in books.orders:
+        if row.client_order_id in simulated:
+            check.breach(f"the simulated order {row.client_order_id} of {row.user_id} is order {row.exchange_order_id} at the exchange")
     return check.finding()
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
 from pipeline.venue import OrderReference, Submission
-from schemas.orders import OrderType, Side
+from schemas.orders import Mode, OrderType, Side
 
 API_KEY = "scripted-api-key-0123456789"
 SECRET = "scripted-secret-9876543210"
@@ -224,6 +224,7 @@ def submission(**changes: object) -> Submission:
     """A limit order to buy 0.002 BTC at 50,000 USDT."""
     _numbers["order"] += 1
     fields: dict[str, object] = {
+        "mode": Mode.LIVE,
         "order_id": f"order-{_numbers['order']}", "client_order_id": f"co-{_numbers['order']}", "exchange": "binance", "user_id": "alice",
         "api_key_id": "key-1", "symbol": "BTC/USDT", "side": Side.BUY, "order_type": OrderType.LIMIT, "quantity": Decimal("0.002"),
         "quote_quantity": None, "price": Decimal("50000.00"), "time_in_force": None, "submitting_at": datetime.now(UTC),
@@ -233,6 +234,7 @@ def submission(**changes: object) -> Submission:
 
 def reference(**changes: object) -> OrderReference:
     fields: dict[str, object] = {
+        "mode": Mode.LIVE,
         "order_id": "order-1", "client_order_id": "co-1", "exchange_order_id": None, "exchange": "binance", "user_id": "alice",
         "api_key_id": "key-1", "symbol": "BTC/USDT",
     }

@@ -539,3 +539,43 @@ def test_no_secret_is_anywhere(installed: Administered, exchange: SimulatorProce
             # As text, and as bytea shows bytes.
             for form in (secret, secret.encode().hex()):
                 assert form not in everything, f"a secret is in the {place}"
+
+
+def test_balances_fund_paper_gives_simulated_money_alone(installed: Administered, user: str) -> None:
+    """In the book `paper`, each time anew, audited and published with its transfer; the listing says which book it is."""
+    fund = ("balances", "fund-paper", user, "USDT", "1000.5", "--exchange", "binance", *WHY)
+    installed.ran(*fund)
+    said = installed.ran(*fund).output
+    assert "2001 USDT in the book paper" in said
+    assert "No real money was moved" in said
+    rows = installed.fetch("SELECT exchange, book, asset, posted, pending FROM balances WHERE user_id = $1", user)
+    assert [tuple(row.values()) for row in rows] == [("binance", "paper", "USDT", 2001, 0)]
+    listed = installed.ran("balances", "--user", user, "--json").json
+    assert [(row["book"], row["available"]) for row in listed] == [("paper", "2001")]
+    events = [event for event in installed.published_events(user).values() if event["event_type"] == "PAPER_FUNDED"]
+    assert [(event["actor"], event["real_money"], event["transfers"][0]["debit_account"]) for event in events] == [
+        ("ana", False, "@opening:binance:paper:USDT")
+    ] * 2
+    assert events[0]["transfers"][0]["transfer_id"] != events[1]["transfers"][0]["transfer_id"]
+
+
+@pytest.mark.parametrize(
+    ("asset", "amount", "exchange_id", "code"),
+    [
+        ("usdt", "1", "binance", 2),
+        ("USDT", "1e3", "binance", 2),
+        ("USDT", "-1", "binance", 2),
+        ("USDT", "1", "kraken", 2),
+        ("USDT", "0", "binance", 1),
+        ("USDT", "1000000000000000.1", "binance", 1),
+    ],
+)
+def test_balances_fund_paper_refuses_what_cannot_be_meant(
+    installed: Administered, user: str, asset: str, amount: str, exchange_id: str, code: int
+) -> None:
+    """Nothing is changed, and no event is written."""
+    # `--` so that a sign is no option.
+    ended = installed.run("balances", "fund-paper", "--exchange", exchange_id, *WHY, "--", user, asset, amount)
+    assert (ended.code, "Nothing was changed" in ended.errors) == (code, True), ended.errors
+    assert installed.fetch("SELECT 1 FROM balances WHERE user_id = $1", user) == []
+    assert [event["event_type"] for event in installed.events(user)] == ["USER_ADDED"]

@@ -171,7 +171,7 @@ CASES = [
     _refused("deadline is over", "REQUEST_EXPIRED", expires_at="2020-01-01T00:00:00Z"),
     _refused("deadline is a number", "SCHEMA_INVALID", expires_at=4_102_444_800),
     _refused("deadline out of time", "SCHEMA_INVALID", expires_at="9999-12-31T23:59:59-14:00"),
-    _refused("paper", "REQUEST_UNSUPPORTED", mode="paper"),
+    _refused("stop order", "REQUEST_UNSUPPORTED", order_type="stop_loss", stop_price="30000"),
 ]
 
 

@@ -19,7 +19,7 @@ from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
 from infra.exchange.market_data import MarketDataFeed
 from pipeline.venue import Absent, Confirmed, Found, InDoubt, OrderReference, Refused, Submission
-from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
+from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import API_KEY, SECRET, submission
 
@@ -81,6 +81,7 @@ async def simulated(tmp_path: Path) -> AsyncIterator[tuple[Simulator, CcxtGatewa
 
 def reference_to(order: Submission) -> OrderReference:
     return OrderReference(
+        mode=Mode.LIVE,
         order_id=order.order_id, client_order_id=order.client_order_id, exchange_order_id=None, exchange=order.exchange,
         user_id=order.user_id, api_key_id=order.api_key_id, symbol=order.symbol, submitting_at=order.submitting_at,
     )

@@ -58,7 +58,7 @@ async def test_exchange_is_halted_by_orders_in_doubt_and_by_stale_prices(
         assert (event["event_type"], event["halt_scope"], event["halt_target"], event["halt_level"]) == (
             "HALT_SET", "exchange", "binance", "halt",
         )  # fmt: skip
-        assert "orders are in doubt" in event["reason"]
+        assert "are in doubt" in event["reason"]
         assert [(row["target"], row["set_by"]) for row in await commands.halts()] == [("binance", "@trips")]
         assert await _answer(made, 5) == "TRADING_HALTED"
         await commands.command("resume", scope="exchange", target="binance")

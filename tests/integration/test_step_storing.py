@@ -44,6 +44,8 @@ from tests.unit.builders import (
 
 DAY = timedelta(hours=24)
 CUTOFF = NOW - DAY
+# What this version does not offer.
+UNSUPPORTED = {"order_type": "stop_loss", "stop_price": "1"}
 
 
 async def _through(database: Database, topic: str, act: Callable[[Changes], object], orders: set[str]) -> Changes:
@@ -167,9 +169,9 @@ async def test_expired_key_is_taken_over_with_its_row(database_url: str, age: ti
     """24 hours after the decision a key serves a new request; before, its answer is given again. One row per key, always."""
     async with open_database(database_url) as database:
         owned = await taken(database)
-        first, _ = await take_in(database, owned, [arrival(trade(mode="paper"), 0)], 1)
+        first, _ = await take_in(database, owned, [arrival(trade(**UNSUPPORTED), 0)], 1)
         later = NOW + age
-        second, _ = await take_in(database, owned, [arrival(trade(mode="paper"), 1, appended_at=later)], 2, now=later)
+        second, _ = await take_in(database, owned, [arrival(trade(**UNSUPPORTED), 1, appended_at=later)], 2, now=later)
         (answer,) = finals_of(second)
         assert answer.replayed is not again
         assert finals_of(first)[0].reason_code is answer.reason_code is ReasonCode.REQUEST_UNSUPPORTED
@@ -184,7 +186,7 @@ async def test_running_claim_is_neither_taken_over_nor_purged(database_url: str)
     month = NOW + timedelta(days=30)
     async with open_database(database_url) as database:
         owned = await taken(database)
-        await take_in(database, owned, [arrival(limit(), 0), arrival(trade(mode="paper", idempotency_key="over"), 1)], 2)
+        await take_in(database, owned, [arrival(limit(), 0), arrival(trade(**UNSUPPORTED, idempotency_key="over"), 1)], 2)
         assert await purge_claims(database, month) == 1
         later, _ = await take_in(database, owned, [arrival(limit(), 2, appended_at=month)], 3, now=month)
         assert [result.status for result in finals_of(later)] == [ResultStatus.DUPLICATE]
@@ -193,7 +195,7 @@ async def test_running_claim_is_neither_taken_over_nor_purged(database_url: str)
 async def test_purge_keeps_what_is_younger(database_url: str) -> None:
     """The boundary is the moment itself."""
     async with open_database(database_url) as database:
-        await take_in(database, await taken(database), [arrival(trade(mode="paper"))], 1)
+        await take_in(database, await taken(database), [arrival(trade(**UNSUPPORTED))], 1)
         assert await purge_claims(database, NOW - timedelta(microseconds=1)) == 0
         assert await purge_claims(database, NOW) == 1
 

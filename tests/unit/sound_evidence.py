@@ -15,6 +15,7 @@ from pipeline.changes import order_fields, result_of_order, state_of
 from pipeline.identifiers import client_order_id_of
 from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees, opening
 from pipeline.order import Order
+from pipeline.paper import paper_order_id
 from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Answers, Requested
 from pipeline.verification.books import BookedOrder, ExchangeBooks
@@ -36,7 +37,7 @@ from tests.unit.withdrawal_builders import withdrawal_of
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 USER = "alice"
-FILLED, REFUSED, RESTING = "o-filled", "o-refused", "o-resting"
+FILLED, REFUSED, RESTING, PAPER = "o-filled", "o-refused", "o-resting", "o-paper"
 PAID = "w-paid"
 
 
@@ -148,7 +149,11 @@ def sound() -> Sound:
         FILLED, 0, OrderStatus.FILLED,
         cum_quantity=Decimal(1), cum_quote=Decimal(99), fee=Decimal("0.001"), fee_asset="BTC",
     )  # fmt: skip
-    orders = [filled, make_order(REFUSED, 1, OrderStatus.REJECTED), make_order(RESTING, 2, OrderStatus.NEW)]
+    simulated = replace(filled, order_id=PAPER, client_order_id=client_id(PAPER), source=source(6), mode=Mode.PAPER)
+    simulated = replace(
+        simulated, idempotency_key=f"key-{PAPER}", request_id=f"r-{PAPER}", exchange_order_id=paper_order_id(simulated.client_order_id)
+    )
+    orders = [filled, make_order(REFUSED, 1, OrderStatus.REJECTED), make_order(RESTING, 2, OrderStatus.NEW), simulated]
     for order in orders:
         made.orders[order.order_id] = order
         made.answers.add_request(order.source, 1_000)
@@ -200,7 +205,7 @@ def booked_order(order: Order) -> BookedOrder:
 
 
 def _book(made: Sound, orders: list[Order]) -> None:
-    made.books.orders += [booked_order(order) for order in orders if order.status is not OrderStatus.REJECTED]
+    made.books.orders += [booked_order(order) for order in orders if order.status is not OrderStatus.REJECTED and order.mode is Mode.LIVE]
     made.books.balances |= {(USER, "USDT"): Decimal(901), (USER, "BTC"): Decimal("0.999")}
 
 
@@ -216,6 +221,13 @@ def _pay(made: Sound) -> None:
     ledger.post("fee", FILLED, btc, fees("binance", "live", "BTC"), Decimal("0.001"))
     ledger.release("rest", FILLED, usdt, Decimal(1))
     ledger.release("void", REFUSED, usdt, Decimal(100))
+    paper_usdt, paper_btc = (AccountKey(USER, "binance", "paper", asset) for asset in ("USDT", "BTC"))
+    ledger.post("fund", None, opening("binance", "paper", "USDT"), paper_usdt, Decimal(100))
+    ledger.hold(f"{PAPER}:hold", PAPER, paper_usdt, Decimal(100))
+    ledger.post_held("paper pay", PAPER, paper_usdt, clearing("binance", "paper", "USDT"), Decimal(99))
+    ledger.post("paper receive", PAPER, clearing("binance", "paper", "BTC"), paper_btc, Decimal(1))
+    ledger.post("paper fee", PAPER, paper_btc, fees("binance", "paper", "BTC"), Decimal("0.001"))
+    ledger.release("paper rest", PAPER, paper_usdt, Decimal(1))
     made.balances = dict(ledger.balances)
     made.totals = [TransferTotal(row.kind, row.debit, row.credit, row.amount) for row in ledger.transfers]
     for row in ledger.transfers:
@@ -246,7 +258,7 @@ def _withdraw(made: Sound) -> None:
     paid = withdrawal_of(
         withdrawal_id=PAID,
         idempotency_key="key-w-paid",
-        source=source(6),
+        source=source(7),
         status=WithdrawalStatus.COMPLETED,
         asset="SOL",
         amount=Decimal(1),

@@ -13,7 +13,7 @@ from pipeline.gate.context import NO_HALTS
 from pipeline.invariants import InvariantViolation
 from pipeline.order import Order
 from pipeline.venue import Confirmed, InDoubt, Refused
-from schemas.orders import OrderStatus
+from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
@@ -61,7 +61,7 @@ def test_order_submitting_under_an_older_epoch_is_in_doubt() -> None:
     decided, changes = _planned(order_of(status=S.SUBMITTING, fencing_epoch=EPOCH - 1), _work())
     assert decided == Plan()
     order = changes.orders[ORDER_ID]
-    assert (order.status, order.reason, order.hold_amount) == (S.IN_DOUBT, INTERRUPTED, 200)
+    assert (order.status, order.reason, order.hold_amount) == (S.IN_DOUBT, INTERRUPTED[Mode.LIVE], 200)
     assert [result.status for result in results_of(changes)] == [ResultStatus.IN_DOUBT]
 
 

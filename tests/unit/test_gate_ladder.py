@@ -56,7 +56,7 @@ def test_ladder_runs_the_steps_in_order() -> None:
 
 def test_ladder_stops_at_the_first_refusal() -> None:
     """Several things wrong give the answer of the check that stands first."""
-    assert code_of(trade(mode="paper", exchange="kraken", symbol="x"), status=None) is ReasonCode.REQUEST_UNSUPPORTED
+    assert code_of(trade(order_type="stop_loss", stop_price="1", exchange="kraken"), status=None) is ReasonCode.REQUEST_UNSUPPORTED
     assert code_of(trade(symbol="x"), status=None, api_key=None) is ReasonCode.USER_UNKNOWN
 
 

@@ -45,7 +45,7 @@ SALE = {"side": "sell"}
         (trade(expires_at="2026-11-24T07:00:00Z"), at(NOW + MICROSECOND), R.REQUEST_EXPIRED),
         (trade(expires_at="2026-11-24T06:59:59.999999Z"), {}, R.REQUEST_EXPIRED),
         # what this version offers
-        (trade(mode="paper"), {}, R.REQUEST_UNSUPPORTED),
+        (trade(mode="paper"), {}, None),
         (trade(order_type="stop_loss", stop_price="1"), {}, R.REQUEST_UNSUPPORTED),
         (limit_at_market(order_type="limit_maker"), {}, R.REQUEST_UNSUPPORTED),
         (trade(order_type="trailing_stop", trailing_delta="1"), {}, R.REQUEST_UNSUPPORTED),

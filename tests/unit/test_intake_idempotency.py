@@ -115,7 +115,7 @@ def test_key_with_another_payload_is_refused_and_executes_nothing() -> None:
 @pytest.mark.parametrize(
     ("first", "code"),
     [
-        (trade(mode="paper"), ReasonCode.REQUEST_UNSUPPORTED),
+        (trade(order_type="stop_loss", stop_price="1"), ReasonCode.REQUEST_UNSUPPORTED),
         (trade(quantity="0.1x"), ReasonCode.INVALID_DECIMAL),
         (trade(quantity="10"), None),
         (cancel(idempotency_key="key-1", target_idempotency_key="none"), ReasonCode.ORDER_NOT_FOUND),

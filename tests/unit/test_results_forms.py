@@ -47,7 +47,7 @@ def test_result_in_bytes_has_every_field_of_the_contract() -> None:
     names = [
         "schema_version", "request_id", "idempotency_key", "user_id", "type", "status", "reason_code", "reason", "order_id",
         "client_order_id", "exchange_order_id", "order_status", "filled_quantity", "average_price", "fee", "fee_asset",
-        "remaining_quantity", "final", "replayed", "duplicate_of", "requested_at", "decided_at", "executed_at", "source",
+        "remaining_quantity", "final", "replayed", "duplicate_of", "requested_at", "decided_at", "executed_at", "source", "mode",
     ]  # fmt: skip
     assert list(RESULT.dump_python(result_of_order(order_of()), mode="json")) == names
 

@@ -15,7 +15,7 @@ from infra.exchange.connection import _redirected
 from infra.exchange.transport import NotHandedOver, Pause, ReportingConnector, _form, check_body, venue_class, wire_fields
 from infra.exchange.venues import BINANCE
 from pipeline.venue import Submission
-from schemas.orders import OrderType, Side
+from schemas.orders import Mode, OrderType, Side
 from schemas.reasons import ReasonCode
 
 EXPECTED: dict[str, str | Decimal | None] = {
@@ -67,6 +67,7 @@ def test_check_body_any_difference_stops_the_order(body: str | None, reason: Rea
 def test_wire_fields_name_every_amount_of_a_submission() -> None:
     """Nothing that decides about money is missing from the comparison."""
     order = Submission(
+        mode=Mode.LIVE,
         order_id="o", client_order_id="co-1", exchange="binance", user_id="u", api_key_id="k", symbol="BTC/USDT", side=Side.BUY,
         order_type=OrderType.LIMIT, quantity=Decimal("0.002"), quote_quantity=None, price=Decimal(50_000), time_in_force=None,
         submitting_at=datetime(2026, 1, 1, tzinfo=UTC),

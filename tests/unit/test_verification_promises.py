@@ -16,13 +16,14 @@ from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.promises import AUDIT, LEDGER, PAYOUTS, TOPICS, UNDER_WAY, all_hold, check_all
 from pipeline.withdrawals import result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
-from schemas.orders import OrderStatus, WithdrawalStatus
+from schemas.orders import Mode, OrderStatus, WithdrawalStatus
 from schemas.results import ResultStatus
 from schemas.withdrawals import WITHDRAWAL_STATE
 from tests.unit.sound_evidence import (
     FILLED,
     NOW,
     PAID,
+    PAPER,
     REFUSED,
     RESTING,
     USER,
@@ -129,6 +130,28 @@ def _foreign_order(made: Sound) -> None:
 
 def _asked_otherwise(made: Sound) -> None:
     made.books.orders[0].price = Decimal(101)
+
+
+def _paper_at_exchange(made: Sound) -> None:
+    made.books.orders.append(booked_order(made.orders[PAPER]))
+
+
+def _paper_told_as_real(made: Sound) -> None:
+    made.tell(replace(result_of_order(made.orders[PAPER]), mode=Mode.LIVE))
+
+
+def _paper_with_an_id_of_the_exchange(made: Sound) -> None:
+    made.tell(replace(result_of_order(made.orders[PAPER]), exchange_order_id="123"))
+
+
+def _real_told_as_paper(made: Sound) -> None:
+    made.tell(replace(result_of_order(made.orders[RESTING]), mode=Mode.PAPER))
+
+
+def _paper_money_into_real_book(made: Sound) -> None:
+    made.balances[USDT] = replace(made.balances[USDT], posted=made.balances[USDT].posted + 1)
+    simulated = USDT._replace(book="paper")
+    made.balances[simulated] = replace(made.balances[simulated], posted=made.balances[simulated].posted - 1)
 
 
 def _figures_differ(made: Sound) -> None:
@@ -400,10 +423,16 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("executed_but_unknown", _open_yet_unknown),
     ("foreign_orders", _foreign_order),
     ("foreign_orders", _asked_otherwise),
+    ("paper_stays_here", _paper_at_exchange),
+    ("foreign_orders", _paper_at_exchange),
+    ("paper_is_marked", _paper_told_as_real),
+    ("paper_is_marked", _paper_with_an_id_of_the_exchange),
+    ("paper_is_marked", _real_told_as_paper),
     ("figures_match_exchange", _figures_differ),
     ("figures_match_exchange", _fee_differs),
     ("balances_match_exchange", _funds_differ_from_exchange),
     ("ledger_sums_to_zero", _sum_is_not_zero),
+    ("ledger_sums_to_zero", _paper_money_into_real_book),
     ("balances_match_transfers", _balance_without_transfers),
     ("balances_match_transfers", _transfer_without_balance),
     ("holds_match_orders", _hold_without_order),
@@ -521,8 +550,8 @@ def test_tally_counts_the_records_of_this_run_only() -> None:
     """Figures are about the records from the given offsets on; a replay is a duplicate, not an execution."""
     answers = sound().answers
     whole = tally(answers, {0: 0})
-    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (6, 5, 1, 2, 1)
+    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (7, 6, 2, 2, 1)
     assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1, "SCHEMA_INVALID": 1}
     assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
-    assert tally(answers, {0: 3}).requests == 3
+    assert tally(answers, {0: 3}).requests == 4
     assert tally(answers, {0: 9}).requests == 0

@@ -18,7 +18,7 @@ from pipeline.withdrawal import TRANSITIONS, Withdrawal
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import AuditEvent, EventType
 from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, WithdrawalDecision
-from schemas.orders import WithdrawalStatus
+from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
@@ -62,6 +62,7 @@ def test_withdrawal_holds_amount_and_fee_and_is_queued() -> None:
     assert (work.action, work.order_id, work.user_id, work.attempt) == (Action.WITHDRAW, made.withdrawal_id, USER, 1)
     [told] = results_of(changes)
     assert (told.status, told.final, told.order_id, told.order_status) == (ResultStatus.ACCEPTED, False, made.withdrawal_id, "accepted")
+    assert told.mode is Mode.LIVE
     [snapshot] = outputs_on(changes, TOPICS.state)
     assert WITHDRAWAL_STATE.validate_json(snapshot.value or b"").withdrawal_status is _S.ACCEPTED
     assert snapshot.key == made.withdrawal_id.encode()
@@ -93,6 +94,28 @@ def test_copy_of_a_withdrawal_pays_nothing() -> None:
         (ResultStatus.REJECTED, ReasonCode.IDEMPOTENCY_KEY_REUSED),
     ]
     assert len(routed(changes)) == 1
+
+
+@pytest.mark.parametrize("needs_second_factor", [False, True])
+def test_withdrawal_of_simulated_money_is_refused_and_counts_as_no_failure(needs_second_factor: bool) -> None:
+    """Nothing is held or queued, real money in the user's account or not; the answer says which mode it was, and its key is used."""
+    changes, state = changes_of(), withdrawing_state()
+    decide([replace(arrival(asking(mode="paper")), needs_second_factor=needs_second_factor)], state, changes)
+    [told] = finals_of(changes)
+    assert (told.status, told.reason_code, told.mode) == (ResultStatus.REJECTED, ReasonCode.REQUEST_UNSUPPORTED, Mode.PAPER)
+    assert told.reason is not None and "simulated and cannot be withdrawn" in told.reason
+    assert not routed(changes) and not changes.withdrawals and not changes.ledger.transfers
+    [event] = events(changes)
+    assert (event.event_type, event.real_money) == (EventType.REQUEST_REJECTED, False)
+    assert state.accounts[USER].conduct.failures_in_row == 0
+    assert changes.claims[USER, "key-1"].result == told
+
+
+def test_slip_of_a_real_withdrawal_counts_as_a_failure() -> None:
+    """The other side: what a user can do better with real money is counted."""
+    state = withdrawing_state()
+    decide([arrival(asking(network="SOL"))], state, changes_of())
+    assert state.accounts[USER].conduct.failures_in_row == 1
 
 
 def _with_code(code: str | None, factor: SecondFactor | None) -> Changes:

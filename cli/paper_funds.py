@@ -1,0 +1,39 @@
+"""`balances fund-paper`: simulated money for a user. No exchange is asked and no real balance is touched.
+
+Start with `fund`.
+"""
+
+import re
+from decimal import Decimal
+from typing import Final
+
+from pydantic_core import PydanticCustomError
+
+from cli.administration import by_operator, change, exchange_of, usage, user_id_of
+from cli.installation import Installation
+from infra.postgres.paper_funds import PaperFunds, fund_paper
+from schemas.decimals import parse_decimal
+
+# As a symbol has it on either side of its stroke.
+_ASSET: Final = re.compile(r"[A-Z0-9]{1,20}")
+
+
+async def fund(
+    installation: Installation, user_id: str, asset: str, amount: str, *, exchange: str, reason: str | None, operator: str | None
+) -> None:
+    """Gives a user simulated funds. Raises CommandFailed."""
+    user_id, by = user_id_of(user_id), by_operator(operator, reason)
+    exchange = exchange_of(exchange)
+    if exchange not in installation.settings.exchanges:
+        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(installation.settings.exchanges)}.")
+    if not _ASSET.fullmatch(asset):
+        raise usage("The asset must be a currency code in capitals, such as USDT.")
+    funds = PaperFunds(exchange, asset, _amount_of(amount))
+    await change(installation, [user_id], lambda database: fund_paper(database, user_id, funds, by))
+
+
+def _amount_of(text: str) -> Decimal:
+    try:
+        return parse_decimal(text)
+    except PydanticCustomError as error:
+        raise usage(f"The amount {error.message()}.") from None
