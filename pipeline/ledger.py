@@ -161,16 +161,18 @@ class Ledger:
         """Moves free funds from `debit` to `credit`."""
         return self._apply(Transfer(transfer_id, TransferKind.POST, order_id, debit, credit, amount))
 
-    def charge(self, transfer_id: str, order_id: str, account: AccountKey, to: AccountKey, amount: Decimal) -> Outcome:
+    def charge(self, transfer_id: str, order_id: str | None, account: AccountKey, to: AccountKey, amount: Decimal) -> Outcome:
         """Takes an amount that was spent already: from the free funds, and what they lack from the house, so that nobody goes negative."""
         house = shortfall(account.exchange, account.book, account.asset)
         from_house = f"{transfer_id}:shortfall"
         before = [self.known[part] for part in (transfer_id, from_house) if part in self.known]
-        if before and sum((part.amount for part in before), ZERO) == amount:
-            # Whichever parts it had when it was charged, by the funds of that time.
+        if before:
+            # Whichever parts it had when it was charged, by the funds of that time: all of them must be parts of this one.
             sides = {transfer_id: account, from_house: house}
+            charged = sum((part.amount for part in before), ZERO)
             for part in before:
-                self.post(part.transfer_id, order_id, sides[part.transfer_id], to, part.amount)
+                again = Transfer(part.transfer_id, TransferKind.POST, order_id, sides[part.transfer_id], to, part.amount + amount - charged)
+                same_again(part, again)
             return Outcome.ALREADY_APPLIED
         covered = min(amount, max(self.balance(account).available, ZERO))
         outcome = Outcome.APPLIED
