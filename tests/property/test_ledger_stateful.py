@@ -165,7 +165,7 @@ def _machine(world: World) -> type[RuleBasedStateMachine]:
             name = random.choice([name for name, (word, _, _) in self.naive.applied.items() if word != "reverse"] or [""])
             if not name:
                 return
-            word, account, amount = self.naive.applied[name]
+            _, account, amount = self.naive.applied[name]
             with pytest.raises(InvariantViolation, match=name):
                 async with world.database.step(self.owned) as step:
                     changes = await changes_in(step, self.users)
