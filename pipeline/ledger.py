@@ -109,6 +109,9 @@ class Balance:
         return self.posted - self.pending
 
 
+_EMPTY: Final = Balance()
+
+
 def _is_user(account: AccountKey) -> bool:
     return not account.owner.startswith("@")
 
@@ -138,7 +141,7 @@ class Ledger:
     known: dict[str, Transfer] = field(default_factory=dict)
 
     def balance(self, account: AccountKey) -> Balance:
-        return self.balances.get(account, Balance())
+        return self.balances.get(account, _EMPTY)
 
     def open(self, transfer_id: str, account: AccountKey, amount: Decimal) -> Outcome:
         """Takes in what an account owned before the ledger knew it."""
@@ -200,15 +203,16 @@ class Ledger:
         moved: dict[AccountKey, Balance] = {}
         for account, posted, pending in _effects(transfer):
             held = self.balance(account)
-            after = replace(held, posted=held.posted + posted, pending=held.pending + pending)
-            if after.posted < ZERO or after.pending < ZERO or after.available < ZERO:
+            after = Balance(held.posted + posted, held.pending + pending, held.cost_quantity, held.cost_usd)
+            # What is held is no less than nothing, and what is owned no less than that.
+            if not ZERO <= after.pending <= after.posted:
                 raise InvariantViolation(
                     f"transfer {transfer.transfer_id} would leave {account} with {after.posted} owned and {after.pending} held. "
                     "Nothing was written. This is a defect: run `orchestrator verify` and report it with this line."
                 )
             moved[account] = after
-        self.balances |= moved
-        self.changed |= moved.keys()
+        self.balances.update(moved)
+        self.changed.update(moved)
         self.transfers.append(transfer)
         self.known[transfer.transfer_id] = transfer
         return Outcome.APPLIED
@@ -224,7 +228,8 @@ def _require_sound(transfer: Transfer) -> None:
     debit, credit = transfer.debit, transfer.credit
     if not is_amount(transfer.amount):
         raise InvariantViolation(f"transfer {transfer.transfer_id} moves {transfer.amount}; nothing was written. This is a defect.")
-    if (debit.exchange, debit.book, debit.asset) != (credit.exchange, credit.book, credit.asset):
+    # All but the owner: exchange, book and asset.
+    if debit[1:] != credit[1:]:
         raise InvariantViolation(f"transfer {transfer.transfer_id} would turn {debit} into {credit}; nothing was written.")
     if not _owners_fit(transfer):
         raise InvariantViolation(

@@ -32,6 +32,7 @@ from pipeline.venue import Confirmed, Quote, Submission
 from pipeline.withdrawal import Taken
 from schemas.orders import Mode, OrderStatus
 from schemas.routing import Action, RoutedOrder
+from schemas.wire import SourceOffset
 from tests.integration.step_database import changes_in, open_database, plain_connection, taken
 from tests.unit.builders import (
     BTC_USDT,
@@ -40,6 +41,7 @@ from tests.unit.builders import (
     ORDER_ID,
     PRICE,
     RULES,
+    TOPICS,
     USER,
     account_state,
     arrival,
@@ -121,7 +123,8 @@ def _buy_and_sell(changes: Changes) -> None:
     changes.ledger.hold("h", buy.order_id, AccountKey(USER, EXCHANGE, "live", "USDT"), buy.hold_amount)
     changes.orders[buy.order_id] = buy
     apply_venue_order(buy, bought, changes)
-    sale = sale_of(order_id="o2", client_order_id="c2", idempotency_key="k2", status=OrderStatus.NEW, hold_amount=Decimal(1))
+    source = SourceOffset(TOPICS.requests, 0, 8)
+    sale = sale_of(order_id="o2", idempotency_key="k2", source=source, status=OrderStatus.NEW, hold_amount=Decimal(1))
     changes.ledger.hold("h2", "o2", AccountKey(USER, EXCHANGE, "live", "BTC"), Decimal(1))
     changes.orders["o2"] = sale
     apply_venue_order(sale, told(OrderStatus.PARTIALLY_FILLED, "0.3", "31.1", {"USDT": "0.0311"}), changes)
