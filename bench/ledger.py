@@ -258,6 +258,7 @@ async def _prepared(server_url: str, users: int) -> AsyncIterator[Database]:
                 await filling.execute(statement, *([users] if "$1" in statement else []))
             await filling.execute("VACUUM (ANALYZE)")
             await filling.close()
+            _say(f"{name}: {users:,} users")
             database = await connect(url, 1, _TIMEOUT_SECONDS)
             try:
                 yield database

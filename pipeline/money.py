@@ -51,7 +51,7 @@ def _rounded(amount: Decimal, step: Decimal, rounding: str) -> Decimal:
 
 def is_amount(amount: Decimal) -> bool:
     """Whether the ledger can move it: more than nothing, and no more digits than the contract's (schemas/decimals.py)."""
-    return 0 < amount < LIMIT and amount % SCALE == 0
+    return amount.is_finite() and 0 < amount < LIMIT and amount % SCALE == 0
 
 
 def is_multiple(amount: Decimal, step: Decimal) -> bool:

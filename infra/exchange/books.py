@@ -45,6 +45,10 @@ class UnreadableBooks(Exception):
     """The venue's answer does not add up, so it proves nothing. Its text says what is missing."""
 
 
+class TooManyDigits(UnreadableBooks):
+    """A number, but no amount of ours. A price or a market's rule of that kind concerns its market alone."""
+
+
 def milliseconds(moment: datetime) -> int:
     """UTC time in whole ms since 1970, rounded down."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
@@ -72,7 +76,7 @@ def amount(value: object, name: str) -> Decimal:
     try:
         return parse_decimal(format_decimal(number))
     except PydanticCustomError as error:
-        raise UnreadableBooks(f"{name} is {value!r}") from error
+        raise TooManyDigits(f"{name} is {value!r}") from error
 
 
 def _total_fees(trades: Iterable[Mapping[str, Any]]) -> tuple[Fee, ...]:
@@ -127,13 +131,13 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
 
 def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
     """The spot markets of a ccxt market table whose steps are ticks (`precisionMode` TICK_SIZE). A market without a price tick or
-    quantity step, or with a figure that cannot be read, is left out: no amount for it could be checked."""
+    quantity step, or with a figure of too many digits, is left out: no amount for it could be checked. Raises UnreadableBooks."""
     found: dict[str, Market] = {}
     for symbol, row in markets.items():
         precision = row["precision"]
         if not row.get("spot") or precision.get("price") is None or precision.get("amount") is None:
             continue
-        with suppress(UnreadableBooks):
+        with suppress(TooManyDigits):
             found[symbol] = _market(symbol, row)
     return found
 
@@ -156,18 +160,15 @@ def _market(symbol: str, row: Mapping[str, Any]) -> Market:
 
 
 def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:
-    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). One that is no price is left out.
-
-    Raises UnreadableBooks.
-    """
+    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). Raises UnreadableBooks."""
     if not isinstance(answer, list):
         raise UnreadableBooks("its prices are no list")
     prices: dict[str, Decimal] = {}
     for row in answer:
         symbol = wanted.get(str(row.get("symbol"))) if isinstance(row, dict) else None
-        if symbol is not None:
-            # One that cannot be read, or is not above zero, is no price, and no reason to do without the others.
-            with suppress(UnreadableBooks):
+        # One below zero, or with too many digits, is no price, and no reason to do without the others.
+        if symbol is not None and not str(row.get("price")).startswith("-"):
+            with suppress(TooManyDigits):
                 price = amount(row.get("price"), "price")
                 if price > 0:
                     prices[symbol] = price

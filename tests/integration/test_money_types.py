@@ -57,7 +57,7 @@ from tests.unit.withdrawal_builders import asking, report, withdrawing_state
 
 ROOT = Path(__file__).parents[2]
 ORDER = {"id": "1", "status": "closed", "filled": "2", "cost": "199.999999999999999999", "clientOrderId": "c", "timestamp": 1}
-MARKET = {
+MARKET: dict[str, Any] = {
     "spot": True, "base": "BTC", "quote": "USDT", "active": True, "taker": "0.001", "precision": {"price": "0.01", "amount": "0.00001"},
     "limits": {"amount": {"min": "0.00001", "max": "9000"}, "cost": {"min": "5"}},
 }  # fmt: skip
@@ -196,6 +196,13 @@ def test_a_float_in_an_exchanges_answer_is_no_amount(value: object) -> None:
     """ccxt runs with strings for numbers; one that comes otherwise proves nothing."""
     with pytest.raises(UnreadableBooks):
         amount(value, "executed quantity")
+
+
+@pytest.mark.parametrize(("greatest", "listed"), [("9" * 20, True), ("1" + "0" * 30, False), ("0." + "0" * 18 + "1", False)])
+def test_market_with_too_many_digits_is_left_out_alone(greatest: str, listed: bool) -> None:
+    """A coin with a supply of 10^30, or a step below 18 places, is not traded; the others are."""
+    market = {**MARKET, "limits": {**MARKET["limits"], "amount": {"min": "1", "max": greatest}}}
+    assert set(read_markets({"BTC/USDT": MARKET, "X/USDT": market})) == ({"BTC/USDT", "X/USDT"} if listed else {"BTC/USDT"})
 
 
 def _mixes() -> list[str]:
