@@ -4,15 +4,18 @@ from typing import Final
 
 from agents.batch import Batch, StepContext
 from agents.execution import load_orders, require_published, require_value
+from infra.postgres.drifts import drifts_of_users
 from infra.postgres.gate import halts
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import unpublished_withdrawals
+from pipeline.balance_reconciliation import apply_balance_report
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.halts import apply_trip
 from pipeline.invariants import Unpublished
 from pipeline.payouts import apply_withdrawal_report
 from pipeline.settlement import apply_report
+from schemas.balances import BalanceReport
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
 from schemas.routing import ON_REPORTS, Report
 from schemas.withdrawals import WithdrawalReport
@@ -41,9 +44,12 @@ class SettlementStep:
         # The chain of commands is the halts' lock.
         more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if trips else []
         payouts = [report for report in told if isinstance(report, WithdrawalReport)]
+        looks = [report for report in told if isinstance(report, BalanceReport)]
         order_ids = sorted({report.order_id for report in reports})
         withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
-        user_ids = sorted({report.user_id for report in reports} | {payout.user_id for payout in payouts})
+        user_ids = sorted({
+            *(report.user_id for report in reports), *(payout.user_id for payout in payouts), *(look.user_id for look in looks),
+        })
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more, withdrawal_ids)
@@ -57,6 +63,10 @@ class SettlementStep:
                 apply_report(report, changes, self._context.rules)
             for payout in payouts:
                 apply_withdrawal_report(payout, changes, self._context.rules)
+            if looks:
+                changes.drifts = await drifts_of_users(step.connection, sorted({look.user_id for look in looks}))
+                for look in looks:
+                    apply_balance_report(look, changes, self._context.rules)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)

@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.audit import AuditTrail, Value
 from pipeline.cost import RealisedResult
+from pipeline.drift import StoredDrift
 from pipeline.gate.context import Conduct, Halt
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Ledger, Transfer
@@ -127,6 +128,9 @@ class Changes:
     # The stops in force, by scope and target, and which have moved (set, or gone from `halts`).
     halts: dict[tuple[HaltScope, str], SetHalt] = field(default_factory=dict)
     halts_moved: set[tuple[HaltScope, str]] = field(default_factory=set)
+    # Differences from the exchanges' balances by (user, exchange) and asset, and which (user, exchange, asset) have moved (or are gone).
+    drifts: dict[tuple[str, str], dict[str, StoredDrift]] = field(default_factory=dict)
+    drifts_moved: set[tuple[str, str, str]] = field(default_factory=set)
     # What sales brought, to be counted against the loss limit.
     realised: list[RealisedResult] = field(default_factory=list)
     outputs: list[OutputRecord] = field(default_factory=list)

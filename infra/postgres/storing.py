@@ -20,6 +20,7 @@ from typing import Final
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
+from infra.postgres.drifts import DRIFTS
 from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
@@ -81,6 +82,7 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
+    _drifts(statement, changes)
     await statement.run(connection, subject)
     await _cancels(connection, changes)
 
@@ -324,6 +326,32 @@ def _halts(statement: _Statement, changes: Changes) -> None:
                 "WHERE halts.scope = given.scope AND halts.target = given.target"
             ),
             columns_of(gone, 2),
+            len(gone),
+        )
+
+
+def _drifts(statement: _Statement, changes: Changes) -> None:
+    kept = [changes.drifts[user_id, exchange].get(asset) for user_id, exchange, asset in sorted(changes.drifts_moved)]
+    rows = [drift for drift in kept if drift is not None]
+    gone = [key for key, drift in zip(sorted(changes.drifts_moved), kept, strict=True) if drift is None]
+    if rows:
+        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in DRIFTS.columns[3:])
+        statement.add(
+            "drifts_seen",
+            lambda first: f"{DRIFTS.insert(first)} ON CONFLICT (user_id, exchange, asset) DO UPDATE SET {assignments}",
+            DRIFTS.arrays(rows),
+            len(rows),
+        )
+    if gone:
+        statement.add(
+            "drifts_gone",
+            lambda first: (
+                "DELETE FROM balance_drifts USING "  # noqa: S608 — literals
+                f"unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[]) AS given (user_id, exchange, asset) "
+                "WHERE balance_drifts.user_id = given.user_id AND balance_drifts.exchange = given.exchange "
+                "AND balance_drifts.asset = given.asset"
+            ),
+            columns_of(gone, 3),
             len(gone),
         )
 
