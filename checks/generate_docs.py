@@ -58,7 +58,7 @@ _FIX_MEANING: Final[dict[int, str]] = {
 _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
     "requests": ("`user_id` recommended, any accepted", "producers in any language", "requests (see [producers.md](producers.md))"),
     "orders": ("`user_id`", "intake", "work for the execution agent of one exchange"),
-    "reports": ("`order_id`", "reconciliation, the watch of withdrawals", "what a look-up at an exchange proved"),
+    "reports": ("`order_id`", "reconciliation, the watches of withdrawals and balances", "what a look-up at an exchange proved"),
     "commands": ("scope", "operators", "commands; nothing reads it in this version"),
     "results": ("`request_id`", "all agents", "the answers"),
     "audit": ("`order_id:seq`, or `account:seq` where there is no order", "all agents", "one event per state change, hash-chained"),
