@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 schema_app = typer.Typer(no_args_is_help=True, help="The contract for programs.")
 verify_app = typer.Typer()
+app.add_typer(verify_app, name="verify")
 app.add_typer(balances_app, name="balances")
 app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
@@ -40,7 +41,6 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(schema_app, name="schema")
-app.add_typer(verify_app, name="verify")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
@@ -298,7 +298,7 @@ def resume(
 
 @app.command()
 def status(as_json: _AsJson = False) -> None:
-    """Show what is stopped, by whom and why, and orders in doubt, frozen users and locked second factors."""
+    """Show what is stopped, by whom and why, and orders in doubt, balances that differ, frozen users and locked second factors."""
     from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
     from cli.status import show_status  # noqa: PLC0415 — invariant 1
 

@@ -62,7 +62,7 @@ async def _users(connection: AsyncConnection, statement: TextClause) -> list[str
 
 
 async def show_status(installation: Installation, *, as_json: bool) -> None:
-    """Prints the halts in force, unfinished orders and withdrawals by exchange, balances that differ, frozen users and locked second factors."""
+    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users and locked second factors."""
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
         orders: list[Row] = [dict(row) for row in (await connection.execute(_ORDERS)).mappings()]
