@@ -374,7 +374,6 @@ def _balance_watch(
         owned=owned,
         market_data=market_data,
         topics=Topics(settings.topic_prefix),
-        consumer_group=settings.consumer_group,
         rules=rules_of(settings),
         interval_seconds=settings.balance_check_ms / 1000,
         calls_max=settings.balance_check_calls_max,

@@ -3,8 +3,7 @@
 It changes nothing itself: what a look shows goes through the settlement agent's step, and so does the halt of an account that is above the
 threshold. So a report that is lost is made again at the next look, and two workers that look at the same account at once do no harm.
 
-Each worker looks after the users whose number falls on a partition of the exchange's queue that it owns, so that every account is
-somebody's.
+The users of an exchange are divided among the partitions of its queue: the owner of a partition looks after its share.
 
 Invariants:
 1. A round asks an exchange a bounded number of questions, one account after another, so that orders do not queue behind them. Binance
@@ -26,7 +25,7 @@ from agents.balance_look import BalanceLooks, report_of
 from agents.batch import Clock
 from infra.exchange.gateway import AccountGateway
 from infra.metrics import record_balance_round
-from infra.postgres.account_ledgers import compared_accounts, partition_count
+from infra.postgres.account_ledgers import compared_accounts
 from infra.postgres.drifts import drift_counts
 from infra.postgres.step import Database
 from pipeline.balance_reconciliation import ExchangeAccount, NotJudged, halt_reason
@@ -53,7 +52,6 @@ class BalanceWatch:
         owned: Callable[[str], list[int]],
         market_data: Callable[[], Mapping[str, MarketData]],
         topics: Topics,
-        consumer_group: str,
         rules: Rules,
         interval_seconds: float,
         calls_max: int,
@@ -65,7 +63,6 @@ class BalanceWatch:
         self._owned = owned
         self._market_data = market_data
         self._topics = topics
-        self._consumer_group = consumer_group
         self._rules = rules
         self._interval = interval_seconds
         self._calls_max = calls_max
@@ -88,11 +85,12 @@ class BalanceWatch:
         owned = self._owned(exchange)
         if not owned:
             return
-        partitions = owned, await partition_count(self._database, self._consumer_group, self._topics.orders(exchange))
+        # As many shares as the queue has partitions: each has exactly one owner.
+        shares = owned, len(await self._producer.partitions_for(self._topics.orders(exchange)))
         looks = BalanceLooks(self._database, {exchange: gateway})
         while looks.asked < self._calls_max:
             after, now = self._cursors.get(exchange, ""), self._clock()
-            page = await compared_accounts(self._database, exchange, now, after_user_id=after, partitions=partitions, limit=_PAGE)
+            page = await compared_accounts(self._database, exchange, now, after_user_id=after, shares=shares, limit=_PAGE)
             for account in page:
                 if looks.asked >= self._calls_max:
                     break

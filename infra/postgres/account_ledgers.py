@@ -16,8 +16,8 @@ from schemas.orders import OrderStatus
 
 _KEYS_MAX: Final = 5
 
-# An account is compared from its first balance or import on: before that nobody has said what it holds. Every worker shares the accounts
-# out in the same way, by a number of the user's name; how many partitions there are is what the database has seen owned.
+# An account is compared from its first balance or import on: before that nobody has said what it holds. Every worker asks the same server,
+# so that all divide the accounts alike.
 _ACCOUNTS: Final = f"""
     SELECT users.user_id, COALESCE(keys.ids, '{{}}') AS api_key_ids FROM users
     LEFT JOIN LATERAL (
@@ -33,7 +33,6 @@ _ACCOUNTS: Final = f"""
            OR EXISTS (SELECT FROM balance_imports WHERE balance_imports.user_id = users.user_id AND exchange = $1))
     ORDER BY users.user_id LIMIT $7
 """  # noqa: S608 — a literal
-_PARTITIONS: Final = "SELECT COALESCE(max(partition), 0) + 1 FROM input_partitions WHERE consumer_group = $1 AND topic = $2"
 _OWNED: Final = "SELECT asset, posted FROM balances WHERE user_id = $1 AND exchange = $2 AND book = 'live'"
 # Rare, and read from an index that holds nothing else.
 _ADVANCED: Final = """
@@ -58,12 +57,6 @@ _UNSETTLED: Final = """
 _RESTING_STATES: Final = [OrderStatus.NEW.value, OrderStatus.PARTIALLY_FILLED.value]
 
 
-async def partition_count(database: Database, consumer_group: str, topic: str) -> int:
-    """How many partitions of a topic its group has owned so far, 1 or more. Raises Retryable when the database is out of reach."""
-    async with database.connection() as connection:
-        return int(await connection.fetchval(_PARTITIONS, consumer_group, topic))
-
-
 async def compared_accounts(
     database: Database,
     exchange: str,
@@ -71,14 +64,14 @@ async def compared_accounts(
     *,
     after_user_id: str = "",
     only_user_id: str | None = None,
-    partitions: tuple[Sequence[int], int] | None = None,
+    shares: tuple[Sequence[int], int] | None = None,
     limit: int,
 ) -> list[ExchangeAccount]:
     """Accounts at an exchange by user id, from one on, each with the keys to ask with; none of them where it cannot be asked.
 
-    `partitions`: only the part of these partitions, of so many. Raises Retryable when the database is out of reach.
+    `shares`: only those of these shares, of so many. Raises Retryable when the database is out of reach.
     """
-    owned, count = partitions if partitions is not None else (None, 1)
+    owned, count = shares if shares is not None else (None, 1)
     async with database.connection() as connection:
         rows = await connection.fetch(_ACCOUNTS, exchange, now, after_user_id, only_user_id, owned, count, limit)
     return [ExchangeAccount(row["user_id"], exchange, tuple(row["api_key_ids"])) for row in rows]

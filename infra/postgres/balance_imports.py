@@ -19,8 +19,8 @@ from typing import Final
 import orjson
 
 from infra.postgres.administration import By, NotDone, UserChange, changing_user
-from infra.postgres.rows import TRANSFERS, columns_of
 from infra.postgres.step import Database
+from infra.postgres.transfers import apply_transfers
 from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening
 from pipeline.venue import AccountBalances
 from schemas.audit import EventType
@@ -82,7 +82,7 @@ async def import_balances(database: Database, asked: AskedAccount, shown: Accoun
             # Somebody else has just done it, for another user.
             await _require_new(changing, asked, account_id)
         transfers = [_transfer(asked, account_id, asset, amount) for asset, amount in amounts.items()]
-        await _book(changing, transfers, by)
+        await apply_transfers(changing.connection, transfers, by.at)
         what = f"{listed(amounts)} of account {account_id}, asked with key {asked.api_key_id}"
         changing.record(EventType.BALANCES_IMPORTED, what, asked.exchange, transfers)
     return Imported(account_id, amounts)
@@ -152,16 +152,3 @@ def _transfer(asked: AskedAccount, account_id: str, asset: str, amount: Decimal)
     account = AccountKey(asked.user_id, asked.exchange, _BOOK, asset)
     transfer_id = f"import:{asked.exchange}:{account_id}:{asset}"
     return Transfer(transfer_id, TransferKind.OPENING, None, opening(asked.exchange, _BOOK, asset), account, amount)
-
-
-async def _book(changing: UserChange, transfers: list[Transfer], by: By) -> None:
-    sql = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)
-    await changing.connection.execute(sql, *TRANSFERS.arrays(transfers), by.at)
-    await changing.connection.execute(
-        """
-        INSERT INTO balances (user_id, exchange, book, asset, posted, pending)
-        SELECT given.*, 0 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[]) AS given
-        ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = balances.posted + EXCLUDED.posted
-        """,
-        *columns_of([(*transfer.credit, transfer.amount) for transfer in transfers], 5),
-    )

@@ -21,11 +21,12 @@ def users_of(name: str) -> set[str]:
 
 
 def test_only_three_modules_make_opening_transfers() -> None:
-    """The kind and the account it comes from are used by nobody else; whoever adds a place has to say here why."""
+    """The kind and the account it comes from are used by nobody else, and no step opens an account; whoever adds a place says why here."""
     assert users_of("OPENING") - OWN == MAY_BEGIN_MONEY
-    assert users_of("opening") & {path.relative_to(ROOT).as_posix() for path in modules("agents", "cli", "infra/postgres", "pipeline")} == (
-        MAY_BEGIN_MONEY
-    )
+    elsewhere = {path.relative_to(ROOT).as_posix() for path in modules("agents", "cli", "infra/postgres", "pipeline")} - OWN
+    assert users_of("opening") & elsewhere == MAY_BEGIN_MONEY
+    steps = {path.relative_to(ROOT).as_posix() for path in modules("agents", "pipeline")}
+    assert users_of("open") & steps == set()
 
 
 def test_only_where_no_money_is_real_users_are_added_with_it() -> None:
