@@ -34,13 +34,12 @@ _ACCOUNTS: Final = f"""
     ORDER BY users.user_id LIMIT $7
 """  # noqa: S608 — a literal
 _OWNED: Final = "SELECT asset, posted FROM balances WHERE user_id = $1 AND exchange = $2 AND book = 'live'"
-# Rare, and read from an index that holds nothing else.
+# Rare, and read from an index that holds nothing else. Whose cause it was, its other transfers tell: each cause has some of its user's.
 _ADVANCED: Final = """
-    SELECT transfers.asset, sum(transfers.amount) AS amount FROM transfers
-    WHERE transfers.debit_owner = '@shortfall' AND transfers.exchange = $2 AND transfers.book = 'live'
-      AND (EXISTS (SELECT FROM orders WHERE orders.order_id = transfers.order_id AND orders.user_id = $1)
-           OR EXISTS (SELECT FROM withdrawals WHERE withdrawals.withdrawal_id = transfers.order_id AND withdrawals.user_id = $1))
-    GROUP BY transfers.asset
+    SELECT advanced.asset, sum(advanced.amount) AS amount FROM transfers AS advanced
+    WHERE advanced.debit_owner = '@shortfall' AND advanced.exchange = $2 AND advanced.book = 'live'
+      AND EXISTS (SELECT FROM transfers AS own WHERE own.order_id = advanced.order_id AND $1 IN (own.debit_owner, own.credit_owner))
+    GROUP BY advanced.asset
 """
 _LEAVING: Final = """
     SELECT asset, sum(amount + fee) AS amount FROM withdrawals

@@ -1,0 +1,67 @@
+"""What the comparison of balances reads from the database: one account at one moment, and which accounts are whose to look at."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from infra.postgres.account_ledgers import compared_accounts, read_account
+from infra.postgres.step import Database
+from infra.postgres.transfers import apply_transfers
+from pipeline.balance_reconciliation import ExchangeAccount
+from pipeline.ledger import AccountKey, Transfer, TransferKind, clearing, opening, shortfall
+from tests.integration.step_database import open_database
+from tests.unit.builders import EXCHANGE, NOW
+
+D = Decimal
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Alice and Bob with 100,000 USDT and 10 BTC each."""
+    async with open_database(database_url) as opened:
+        yield opened
+
+
+async def test_account_is_read_as_owned_less_advanced_and_in_real_money(database: Database) -> None:
+    """What the house paid for one user's order is that user's alone; holds and simulated money do not count."""
+    alice, paper = AccountKey("alice", EXCHANGE, "live", "USDT"), AccountKey("alice", EXCHANGE, "paper", "USDT")
+    taken = clearing(EXCHANGE, "live", "USDT")
+    transfers = [
+        Transfer("hold", TransferKind.HOLD, "o1", alice, alice, D(500)),
+        Transfer("pay", TransferKind.POST_HELD, "o1", alice, taken, D(300)),
+        Transfer("more", TransferKind.POST, "o1", shortfall(EXCHANGE, "live", "USDT"), taken, D(7)),
+        Transfer("fund:1", TransferKind.OPENING, None, opening(EXCHANGE, "paper", "USDT"), paper, D(9)),
+    ]
+    async with database.connection() as connection, connection.transaction():
+        await apply_transfers(connection, transfers, NOW)
+    found = await read_account(database, ExchangeAccount("alice", EXCHANGE))
+    assert (dict(found.owned), found.resting, found.unsettled) == ({"USDT": D(99_693), "BTC": D(10)}, (), 0)
+    assert dict((await read_account(database, ExchangeAccount("bob", EXCHANGE))).owned) == {"USDT": D(100_000), "BTC": D(10)}
+
+
+async def test_accounts_are_shared_out_so_that_each_is_looked_at_once(database: Database) -> None:
+    """Every account falls in one share, in pages; who has no real balance is not compared, who has no usable key has none to ask with."""
+    async with database.connection() as connection:
+        for name in [f"u{number:02}" for number in range(20)]:
+            await connection.execute("INSERT INTO users (user_id, status, created_at) VALUES ($1, 'active', now())", name)
+            account = AccountKey(name, EXCHANGE, "live", "USDT")
+            if name != "u19":
+                await apply_transfers(
+                    connection, [Transfer(f"opening:{account}", TransferKind.OPENING, None, opening(*account[1:]), account, D(1))], NOW
+                )
+        await connection.execute("UPDATE api_keys SET status = 'revoked' WHERE user_id = 'bob'")
+    parts = []
+    for share in range(3):
+        after = ""
+        while page := await compared_accounts(database, EXCHANGE, NOW, after_user_id=after, shares=([share], 3), limit=2):
+            parts.append([account.user_id for account in page])
+            after = page[-1].user_id
+    users = sorted(user for part in parts for user in part)
+    assert users == ["alice", "bob", *(f"u{number:02}" for number in range(19))]
+    assert max(map(len, parts)) == 2
+    keys = {account.user_id: account.api_key_ids for account in await compared_accounts(database, EXCHANGE, NOW, limit=100)}
+    assert (len(keys["alice"]), keys["bob"]) == (1, ())
+    later = await compared_accounts(database, "elsewhere", NOW + timedelta(days=1), limit=100)
+    assert later == []
