@@ -148,7 +148,7 @@ class Parts:
 
 
 def credential_source(database: Database, keyring: Keyring) -> CredentialSource:
-    """Where the gateways have the users' keys from. What it raises: MasterKeyError and Retryable."""
+    """Where the gateways have the users' keys from. It raises Retryable when the database is out of reach."""
 
     def decrypt(user_id: str, api_key_id: str, ciphertext: bytes) -> Credentials:
         secret = keyring.decrypt(user_id, api_key_id, ciphertext)

@@ -22,10 +22,9 @@ from agents.balance_look import BalanceLooks
 from cli.administration import exchange_of, keyring_for, usage, user_id_of
 from cli.installation import Installation
 from cli.orders import Row, database_failed
-from cli.output import CommandFailed, Exit, printable, say, table_lines, to_json, write_line
+from cli.output import Exit, printable, say, table_lines, to_json, write_line
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
-from infra.keyring import MasterKeyError
 from infra.postgres.account_ledgers import compared_accounts
 from infra.postgres.step import Database, connect
 from pipeline.balance_reconciliation import Drift, ExchangeAccount, Judged, Look, NotJudged, value_of
@@ -77,11 +76,8 @@ async def run_verify_balances(installation: Installation, options: BalancesOptio
             raise usage(f"{error}.") from error
         for gateway in gateways.values():
             stack.push_async_callback(gateway.close)
-        try:
-            for exchange in exchanges:
-                await _compare(database, gateways[exchange], user_id, rules, found)
-        except MasterKeyError as error:
-            raise CommandFailed(f"A stored key cannot be read: {error}. Nothing was changed.", Exit.NOT_SO) from error
+        for exchange in exchanges:
+            await _compare(database, gateways[exchange], user_id, rules, found)
     _print(found, as_json=options.as_json)
     if found.drifts:
         return Exit.NOT_SO

@@ -205,7 +205,7 @@ def apply_balance_report(report: BalanceReport, changes: Changes, rules: Rules) 
     shown = {drift.asset: drift for drift in report.drifts}
     for asset in known.keys() - shown.keys():
         gone = known.pop(asset)
-        changes.drifts_moved.add((*account, asset))
+        _note_moved((*account, asset), gone, None, changes)
         if gone.found_at is not None:
             what = f"the exchange shows what the ledger says again; the difference was {_signed(gone.difference)}"
             _audit(report, asset, EventType.BALANCE_DRIFT_GONE, f"{what}, since {gone.first_seen_at:%Y-%m-%dT%H:%M:%SZ}", changes)
@@ -216,7 +216,7 @@ def apply_balance_report(report: BalanceReport, changes: Changes, rules: Rules) 
         if found_at is None and report.looked_up_at - first_seen_at >= rules.balance_drift_age:
             found_at = changes.now
             _audit(report, asset, EventType.BALANCE_DRIFT_FOUND, f"{_text(drift)}, since {first_seen_at:%Y-%m-%dT%H:%M:%SZ}", changes)
-        known[asset] = StoredDrift(
+        kept = known[asset] = StoredDrift(
             user_id=report.user_id,
             exchange=report.exchange,
             asset=asset,
@@ -228,7 +228,17 @@ def apply_balance_report(report: BalanceReport, changes: Changes, rules: Rules) 
             found_at=found_at,
             above_since=above_since,
         )
-        changes.drifts_moved.add((*account, asset))
+        _note_moved((*account, asset), before, kept, changes)
+
+
+def _note_moved(key: tuple[str, str, str], before: StoredDrift | None, after: StoredDrift | None, changes: Changes) -> None:
+    """Notes that a row is to be written or removed; of one that came and went within this batch there is nothing to remove."""
+    if before is None and key not in changes.drifts_moved:
+        changes.drifts_made.add(key)
+    changes.drifts_moved.add(key)
+    if after is None and key in changes.drifts_made:
+        changes.drifts_made.discard(key)
+        changes.drifts_moved.discard(key)
 
 
 def _above_since(drifts: Mapping[str, StoredDrift]) -> datetime | None:

@@ -7,12 +7,14 @@ from decimal import Decimal
 import pytest
 
 from infra.postgres.account_ledgers import compared_accounts, read_account
+from infra.postgres.drifts import drifts_of_users
 from infra.postgres.step import Database
 from infra.postgres.transfers import apply_transfers
-from pipeline.balance_reconciliation import ExchangeAccount
+from pipeline.balance_reconciliation import ExchangeAccount, apply_balance_report
 from pipeline.ledger import AccountKey, Transfer, TransferKind, clearing, opening, shortfall
-from tests.integration.step_database import open_database
-from tests.unit.builders import EXCHANGE, NOW
+from schemas.balances import BalanceReport, ReportedDrift
+from tests.integration.step_database import changes_in, open_database, taken
+from tests.unit.builders import EXCHANGE, NOW, RULES
 
 D = Decimal
 
@@ -65,3 +67,34 @@ async def test_accounts_are_shared_out_so_that_each_is_looked_at_once(database: 
     assert (len(keys["alice"]), keys["bob"]) == (1, ())
     later = await compared_accounts(database, "elsewhere", NOW + timedelta(days=1), limit=100)
     assert later == []
+
+
+async def test_drifts_of_a_batch_are_stored_as_its_last_look_leaves_them(database: Database) -> None:
+    """However often one comes and goes within a batch: the rows are those of the newest report, with what was known of them before."""
+    looks = iter(range(1_000))
+
+    def seen(*assets: str) -> BalanceReport:
+        shown = tuple(ReportedDrift(asset=asset, ledger_amount=D(1), exchange_amount=D(3), usd=D(2)) for asset in assets)
+        at = NOW + timedelta(seconds=next(looks))
+        return BalanceReport(schema_version=1, user_id="alice", exchange=EXCHANGE, looked_up_at=at, drifts=shown)
+
+    batches = [
+        [seen("USDT"), seen()],
+        [seen("USDT"), seen("BTC"), seen("BTC", "USDT")],
+        [seen("USDT"), seen("BTC"), seen()],
+        [seen("BTC"), seen()],
+        [seen(), seen("BTC")],
+        [seen(), seen("BTC")],
+    ]
+    owned = await taken(database)
+    for reports in batches:
+        async with database.step(owned) as step:
+            changes = await changes_in(step, ["alice"])
+            changes.drifts = await drifts_of_users(step.connection, ["alice"])
+            for report in reports:
+                apply_balance_report(report, changes, RULES)
+            await step.store(changes, NOW - RULES.key_lifetime)
+        async with database.connection() as connection:
+            stored = (await drifts_of_users(connection, ["alice"])).get(("alice", EXCHANGE), {})
+        assert stored == changes.drifts["alice", EXCHANGE]
+        assert set(stored) == {drift.asset for drift in reports[-1].drifts}
