@@ -3,6 +3,7 @@
 Start with `import_account`.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cli.administration import administering, by_operator, exchange_of, key_id_of, keyring_for, usage, user_id_of
@@ -42,6 +43,8 @@ async def import_account(
                 Exit.OUT_OF_REACH,
             )
         asked = AskedAccount(user_id, exchange, api_key_id, seq, looked_up_at)
+        # Booked as of the answer: what the account gets later is not in it.
+        by = replace(by, at=datetime.now(UTC))
         imported = await import_balances(administration.database, asked, shown, by)
         if as_json:
             found: Row = {"user_id": user_id, "exchange": exchange, "account_id": imported.account_id, "amounts": dict(imported.amounts)}

@@ -62,7 +62,8 @@ async def chain_seq(database: Database, user_id: str) -> int:
 
 
 async def import_balances(database: Database, asked: AskedAccount, shown: AccountBalances, by: By) -> Imported:
-    """Books what the exchange has shown of an account. Raises NotDone where it was imported before, or where the figure could be wrong."""
+    """Books what the exchange has shown of an account, as of `by.at`, which is to be when it answered. Raises NotDone where it was imported
+    before, or where the figure could be wrong."""
     account_id = shown.account_id
     if account_id is None:
         raise NotDone(
@@ -142,7 +143,7 @@ async def _claim(changing: UserChange, asked: AskedAccount, account_id: str, amo
         asked.api_key_id,
         orjson.dumps({asset: format_decimal(amount) for asset, amount in amounts.items()}).decode(),
         asked.looked_up_at,
-        max(by.at, asked.looked_up_at),
+        by.at,
         by.operator,
     )
     return taken is not None
