@@ -14,7 +14,9 @@ import aiohttp
 import pytest
 
 from tests.installation import Installation, installation, order
+from tests.integration.halted import cli_settings
 from tests.integration.simulator_client import SimulatorClient
+from tests.orchestrator import orchestrator
 from tests.withdrawing import APPLY, FAILING, QUICK, allow_withdrawals, run_sql, withdrawal
 
 COMPARING = {
@@ -88,8 +90,9 @@ async def events(made: Installation, user: str) -> list[str]:
 async def test_balance_watch_is_quiet_while_all_moves_and_halts_who_was_robbed(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
-    """Orders that fill and rest and withdrawals under way are no drift in any round. Then two accounts lose money behind the system's back:
-    both are found when they are old enough, the one above the threshold is halted, and both are gone when the money is back."""
+    """Orders that fill and rest and withdrawals under way are no drift in any round, nor for the command. Then two accounts lose money
+    behind the system's back: both are found when they are old enough, the one above the threshold is halted, and both are gone when the
+    money is back."""
     options = ("--withdrawal-ms", str(WITHDRAWAL_MS), "--withdrawal-fee", "1")
     async with installation(kafka, database_url, unique_prefix, tmp_path, *options) as made:
         await allow_withdrawals(made)
@@ -101,12 +104,14 @@ async def test_balance_watch_is_quiet_while_all_moves_and_halts_who_was_robbed(
         await made.publish([resting, withdrawal(3), withdrawal(4, address=FAILING)])
         moving = asyncio.create_task(keep_moving(made))
         try:
-            await wait_for_rounds(made, 12)
+            now = await asyncio.to_thread(orchestrator, tmp_path, "verify", "balances", "--json", settings=cli_settings(made))
+            await wait_for_rounds(made, 8)
         finally:
             moving.cancel()
             with suppress(asyncio.CancelledError):
                 await moving
         assert await run_sql(made, "SELECT * FROM noted") == []
+        assert (now.code, now.json["accounts"], now.json["drifts"], now.json["unanswered"]) == (0, 8, [], []), now.errors
         assert len(await run_sql(made, "SELECT 1 FROM orders WHERE executed_at IS NOT NULL AND status = 'filled'")) > 10
         async with aiohttp.ClientSession() as session:
             await take(session, made, "user-6", "60")
