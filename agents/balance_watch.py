@@ -38,6 +38,8 @@ from schemas.topics import Topics
 log = structlog.get_logger(__name__)
 
 _PAGE: Final = 100
+# So many accounts in a row without an answer: the exchange is away, and each question may take a time-out.
+_UNANSWERED_MAX: Final = 5
 
 
 class BalanceWatch:
@@ -76,45 +78,50 @@ class BalanceWatch:
         while True:
             await asyncio.sleep(self._interval)
             try:
-                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+                await asyncio.gather(*map(self.look_around, self._gateways))
             except* (Retryable, KafkaError) as group:
                 log.debug("balance_watch_waits", error=str(group.exceptions[0]))
 
-    async def _round(self, exchange: str, gateway: AccountGateway) -> None:
-        """Looks at accounts from where the last round ended on, until the questions of a round are used up or all had their turn."""
+    async def look_around(self, exchange: str) -> None:
+        """One round: looks at accounts from where the last one ended on, until its questions are used up, the exchange does not answer, or
+        all had their turn. Raises Retryable and KafkaError while a service is out of reach."""
         owned = self._owned(exchange)
         if not owned:
             return
         # As many shares as the queue has partitions: each has exactly one owner.
         shares = owned, len(await self._producer.partitions_for(self._topics.orders(exchange)))
-        looks = BalanceLooks(self._database, {exchange: gateway})
-        while looks.asked < self._calls_max:
+        looks, unanswered = BalanceLooks(self._database, {exchange: self._gateways[exchange]}), 0
+        while looks.asked < self._calls_max and unanswered < _UNANSWERED_MAX:
             after, now = self._cursors.get(exchange, ""), self._clock()
             page = await compared_accounts(self._database, exchange, now, after_user_id=after, shares=shares, limit=_PAGE)
             for account in page:
-                if looks.asked >= self._calls_max:
+                if looks.asked >= self._calls_max or unanswered >= _UNANSWERED_MAX:
                     break
-                await self._look(account, looks)
+                asked = looks.asked
+                answered = await self._look(account, looks)
+                unanswered = 0 if answered or looks.asked == asked else unanswered + 1
                 self._cursors[exchange] = account.user_id
             else:
                 if len(page) < _PAGE:
                     await self._note_complete(exchange)
                     return
 
-    async def _look(self, account: ExchangeAccount, looks: BalanceLooks) -> None:
+    async def _look(self, account: ExchangeAccount, looks: BalanceLooks) -> bool:
+        """Looks at one account and reports; False when the exchange did not answer."""
         looked_up_at = self._clock()
         look = await looks.look(account)
         if isinstance(look, NotJudged):
             self._not_judged[account.exchange] = self._not_judged.get(account.exchange, 0) + 1
             log.debug("balances_not_judged", exchange=account.exchange, user_id=account.user_id, why=look.why)
-            return
+            return not look.unanswered
         if not look.drifts and not look.stored:
-            return
+            return True
         report = report_of(account, look, self._market_data().get(account.exchange), looked_up_at, self._rules)
         await self._publish(report.model_dump_json(), f"{account.user_id}:{account.exchange}")
         reason = halt_reason(report, look.stored, self._rules)
         if reason is not None:
             await self._halt_user(account, reason, looked_up_at)
+        return True
 
     async def _halt_user(self, account: ExchangeAccount, reason: str, now: datetime) -> None:
         """Stops the user: nobody knows what is true of the account. Again at every look; where it is stopped already nothing happens."""

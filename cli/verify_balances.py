@@ -36,7 +36,7 @@ _LOOKS_MAX: Final = 4
 _PAUSE_SECONDS: Final = 1.5
 _AT_ONCE: Final = 4
 _PAGE: Final = 500
-_COLUMNS: Final = ("user_id", "exchange", "asset", "ledger", "at_exchange", "difference", "usd", "seen_since")
+_COLUMNS: Final = ("user_id", "exchange", "asset", "ledger", "at_exchange", "difference", "usd", "age_seconds")
 
 
 @dataclass(frozen=True, slots=True)

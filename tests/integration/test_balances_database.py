@@ -3,18 +3,22 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
+from typing import cast
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
+from agents.balance_watch import BalanceWatch
 from infra.postgres.account_ledgers import compared_accounts, read_account
 from infra.postgres.drifts import drifts_of_users
 from infra.postgres.step import Database
 from infra.postgres.transfers import apply_transfers
 from pipeline.balance_reconciliation import ExchangeAccount, apply_balance_report
 from pipeline.ledger import AccountKey, Transfer, TransferKind, clearing, opening, shortfall
+from pipeline.venue import AccountBalances, LookUpFailed, LookUpOutcome, OrderReference
 from schemas.balances import BalanceReport, ReportedDrift
 from tests.integration.step_database import changes_in, open_database, taken
-from tests.unit.builders import EXCHANGE, NOW, RULES
+from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS
 
 D = Decimal
 
@@ -98,3 +102,74 @@ async def test_drifts_of_a_batch_are_stored_as_its_last_look_leaves_them(databas
             stored = (await drifts_of_users(connection, ["alice"])).get(("alice", EXCHANGE), {})
         assert stored == changes.drifts["alice", EXCHANGE]
         assert set(stored) == {drift.asset for drift in reports[-1].drifts}
+
+
+class Venue:
+    """An exchange that answers what the test says, and remembers whom it was asked about."""
+
+    def __init__(self, answer: AccountBalances | LookUpFailed) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def account_balances(self, user_id: str, _api_key_id: str) -> AccountBalances | LookUpFailed:
+        self.asked.append(user_id)
+        return self.answer
+
+    async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        raise AssertionError(f"nobody has an order: {reference}")
+
+
+class Producer:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    async def partitions_for(self, _topic: str) -> set[int]:
+        return {0}
+
+    async def send_and_wait(self, _topic: str, value: bytes, key: bytes) -> None:
+        self.sent.append(value)
+
+
+def watch_of(database: Database, venue: Venue, producer: Producer) -> BalanceWatch:
+    return BalanceWatch(
+        database=database,
+        gateways={EXCHANGE: venue},
+        producer=cast(AIOKafkaProducer, producer),
+        owned=lambda exchange: [0],
+        market_data=dict,
+        topics=TOPICS,
+        rules=RULES,
+        interval_seconds=1,
+        calls_max=7,
+        clock=lambda: NOW,
+    )
+
+
+async def test_round_of_comparisons_is_bounded_and_goes_on_where_it_ended(database_url: str) -> None:
+    """Seven questions each, so that ten accounts take two rounds, the second of which is short; only what differs is reported."""
+    users = [f"u{number}" for number in range(10)]
+    async with open_database(database_url, users=users) as database:
+        producer, venue = Producer(), Venue(AccountBalances("1", {"USDT": D(100_000), "BTC": D(10)}, {}))
+        watch = watch_of(database, venue, producer)
+        for expected in (users[:7], users[7:], users[:7]):
+            await watch.look_around(EXCHANGE)
+            assert venue.asked == expected
+            venue.asked.clear()
+        assert producer.sent == []
+        venue.answer = AccountBalances("1", {"USDT": D(100_000), "BTC": D(9)}, {})
+        await watch.look_around(EXCHANGE)
+        assert [BalanceReport.model_validate_json(value).drifts[0].exchange_amount for value in producer.sent] == [9, 9, 9]
+
+
+async def test_exchange_that_does_not_answer_is_left_alone_until_the_next_round(database_url: str) -> None:
+    """Five in a row are enough to know; nothing is reported, and the next round goes on with the next account."""
+    users = [f"u{number}" for number in range(10)]
+    async with open_database(database_url, users=users) as database:
+        producer, venue = Producer(), Venue(LookUpFailed("no answer"))
+        watch = watch_of(database, venue, producer)
+        await watch.look_around(EXCHANGE)
+        assert venue.asked == users[:5]
+        await watch.look_around(EXCHANGE)
+        assert (venue.asked, producer.sent) == (users, [])
