@@ -15,6 +15,7 @@ from mode.supervisors import CrashingSupervisor
 
 from agents.batch import Step, StepContext, StepRunner
 from agents.control import ControlStep
+from agents.deposit_watch import DepositWatch
 from agents.execution import ExecutionStep
 from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
@@ -121,6 +122,8 @@ def rules_of(settings: Settings) -> Rules:
         withdrawal_approval_time=timedelta(hours=settings.withdrawal_approval_hours),
         address_wait=timedelta(hours=settings.address_wait_hours),
         withdrawal_history_lag=timedelta(seconds=settings.withdrawal_history_lag_seconds),
+        announcement_time=timedelta(hours=settings.deposit_announcement_hours),
+        announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
     )
 
 
@@ -137,6 +140,7 @@ class Parts:
     partitions: Partitions
     reconciler: Reconciler
     withdrawal_watch: WithdrawalWatch
+    deposit_watch: DepositWatch
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
     trips: Trips
@@ -290,6 +294,16 @@ def compose(
             clock=utc_now,
         ),
         withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
+        deposit_watch=DepositWatch(
+            database=database,
+            gateways=gateways,
+            producer=report_producer,
+            owned=owned,
+            topics=topics,
+            poll_seconds=settings.deposit_poll_ms / 1000,
+            window=timedelta(hours=settings.deposit_window_hours),
+            clock=utc_now,
+        ),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules

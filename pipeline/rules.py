@@ -27,3 +27,8 @@ class Rules:
     network_age_max: timedelta = timedelta(hours=1)
     # How long after the acceptance horizon an exchange's withdrawal history may still lack what it accepted.
     withdrawal_history_lag: timedelta = timedelta(seconds=60)
+    # How long an announced deposit is waited for, and how many of a user at once.
+    announcement_time: timedelta = timedelta(days=7)
+    announcements_max: int = 100
+    # An announcement may come so long after its deposit was credited.
+    announcement_delay: timedelta = timedelta(hours=1)
