@@ -62,7 +62,7 @@ async def deposits(made: Installation) -> dict[str, dict[str, Any]]:
     return {row["exchange_deposit_id"]: row for row in await run_sql(made, "SELECT * FROM deposits")}
 
 
-async def credits(made: Installation) -> dict[str, list[Decimal]]:
+async def credited_amounts(made: Installation) -> dict[str, list[Decimal]]:
     """What was credited to users for each deposit, by the exchange's id: one amount, or something is wrong."""
     statement = """
         SELECT exchange_deposit_id, array_agg(transfers.amount) AS amounts FROM deposits

@@ -32,7 +32,8 @@ _STILL_CREDITED: Final = "Nothing was noted; a deposit that arrives is credited 
 class AnnouncementContext:
     """All that the checks of one announcement may look at.
 
-    `appended_at` is the broker's time of the record, `now` the decision's, both UTC. `waiting` is how many announcements of the user wait already.
+    `appended_at` is the broker's time of the record, `now` the decision's, both UTC. `waiting` is how many announcements of the user wait
+    already.
     """
 
     request: DepositRequest

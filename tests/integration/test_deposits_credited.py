@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.depositing import QUICK, announcement, arrive, credit, credits, deposits, mark
+from tests.depositing import QUICK, announcement, arrive, credit, credited_amounts, deposits, mark
 from tests.installation import OPENING, USERS, Installation, installation
 from tests.promises import assert_promises_hold
 from tests.withdrawing import balance, run_sql
@@ -33,7 +33,7 @@ async def shown_as(made: Installation, deposit: dict[str, str], status: str) -> 
 async def test_deposit_that_arrives_is_credited_once_and_answers_its_announcement(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
-    """Pending is shown as such; success credits; what was announced is answered; what was not is credited all the same."""
+    """Pending is shown as such; success credited_amounts; what was announced is answered; what was not is credited all the same."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         made.start_worker("agents", **QUICK)
         sent = await made.publish([announcement(0)])
@@ -46,7 +46,7 @@ async def test_deposit_that_arrives_is_credited_once_and_answers_its_announcemen
         await shown_as(made, other, "credited")
         final = (await made.final_results(sent, 30))[sent[0].partition, sent[0].offset]
         assert (final["status"], final["filled_quantity"], final["exchange_order_id"]) == ("completed", "25", first["id"])
-        assert await credits(made) == {first["id"]: [Decimal(25)], other["id"]: [Decimal("7.5")]}
+        assert await credited_amounts(made) == {first["id"]: [Decimal(25)], other["id"]: [Decimal("7.5")]}
         assert (await balance(made, USERS[1]))[0] == OPENING["USDT"] + Decimal("7.5")
         await assert_promises_hold(made)
 
@@ -56,7 +56,7 @@ async def test_deposit_that_is_taken_back_is_reversed_and_freezes_who_is_short(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
     """Free funds pay it back; what is held is not touched: the house advances the rest, and the user is frozen."""
-    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+    async with installation(kafka, database_url, unique_prefix, tmp_path, trade_usd_max=Decimal(10**8)) as made:
         made.start_worker("agents", **QUICK)
         small, large = await arrive(made, USERS[0], "25"), await arrive(made, USERS[1], "5000000")
         await shown_as(made, small, "credited")

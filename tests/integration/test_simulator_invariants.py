@@ -39,7 +39,9 @@ TYPES = {
 
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["market", "quote", "limit", "ioc", "fok", "maker", "cancel", "price", "withdraw", "deposit", "deposit word", "advance"]),
+        st.sampled_from([
+            "market", "quote", "limit", "ioc", "fok", "maker", "cancel", "price", "withdraw", "deposit", "deposit word", "advance",
+        ]),
         st.sampled_from(sorted(RULES.symbols)),
         st.sampled_from(["BUY", "SELL"]),
         st.integers(1, 2_000_000),
