@@ -106,8 +106,8 @@ def _match_transfers(deposited: Deposited) -> Finding:
             taken_back = deposit.amount if deposit.status is _S.REVERSED else Decimal(0)
             expected = Movement(1, deposit.amount, taken_back)
         if moved != expected:
-            credited, taken_back = format_decimal(moved.credited), format_decimal(moved.taken_back)
-            amounts = f"{credited} credited in {moved.credits} transfers, {taken_back} taken back"
+            into, back = format_decimal(moved.credited), format_decimal(moved.taken_back)
+            amounts = f"{into} credited in {moved.credits} transfers, {back} taken back"
             check.breach(f"deposit {deposit.deposit_id} of {format_decimal(deposit.amount)} is {deposit.status}: {amounts}")
     for deposit_id in deposited.movements.keys() - deposited.deposits.keys():
         check.breach(f"transfers credit deposit {deposit_id}, which does not exist")
