@@ -48,7 +48,7 @@ demo: .venv/.installed ## Start everything, trade 2,000 requests on a simulated 
 	@exec .venv/bin/orchestrator demo $(DEMO_ARGS)
 
 test: check ## Everything that passes or fails: the checks, then all tests (PYTEST_ARGS="-k ledger")
-	@exec $(VENV_PYTHON) -m pytest -n 2 --dist=loadgroup $(PYTEST_ARGS)
+	@exec $(VENV_PYTHON) -m pytest -n 3 --dist=loadgroup $(PYTEST_ARGS)
 
 check: ruff mypy imports secrets compose generated locks ## Lint, types, layers, secrets, compose file, generated docs, lock files
 

@@ -2,8 +2,10 @@
 
 Invariants:
 1. A key that is revoked or replaced is used for `KEPT_SECONDS` more at most; nothing is remembered of a key that was not found.
-2. All who ask in one turn of the event loop share one statement: a batch of orders costs one round trip, not one per order.
-3. At most `_KEPT_MAX` keys are kept.
+2. One that cannot be decrypted counts as not found, which refuses its own user's orders before anything is sent: one damaged row must
+   not stop everybody's.
+3. All who ask in one turn of the event loop share one statement: a batch of orders costs one round trip, not one per order.
+4. At most `_KEPT_MAX` keys are kept.
 """
 
 import asyncio
@@ -42,7 +44,7 @@ class KeyReader:
         self._reading: asyncio.Task[dict[Key, Credentials]] | None = None
 
     async def __call__(self, user_id: str, api_key_id: str) -> Credentials | None:
-        """The credentials, None when there is no such key or it may not be used. Raises what `read` and `decrypt` raise."""
+        """The credentials, None when there is no such key, or it may not be used, or it cannot be decrypted. Raises what `read` raises."""
         key = (user_id, api_key_id)
         kept = self._kept.get(key)
         if kept is not None and self._clock() - kept[1] < KEPT_SECONDS:
@@ -61,7 +63,12 @@ class KeyReader:
         # Before the question: a key never counts as younger than what was read.
         asked_at = self._clock()
         ciphertexts = await self._read(wanted)
-        found = {key: self._decrypt(*key, ciphertext) for key, ciphertext in ciphertexts.items()}
+        found: dict[Key, Credentials] = {}
+        for key, ciphertext in ciphertexts.items():
+            try:
+                found[key] = self._decrypt(*key, ciphertext)
+            except MasterKeyError as error:
+                log.error("api_key_unreadable", user_id=key[0], api_key_id=key[1], what=str(error))
         if len(self._kept) + len(found) > _KEPT_MAX:
             self._kept.clear()
         for key, credentials in found.items():

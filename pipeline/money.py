@@ -12,8 +12,12 @@ import decimal
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Final
 
+from schemas.decimals import INTEGER_DIGITS_MAX, PLACES_MAX
+
 DIGITS: Final = 80
-SCALE: Final = Decimal(1).scaleb(-18)
+SCALE: Final = Decimal(1).scaleb(-PLACES_MAX)
+# The first amount that is too large.
+LIMIT: Final = Decimal(10) ** INTEGER_DIGITS_MAX
 
 decimal.DefaultContext.prec = DIGITS
 decimal.getcontext().prec = DIGITS
@@ -27,6 +31,11 @@ def round_up(amount: Decimal) -> Decimal:
 def round_down(amount: Decimal) -> Decimal:
     """To 18 places, towards zero: for what is reported as an average."""
     return amount.quantize(SCALE, rounding=ROUND_DOWN)
+
+
+def is_amount(amount: Decimal) -> bool:
+    """Whether the ledger can move it: more than nothing, and no more digits than the contract's (schemas/decimals.py)."""
+    return 0 < amount < LIMIT and amount % SCALE == 0
 
 
 def is_multiple(amount: Decimal, step: Decimal) -> bool:

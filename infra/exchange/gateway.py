@@ -43,8 +43,8 @@ class Credentials:
 
 
 CredentialSource = Callable[[str, str], Awaitable[Credentials | None]]
-"""`(user_id, api_key_id)` → the credentials, or None where the user has no such key or it is revoked or expired. It is asked before every
-account call, so that a revoked key stops at once; what it raises goes to the caller of the gateway, before anything was sent."""
+"""`(user_id, api_key_id)` → the credentials, or None where the user has no such key or it is revoked, expired or cannot be decrypted. It is
+asked before every account call, so that a revoked key stops at once; what it raises goes to the caller, before anything was sent."""
 
 
 LastLook = Callable[[], Awaitable[Refused | None]]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from infra.postgres.rows import TRANSFERS, columns_of
+from infra.postgres.rows import columns_of
 from infra.postgres.step import Connection, Database, lock_chains
+from infra.postgres.transfers import apply_transfers
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
 from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening
@@ -64,7 +65,7 @@ async def add_users(database: Database, users: Sequence[NewUser], now: datetime,
             fields["transfers"] = [transfer_entry(transfer) for transfer in own]
             trail.append(user.user_id, None, EventType.USER_ADDED, fields)
         await _insert_users(connection, added, now)
-        await _insert_opening(connection, transfers, now)
+        await apply_transfers(connection, transfers, now)
         await store_events(connection, trail, now)
         return trail.rows
 
@@ -95,20 +96,6 @@ async def _insert_users(connection: Connection, users: Sequence[NewUser], now: d
         """,
         *columns_of(rows, 6),
         now,
-    )
-
-
-async def _insert_opening(connection: Connection, transfers: Sequence[Transfer], now: datetime) -> None:
-    sql = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)
-    await connection.execute(sql, *TRANSFERS.arrays(transfers), now)
-    rows = [(*transfer.credit, transfer.amount) for transfer in transfers]
-    await connection.execute(
-        """
-        INSERT INTO balances (user_id, exchange, book, asset, posted, pending)
-        SELECT given.*, 0
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[]) AS given
-        """,
-        *columns_of(rows, 5),
     )
 
 

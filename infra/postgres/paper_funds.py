@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Final
 
 from infra.postgres.administration import By, Done, NotDone, changing_user
-from infra.postgres.rows import TRANSFERS
 from infra.postgres.step import Database
+from infra.postgres.transfers import apply_transfers
 from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
@@ -47,16 +47,7 @@ async def fund_paper(database: Database, user_id: str, funds: PaperFunds, by: By
         transfer_id = f"fund:{account}:{changing.seq + 1}"
         source = opening(funds.exchange, account.book, funds.asset)
         transfer = Transfer(transfer_id, TransferKind.OPENING, None, source, account, funds.amount)
-        sql = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)
-        await changing.connection.execute(sql, *TRANSFERS.arrays([transfer]), by.at)
-        await changing.connection.execute(
-            """
-            INSERT INTO balances (user_id, exchange, book, asset, posted, pending) VALUES ($1, $2, $3, $4, $5, 0)
-            ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = balances.posted + EXCLUDED.posted
-            """,
-            *account,
-            funds.amount,
-        )
+        await apply_transfers(changing.connection, [transfer], by.at)
         what = f"{format_decimal(funds.amount)} {funds.asset} of simulated money at {funds.exchange}"
         changing.record(EventType.PAPER_FUNDED, what, funds.exchange, [transfer])
     return Done(f"User {user_id} has {what} more: {format_decimal(after)} {funds.asset} in the book paper. No real money was moved.")

@@ -13,7 +13,7 @@ from asyncpg import Record
 
 from pipeline.audit import AuditRow
 from pipeline.changes import Claim, PendingCancel
-from pipeline.ledger import Transfer
+from pipeline.ledger import AccountKey, Transfer, TransferKind
 from pipeline.order import Order
 from pipeline.venue import Fee
 from schemas.decimals import format_decimal
@@ -228,6 +228,19 @@ def cancel_of(row: Record) -> PendingCancel:
         decided_at=row["decided_at"],
         attempt=row["attempt"],
         traceparent=row["traceparent"],
+    )
+
+
+def transfer_of(row: Record) -> Transfer:
+    """One row of `transfers`."""
+    account = row["exchange"], row["book"], row["asset"]
+    return Transfer(
+        transfer_id=row["transfer_id"],
+        kind=TransferKind(row["kind"]),
+        order_id=row["order_id"],
+        debit=AccountKey(row["debit_owner"], *account),
+        credit=AccountKey(row["credit_owner"], *account),
+        amount=row["amount"],
     )
 
 

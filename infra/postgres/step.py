@@ -26,11 +26,12 @@ from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
 from infra.postgres.storing import store
+from infra.postgres.transfers import stored_transfers
 from pipeline.audit import ChainHead
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.gate.context import Conduct
 from pipeline.invariants import Fenced, InvariantViolation, Retryable
-from pipeline.ledger import AccountKey, Balance
+from pipeline.ledger import AccountKey, Balance, Transfer
 from pipeline.order import Order
 from schemas.audit import GENESIS_HASH
 
@@ -165,6 +166,10 @@ class StepTransaction:
             user_ids,
         )
         return {AccountKey(*row[:4]): Balance(*row[4:]) for row in map(tuple, rows)}
+
+    async def transfers(self, transfer_ids: Iterable[str]) -> dict[str, Transfer]:
+        """Those of these transfers that an earlier batch has applied: `Ledger.known`, where a batch may meet one again."""
+        return await stored_transfers(self._connection, transfer_ids)
 
     async def claims(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Claim]:
         """The claims of these keys that are not purged yet; whether one has expired depends on the record that asks (pipeline.intake)."""

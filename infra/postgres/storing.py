@@ -199,22 +199,23 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
             [*columns_of(results, 5), changes.now],
             len(results),
         )
-    if ledger.changed:
+    if ledger.costs_changed:
+        # What is owned and held is moved by the transfers above: the database does it when the statement ends (migration 0007).
         rows = []
-        for account in sorted(ledger.changed):
+        for account in sorted(ledger.costs_changed):
             balance = ledger.balances[account]
-            cost = balance.cost_quantity, balance.cost_usd
-            rows.append((account.owner, account.exchange, account.book, account.asset, balance.posted, balance.pending, *cost))
+            rows.append((*account, balance.cost_quantity, balance.cost_usd))
         statement.add(
-            "balances_moved",
+            "costs_moved",
             lambda first: (
                 "INSERT INTO balances (user_id, exchange, book, asset, posted, pending, cost_quantity, cost_usd) "  # noqa: S608 — literals
-                f"SELECT * FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], ${first + 3}::text[], "
-                f"${first + 4}::numeric[], ${first + 5}::numeric[], ${first + 6}::numeric[], ${first + 7}::numeric[]) "
-                "ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET posted = EXCLUDED.posted, pending = EXCLUDED.pending, "
-                "cost_quantity = EXCLUDED.cost_quantity, cost_usd = EXCLUDED.cost_usd"
+                "SELECT user_id, exchange, book, asset, 0, 0, cost_quantity, cost_usd "
+                f"FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], ${first + 3}::text[], "
+                f"${first + 4}::numeric[], ${first + 5}::numeric[]) AS given (user_id, exchange, book, asset, cost_quantity, cost_usd) "
+                "ON CONFLICT (user_id, exchange, book, asset) DO UPDATE SET cost_quantity = EXCLUDED.cost_quantity, "
+                "cost_usd = EXCLUDED.cost_usd"
             ),
-            columns_of(rows, 8),
+            columns_of(rows, 6),
             len(rows),
         )
 

@@ -127,6 +127,7 @@ async def test_user_is_reduced_by_losses_and_everybody_halted_by_a_changed_audit
         ended = await asyncio.to_thread(orchestrator, tmp_path, "verify", "--halt", settings=settings)
         assert ended.code == 0, ended.output
         assert await commands.halts() == []
+        await commands.rows("SET session_replication_role = replica")
         await commands.rows("UPDATE balances SET posted = posted + 1 WHERE user_id = $1 AND asset = 'BTC'", _ALICE)
         ended = await asyncio.to_thread(orchestrator, tmp_path, "verify", "--halt", settings=settings)
         assert ended.code == 1

@@ -255,7 +255,7 @@ async def test_paper_order_waits_for_a_price_until_its_deadline(kafka: str, data
     prices come again."""
     async with _simulation(kafka, database_url, unique_prefix, tmp_path) as simulation:
         made = simulation.made
-        soon = (utc_now() + timedelta(seconds=25)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        soon = (utc_now() + timedelta(seconds=45)).strftime("%Y-%m-%dT%H:%M:%SZ")
         ends, waits = await made.publish([_paper(1, expires_at=soon), _paper(2)])
         # Killed with the orders accepted: the next worker never hears a price.
         point = f"{CrashPoint.AFTER_INTAKE_COMMIT}@trade.requests:1"
@@ -263,7 +263,7 @@ async def test_paper_order_waits_for_a_price_until_its_deadline(kafka: str, data
         assert await ended(first, 40) == -9, made.worker_log(0)
         await made.faults(_NO_PRICES)
         made.start_worker()
-        finals = await made.final_results([ends], 60)
+        finals = await made.final_results([ends], 90)
         expired = finals[ends.partition, ends.offset]
         assert (expired["status"], expired["reason_code"]) == ("rejected", "REQUEST_EXPIRED")
         assert (waits.partition, waits.offset) not in finals

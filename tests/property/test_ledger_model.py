@@ -19,7 +19,7 @@ class _Model:
     """What alice owns, holds, and what left and came: nothing more is needed to know what must happen."""
 
     def __init__(self, posted: Decimal) -> None:
-        self.posted, self.pending, self.bob, self.house = posted, Decimal(0), Decimal(0), Decimal(0)
+        self.posted, self.pending, self.house = posted, Decimal(0), Decimal(0)
 
     def act(self, name: str, amount: Decimal) -> bool | None:
         """True when it happens, False when it is refused without harm, None when it is a defect."""
@@ -39,11 +39,13 @@ class _Model:
                     return None
                 self.pending -= amount if amount > 0 else 0
                 self.posted -= amount if amount > 0 else 0
-            case "post" | "give":
+            case "post":
                 if amount > free:
                     return None
                 self.posted -= amount if amount > 0 else 0
-                self.bob += amount if amount > 0 and name == "give" else 0
+            case "give":
+                # Money goes from one user to another in no case.
+                return None
             case "receive":
                 self.posted += amount if amount > 0 else 0
             case _:
@@ -88,7 +90,7 @@ def test_no_loss_and_no_invention_in_any_sequence(posted: Decimal, sequence: lis
         if expected is not True:
             assert len(ledger.transfers) == written
         assert ledger.balance(USDT) == Balance(model.posted, model.pending)
-        assert ledger.balance(OTHER).posted == model.bob
+        assert ledger.balance(OTHER).posted == 0
         assert ledger.balance(USDT).available >= 0
         assert ledger.balance(USDT).pending >= 0
     moved = {USDT: posted, OTHER: Decimal(0)}
@@ -99,6 +101,6 @@ def test_no_loss_and_no_invention_in_any_sequence(posted: Decimal, sequence: lis
                 if key in moved:
                     moved[key] += sign * transfer.amount
         advanced += transfer.amount if transfer.debit.owner == "@shortfall" else 0
-    assert moved == {USDT: model.posted, OTHER: model.bob}
+    assert moved == {USDT: model.posted, OTHER: Decimal(0)}
     assert advanced == model.house
     assert len({transfer.transfer_id for transfer in ledger.transfers}) == len(ledger.transfers)

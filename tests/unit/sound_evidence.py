@@ -15,7 +15,7 @@ from pipeline.changes import order_fields, result_of_order, state_of
 from pipeline.deposit import Announcement, Deposit
 from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_state, result_of_announcement
 from pipeline.identifiers import client_order_id_of
-from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees, opening
+from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees
 from pipeline.order import Order
 from pipeline.paper import paper_order_id
 from pipeline.verification.accounts import Accounts, TransferTotal
@@ -239,7 +239,7 @@ def _pay(made: Sound) -> None:
     """The ledger's side: 1,000 USDT at first, 99 paid for 1 BTC less its fee, 100 held for the order that rests."""
     ledger = Ledger({})
     usdt, btc = AccountKey(USER, "binance", "live", "USDT"), AccountKey(USER, "binance", "live", "BTC")
-    ledger.post("opening", None, opening("binance", "live", "USDT"), usdt, Decimal(1_000))
+    ledger.open("opening", usdt, Decimal(1_000))
     for order_id in (FILLED, REFUSED, RESTING):
         ledger.hold(f"{order_id}:hold", order_id, usdt, Decimal(100))
     ledger.post_held("pay", FILLED, usdt, clearing("binance", "live", "USDT"), Decimal(99))
@@ -248,7 +248,7 @@ def _pay(made: Sound) -> None:
     ledger.release("rest", FILLED, usdt, Decimal(1))
     ledger.release("void", REFUSED, usdt, Decimal(100))
     paper_usdt, paper_btc = (AccountKey(USER, "binance", "paper", asset) for asset in ("USDT", "BTC"))
-    ledger.post("fund", None, opening("binance", "paper", "USDT"), paper_usdt, Decimal(100))
+    ledger.open("fund", paper_usdt, Decimal(100))
     ledger.hold(f"{PAPER}:hold", PAPER, paper_usdt, Decimal(100))
     ledger.post_held("paper pay", PAPER, paper_usdt, clearing("binance", "paper", "USDT"), Decimal(99))
     ledger.post("paper receive", PAPER, clearing("binance", "paper", "BTC"), paper_btc, Decimal(1))
@@ -296,7 +296,7 @@ def _withdraw(made: Sound) -> None:
     made.books.payouts.append(booked_payout(paid))
     made.books.balances[USER, "SOL"] = Decimal("0.5")
     ledger, account = Ledger({}), account_of(paid)
-    ledger.post("opening-sol", None, opening("binance", "live", "SOL"), account, Decimal(2))
+    ledger.open("opening-sol", account, Decimal(2))
     ledger.hold("w-hold", PAID, account, paid.total)
     ledger.post_held("w-pay", PAID, account, clearing("binance", "live", "SOL"), paid.amount)
     ledger.post_held("w-fee", PAID, account, fees("binance", "live", "SOL"), paid.fee)

@@ -7,7 +7,10 @@ import pytest
 
 from agents.keys import KEPT_SECONDS, Key, KeyReader
 from infra.exchange.gateway import Credentials
+from infra.keyring import MasterKeyError
 from pipeline.invariants import Retryable
+
+_DAMAGED = b"damaged"
 
 
 class _Store:
@@ -28,6 +31,8 @@ class _Store:
 
     @staticmethod
     def _decrypt(user: str, key: str, ciphertext: bytes) -> Credentials:
+        if ciphertext == _DAMAGED:
+            raise MasterKeyError("no master key fits")
         return Credentials(f"{user}/{key}", ciphertext.decode())
 
     async def secret(self, user: str) -> str | None:
@@ -68,6 +73,14 @@ async def test_key_that_cannot_be_read_raises_for_all_who_wait_and_is_asked_for_
     answers = await asyncio.gather(store.secret("alice"), store.secret("bob"), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Retryable, Retryable]
     store.away = False
+    assert await store.secret("alice") == "a"
+
+
+async def test_key_that_cannot_be_decrypted_is_missing_for_its_own_user_alone() -> None:
+    """One damaged row stops its user's orders and nobody else's, and serves again as soon as it is mended."""
+    store = _Store(alice=_DAMAGED, bob=b"b")
+    assert await asyncio.gather(store.secret("alice"), store.secret("bob")) == [None, "b"]
+    store.ciphertexts["alice"] = b"a"
     assert await store.secret("alice") == "a"
 
 
