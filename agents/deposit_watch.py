@@ -8,7 +8,8 @@ Invariants:
 1. A look reads the history from the setting's window on, whole and in bounded pages. So what is listed late is seen, and what is taken back
    within the window, too.
 2. What a history does not show proves nothing.
-3. An account's history is asked for no more often than the setting.
+3. An account's history is asked for no more often than the setting, and the database only where it shows something else than at the last
+   look that brought nothing new.
 """
 
 import asyncio
@@ -35,8 +36,10 @@ from schemas.topics import Topics
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
-# Accounts asked about at once, and announcements ended at once.
+# Accounts listed at once, and announcements ended at once.
 _PAGE: Final = 100
+# Accounts asked about at once, per exchange: orders and steps use the same connections.
+_AT_ONCE: Final = 4
 # Room for clocks that differ.
 _MARGIN: Final = timedelta(seconds=60)
 _TOLD_MAX: Final = 1_000
@@ -69,6 +72,8 @@ class DepositWatch:
         self._window = window
         self._clock = clock
         self._told: set[str] = set()
+        # What each account's history showed when all of it was known.
+        self._known: dict[tuple[str, str, str], int] = {}
 
     async def run(self) -> None:
         """Watches all exchanges until it is cancelled."""
@@ -95,16 +100,26 @@ class DepositWatch:
         # As many shares as the queue has partitions: each has exactly one owner.
         shares = len(await self._producer.partitions_for(self._topics.orders(exchange)))
         after: Account = ("", "")
+        slots = asyncio.Semaphore(_AT_ONCE)
+        looked: set[Account] = set()
+
+        async def look(account: Account) -> None:
+            async with slots:
+                await self._look(exchange, account, gateway)
+
         while True:
             page = await watched_accounts(self._database, exchange, (shares, partitions), after, self._clock(), _PAGE)
             async with asyncio.TaskGroup() as group:
-                for user_id, api_key_id in page:
-                    group.create_task(self._look(exchange, user_id, api_key_id, gateway))
+                for account in page:
+                    group.create_task(look(account))
+            looked.update(page)
             if len(page) < _PAGE:
-                return
+                break
             after = page[-1]
+        self._known = {name: shown for name, shown in self._known.items() if name[0] != exchange or name[1:] in looked}
 
-    async def _look(self, exchange: str, user_id: str, api_key_id: str, gateway: DepositGateway) -> None:
+    async def _look(self, exchange: str, account: Account, gateway: DepositGateway) -> None:
+        user_id, api_key_id = account
         looked_up_at = self._clock()
         shown = await gateway.deposit_history(user_id, api_key_id, looked_up_at - self._window, looked_up_at + _MARGIN)
         if isinstance(shown, LookUpFailed):
@@ -132,13 +147,16 @@ class DepositWatch:
             )
             for row in sorted(shown.rows, key=_by_arrival)
         ]
-        if not reports:
+        digest = hash(frozenset(shown.rows))
+        if not reports or self._known.get((exchange, *account)) == digest:
             return
         entries = [Entry(exchange, report.transaction_id, report.exchange_deposit_id) for report in reports]
         book = await known_deposits(self._database, entries, user_id, exchange)
-        for report in reports:
-            if verdict_on(report, book) is not None:
-                await self._publish(report, user_id)
+        news = [report for report in reports if verdict_on(report, book) is not None]
+        for report in news:
+            await self._publish(report, user_id)
+        if not news:
+            self._known[exchange, *account] = digest
 
     def _tell(self, exchange: str, user_id: str, problem: str) -> None:
         if problem not in self._told and len(self._told) < _TOLD_MAX:

@@ -22,7 +22,7 @@ from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.deposits import apply_announcement_report, apply_deposit_report
 from pipeline.halts import apply_trip
-from pipeline.invariants import Unpublished
+from pipeline.invariants import LocksMissing, Unpublished
 from pipeline.payouts import apply_withdrawal_report
 from pipeline.settlement import apply_report
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
@@ -88,15 +88,16 @@ class SettlementStep:
             [report for report in told if isinstance(report, DepositReport)],
             [report for report in told if isinstance(report, AnnouncementReport)],
         )
-        # The chain of commands is the halts' lock. A deposit that does not fit halts its user.
-        moves_halts = bool(trips or arrivals.deposits)
-        more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if moves_halts else []
+        moves_halts = bool(trips)
         payouts = [report for report in told if isinstance(report, WithdrawalReport)]
         order_ids = sorted({report.order_id for report in reports})
         withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
         user_ids = sorted({report.user_id for report in reports} | {payout.user_id for payout in payouts} | arrivals.user_ids)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            nonlocal moves_halts
+            # The chain of commands is the halts' lock.
+            more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if moves_halts else []
             changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more, withdrawal_ids)
             if moves_halts:
                 changes.halts = await halts(step.connection)
@@ -109,7 +110,12 @@ class SettlementStep:
                 apply_report(report, changes, self._context.rules)
             for payout in payouts:
                 apply_withdrawal_report(payout, changes, self._context.rules)
-            arrivals.apply(changes)
+            try:
+                arrivals.apply(changes)
+            except LocksMissing:
+                # A deposit that does not fit halts its user. That is seldom, and all partitions would wait for this lock.
+                moves_halts = True
+                raise
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)

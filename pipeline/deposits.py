@@ -38,11 +38,11 @@ from pipeline.gate.deposits import ANNOUNCEMENT_PASSED, AnnouncementContext, ann
 from pipeline.gate.ladder import Step
 from pipeline.halts import apply_trip
 from pipeline.identifiers import deposit_id_of
-from pipeline.invariants import InvariantViolation
+from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import AccountKey, book_of, clearing
 from pipeline.rejection import reject
 from schemas.audit import EventType
-from schemas.commands import HaltLevel, HaltScope, HaltTrip
+from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.decimals import format_decimal
 from schemas.deposits import DEPOSIT_STATE, AnnouncementReport, DepositReport, DepositState
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode, RequestType
@@ -268,7 +268,12 @@ def _move(before: Deposit | None, after: Deposit, transfers_from: int, changes: 
 
 
 def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
-    """Notes what does not fit, and halts the user: nobody knows what is true of the account until a person has looked."""
+    """Notes what does not fit, and halts the user: nobody knows what is true of the account until a person has looked.
+
+    Raises LocksMissing where the halts are not locked.
+    """
+    if TRIPS_ACCOUNT not in changes.trail.heads:
+        raise LocksMissing(f"deposit {dispute.deposit_id} does not fit, and the halts are not locked")
     changes.deposits.disputes.add(dispute.key)
     changes.deposits.disputes_made.append(dispute)
     fields: dict[str, Value] = {

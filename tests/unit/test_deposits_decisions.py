@@ -13,10 +13,10 @@ from pipeline.deposit import TRANSITIONS, VENUE_STATES, Announcement, Dispute, D
 from pipeline.deposits import Move, apply_announcement_report, apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.gate.context import ApiKeyState
 from pipeline.intake import decide
-from pipeline.invariants import InvariantViolation
+from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import Balance
 from pipeline.second_factor import SecondFactor
-from schemas.commands import HaltLevel, HaltScope
+from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import AnnouncementStatus, DepositStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -200,6 +200,15 @@ def test_deposit_that_does_not_fit_what_is_known_is_disputed_once(kind: DisputeK
     assert events(changes) == ["DEPOSIT_DISPUTED", "HALT_SET"]
     assert changes.halts[HaltScope.USER, told.user_id].halt.level is HaltLevel.HALT
     assert {row.order_id for row in changes.trail.rows} == {None}
+
+
+def test_dispute_without_the_lock_of_the_halts_begins_again() -> None:
+    """Its step has not locked what a halt of its user moves: nothing is written, and it takes that lock as well."""
+    changes = arriving(deposit_of())
+    del changes.trail.heads[TRIPS_ACCOUNT]
+    with pytest.raises(LocksMissing):
+        apply_deposit_report(deposit_report(amount="101", looked_up_at=NOW + timedelta(seconds=1)), changes)
+    assert not changes.trail.rows and not changes.deposits.disputes_made
 
 
 def test_deposit_shown_as_credited_after_it_was_taken_back_is_disputed() -> None:
