@@ -16,6 +16,7 @@ from mode.supervisors import CrashingSupervisor
 from agents.balance_watch import BalanceWatch
 from agents.batch import Step, StepContext, StepRunner
 from agents.control import ControlStep
+from agents.deposit_watch import DepositWatch
 from agents.execution import ExecutionStep
 from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
@@ -124,6 +125,8 @@ def rules_of(settings: Settings) -> Rules:
         withdrawal_history_lag=timedelta(seconds=settings.withdrawal_history_lag_seconds),
         balance_drift_halt_usd=settings.balance_drift_halt_usd,
         balance_drift_age=timedelta(seconds=settings.balance_drift_age_seconds),
+        announcement_time=timedelta(hours=settings.deposit_announcement_hours),
+        announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
     )
 
 
@@ -141,6 +144,7 @@ class Parts:
     reconciler: Reconciler
     withdrawal_watch: WithdrawalWatch
     balance_watch: BalanceWatch
+    deposit_watch: DepositWatch
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
     trips: Trips
@@ -298,6 +302,7 @@ def compose(
         ),
         withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
         balance_watch=_balance_watch(settings, database, gateways, report_producer, owned, market_data),
+        deposit_watch=_deposit_watch(settings, database, gateways, report_producer, owned),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
@@ -355,6 +360,25 @@ def _withdrawal_watch(
         topics=Topics(settings.topic_prefix),
         rules=rules_of(settings),
         poll_seconds=settings.withdrawal_poll_ms / 1000,
+        clock=utc_now,
+    )
+
+
+def _deposit_watch(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, CcxtGateway],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+) -> DepositWatch:
+    return DepositWatch(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        poll_seconds=settings.deposit_poll_ms / 1000,
+        window=timedelta(hours=settings.deposit_window_hours),
         clock=utc_now,
     )
 

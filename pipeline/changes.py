@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.audit import AuditTrail, Value
 from pipeline.cost import RealisedResult
+from pipeline.deposit import DepositBook
 from pipeline.drift import StoredDrift
 from pipeline.gate.context import Conduct, Halt
 from pipeline.invariants import InvariantViolation
@@ -108,6 +109,8 @@ class Changes:
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     withdrawals_made: set[str] = field(default_factory=set)
     withdrawals_changed: set[str] = field(default_factory=set)
+    # Deposits, which `pipeline.deposits` moves.
+    deposits: DepositBook = field(default_factory=DepositBook)
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
     claimed: set[tuple[str, str]] = field(default_factory=set)
     # Final answers, by the key whose claim they end.

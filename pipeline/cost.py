@@ -103,3 +103,11 @@ def _sell(account: AccountKey, growth: _Growth, rate: Decimal, ledger: Ledger) -
 def _floor(usd: Decimal) -> Decimal:
     """To 18 places, downwards: a gain is never stated larger than it is, and a loss never smaller."""
     return usd.quantize(SCALE, rounding=ROUND_FLOOR)
+
+
+def trim_cost(account: AccountKey, ledger: Ledger) -> None:
+    """What is gone has no cost any more: no more of an asset counts as bought here than there is, at the average cost that it had."""
+    balance = ledger.balance(account)
+    if balance.cost_quantity > balance.posted:
+        usd = round_up(balance.cost_usd * balance.posted / balance.cost_quantity) if balance.posted > 0 else _ZERO
+        ledger.set_cost(account, balance.posted, usd)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from schemas.balances import BalanceReport
 from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
+from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import OrderStatus
 from schemas.wire import Timestamp, WireModel
 from schemas.withdrawals import WithdrawalReport
@@ -61,5 +62,5 @@ class Report(WireModel):
 
 
 # What stands on `trade.reports`: each has a field of its own that it must have, so that each reads as itself only.
-OnReports = Report | HaltTrip | WithdrawalReport | BalanceReport
+OnReports = Report | HaltTrip | WithdrawalReport | DepositReport | AnnouncementReport | BalanceReport
 ON_REPORTS: Final[TypeAdapter[OnReports]] = TypeAdapter(OnReports)

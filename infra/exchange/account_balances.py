@@ -6,39 +6,19 @@ id that its venue gives makes it unreadable. What it does not show counts as zer
 Start with `BalanceCalls.account_balances`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any
 
+from infra.exchange.account_calls import AccountCalls
 from infra.exchange.books import UnreadableBooks, amount
-from infra.exchange.gateway import Credentials
 from infra.exchange.transport import Call
-from infra.exchange.venues import Venue, VenueAccount
+from infra.exchange.venues import VenueAccount
 from pipeline.venue import AccountBalances, LookUpFailed, Refused
 
 
-class BalanceCalls(ABC):
-    """What `CcxtGateway` has for balances; the abstract parts are the gateway's own."""
-
-    _venue: Venue
-
-    @property
-    @abstractmethod
-    def exchange(self) -> str: ...
-
-    @abstractmethod
-    async def _account(self, user_id: str, api_key_id: str) -> tuple[Credentials, Any] | Refused: ...
-
-    @abstractmethod
-    def _calling(self, call: Call) -> AbstractAsyncContextManager[None]: ...
-
-    @abstractmethod
-    def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str: ...
-
-    @abstractmethod
-    def _clean(self, text: str, credentials: Credentials) -> str: ...
+class BalanceCalls(AccountCalls):
+    """What `CcxtGateway` has for balances."""
 
     async def account_balances(self, user_id: str, api_key_id: str) -> AccountBalances | LookUpFailed:
         account = await self._account(user_id, api_key_id)

@@ -45,6 +45,11 @@ _LEAVING: Final = """
     SELECT asset, sum(amount + fee) AS amount FROM withdrawals
     WHERE user_id = $1 AND exchange = $2 AND executed_at IS NULL AND status IN ('submitting', 'in_doubt', 'processing') GROUP BY asset
 """
+# Binance lets a deposit be used before it counts as confirmed.
+_ARRIVING: Final = """
+    SELECT asset, sum(amount) AS amount FROM deposits
+    WHERE user_id = $1 AND exchange = $2 AND status IN ('detected', 'confirming') GROUP BY asset
+"""
 _RESTING: Final = """
     SELECT * FROM orders
     WHERE user_id = $1 AND exchange = $2 AND mode = 'live' AND executed_at IS NULL AND status = ANY($3::text[]) LIMIT $4
@@ -88,6 +93,7 @@ async def read_account(database: Database, account: ExchangeAccount) -> AccountL
         return AccountLedger(
             seq=seq or 0,
             owned=owned,
+            arriving=await _amounts(connection, _ARRIVING, user_id, exchange),
             leaving=await _amounts(connection, _LEAVING, user_id, exchange),
             resting=tuple(
                 order_of(row) for row in await connection.fetch(_RESTING, user_id, exchange, _RESTING_STATES, RESTING_MAX + 1)

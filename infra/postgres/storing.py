@@ -20,7 +20,8 @@ from typing import Final
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.drifts import DRIFTS
+from infra.postgres.deposits import ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING, DEPOSITS, DEPOSITS_CHANGING, DISPUTES
+from infra.postgres.drifts import drift_parts
 from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
@@ -78,13 +79,16 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _claims(statement, changes, claims_older_than)
     _orders(statement, changes)
     _withdrawals(statement, changes)
+    _deposits(statement, changes)
     _ledger(statement, changes)
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    _drifts(statement, changes)
+    for part in drift_parts(changes):
+        statement.add(*part)
     await statement.run(connection, subject)
     await _cancels(connection, changes)
+    await _announcements(connection, changes, subject)
 
 
 def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> None:
@@ -148,6 +152,32 @@ def _withdrawals(statement: _Statement, changes: Changes) -> None:
             ),
             WITHDRAWALS_CHANGING.arrays(moved),
             len(moved),
+        )
+
+
+def _deposits(statement: _Statement, changes: Changes) -> None:
+    book = changes.deposits
+    if book.made:
+        made = [book.deposits[deposit_id] for deposit_id in book.made]
+        statement.add("deposits_made", DEPOSITS.insert, DEPOSITS.arrays(made), len(made))
+    moved = [book.deposits[deposit_id] for deposit_id in book.changed - book.made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in DEPOSITS_CHANGING.columns[1:])
+        statement.add(
+            "deposits_moved",
+            lambda first: (
+                f"UPDATE deposits SET {assignments} FROM {DEPOSITS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE deposits.deposit_id = given.deposit_id"
+            ),
+            DEPOSITS_CHANGING.arrays(moved),
+            len(moved),
+        )
+    if book.disputes_made:
+        statement.add(
+            "disputes_made",
+            lambda first: DISPUTES.insert(first, noted_at=first + len(DISPUTES.columns)),
+            [*DISPUTES.arrays(book.disputes_made), changes.now],
+            len(book.disputes_made),
         )
 
 
@@ -331,32 +361,6 @@ def _halts(statement: _Statement, changes: Changes) -> None:
         )
 
 
-def _drifts(statement: _Statement, changes: Changes) -> None:
-    kept = [changes.drifts[user_id, exchange].get(asset) for user_id, exchange, asset in sorted(changes.drifts_moved)]
-    rows = [drift for drift in kept if drift is not None]
-    gone = [key for key, drift in zip(sorted(changes.drifts_moved), kept, strict=True) if drift is None]
-    if rows:
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in DRIFTS.columns[3:])
-        statement.add(
-            "drifts_seen",
-            lambda first: f"{DRIFTS.insert(first)} ON CONFLICT (user_id, exchange, asset) DO UPDATE SET {assignments}",
-            DRIFTS.arrays(rows),
-            len(rows),
-        )
-    if gone:
-        statement.add(
-            "drifts_gone",
-            lambda first: (
-                "DELETE FROM balance_drifts USING "  # noqa: S608 — literals
-                f"unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[]) AS given (user_id, exchange, asset) "
-                "WHERE balance_drifts.user_id = given.user_id AND balance_drifts.exchange = given.exchange "
-                "AND balance_drifts.asset = given.asset"
-            ),
-            columns_of(gone, 3),
-            len(gone),
-        )
-
-
 async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
     """After the orders they refer to, and one statement after the other: a batch may make a cancel and end it."""
     if changes.cancels_made:
@@ -371,3 +375,25 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
             f"UPDATE cancels SET ended = true FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
             *CANCEL_ATTEMPTS.arrays(changes.cancels_ended),
         )
+
+
+async def _announcements(connection: PoolConnectionProxy, changes: Changes, subject: str) -> None:
+    """After the deposits they refer to."""
+    book, statement = changes.deposits, _Statement()
+    if book.announcements_made:
+        made = [book.announcements[announcement_id] for announcement_id in book.announcements_made]
+        statement.add("announcements_made", ANNOUNCEMENTS.insert, ANNOUNCEMENTS.arrays(made), len(made))
+    moved = [book.announcements[announcement_id] for announcement_id in book.announcements_changed - book.announcements_made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ANNOUNCEMENTS_CHANGING.columns[1:])
+        statement.add(
+            "announcements_moved",
+            # Fewer rows than answers: a request would get a second final answer.
+            lambda first: (
+                f"UPDATE deposit_announcements SET {assignments} FROM {ANNOUNCEMENTS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE deposit_announcements.announcement_id = given.announcement_id AND deposit_announcements.executed_at IS NULL"
+            ),
+            ANNOUNCEMENTS_CHANGING.arrays(moved),
+            len(moved),
+        )
+    await statement.run(connection, subject)

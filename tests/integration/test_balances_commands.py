@@ -32,7 +32,7 @@ IMPORT = ("--exchange", "binance", "--key", "main", "--operator", "ana")
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
-    process = start(SimulatorOptions(tmp_path_factory.mktemp("exchange"), walk_ms=0, withdrawal_ms=600_000))
+    process = start(SimulatorOptions(tmp_path_factory.mktemp("exchange"), walk_ms=0, withdrawal_ms=600_000, deposit_ms=600_000))
     yield process
     process.stop()
 
@@ -209,6 +209,19 @@ def test_balances_import_of_an_account_that_is_not_idle_is_refused(
     refused = installed.run("balances", "import", user, "--exchange", "binance", "--key", "other")
     assert (refused.code, "has real balances at binance already: 0.25 BTC, 1000.5 USDT" in refused.errors) == (1, True), refused.errors
     assert len(installed.fetch("SELECT 1 FROM balance_imports WHERE user_id = $1", user)) == 1
+
+
+def test_balances_import_while_a_deposit_is_on_its_way_is_refused(
+    installed: Administered, exchange: SimulatorProcess, user: str
+) -> None:
+    """Nobody can tell whether the balances show it, and it would be credited besides: not while it is pending, not right after."""
+    deposit = {"api_key": f"key-{user}", "asset": "USDT", "amount": "5", "network": "ETH", "address": ADDRESS}
+    arrived = at_exchange(exchange, user, lambda client: client.admin("POST", "deposits", deposit))
+    refused = installed.run("balances", "import", user, *IMPORT)
+    assert (refused.code, "A deposit of 5 USDT is on its way" in refused.errors) == (1, True), refused.errors
+    at_exchange(exchange, user, lambda client: client.admin("POST", "deposits/credit", {"id": arrived["id"]}))
+    assert installed.run("balances", "import", user, *IMPORT).code == 1
+    assert installed.fetch("SELECT 1 FROM balance_imports WHERE user_id = $1", user) == []
 
 
 def test_balances_of_an_exchange_that_is_away_are_neither_imported_nor_judged(installed: Administered, user: str) -> None:

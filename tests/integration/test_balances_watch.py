@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.depositing import QUICK as QUICK_DEPOSITS
+from tests.depositing import arrive, credited_amounts
 from tests.installation import Installation, installation, order
 from tests.integration.halted import cli_settings
 from tests.integration.simulator_client import SimulatorClient
@@ -21,6 +23,7 @@ from tests.withdrawing import APPLY, FAILING, QUICK, allow_withdrawals, run_sql,
 
 COMPARING = {
     **QUICK,
+    **QUICK_DEPOSITS,
     "ORCHESTRATOR_BALANCE_CHECK_MS": "250",
     "ORCHESTRATOR_BALANCE_DRIFT_AGE_SECONDS": "1",
     "ORCHESTRATOR_BALANCE_DRIFT_HALT_USD": "50",
@@ -90,10 +93,11 @@ async def events(made: Installation, user: str) -> list[str]:
 async def test_balance_watch_is_quiet_while_all_moves_and_halts_who_was_robbed(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
-    """Orders that fill and rest and withdrawals under way are no drift in any round, nor for the command. Then two accounts lose money
-    behind the system's back: both are found when they are old enough, the one above the threshold is halted, and both are gone when the
-    money is back."""
-    options = ("--withdrawal-ms", str(WITHDRAWAL_MS), "--withdrawal-fee", "1")
+    """Orders that fill and rest, withdrawals and deposits under way are no drift in any round, nor for the command. Then two accounts lose
+    money behind the system's back: both are found when they are old enough, the one above the threshold is halted, and both are gone when
+    the money is back."""
+    # A deposit is pending longer than it takes to look for it.
+    options = ("--withdrawal-ms", str(WITHDRAWAL_MS), "--withdrawal-fee", "1", "--deposit-ms", "4000")
     async with installation(kafka, database_url, unique_prefix, tmp_path, *options) as made:
         await allow_withdrawals(made)
         for statement in NOTING:
@@ -102,6 +106,7 @@ async def test_balance_watch_is_quiet_while_all_moves_and_halts_who_was_robbed(
         await made.event(0, "worker_started", 60)
         resting = order(1_000, user_id="user-5", order_type="limit", time_in_force="GTC", quantity="0.001", price="10000")
         await made.publish([resting, withdrawal(3), withdrawal(4, address=FAILING)])
+        await asyncio.gather(*(arrive(made, user, "11.5") for user in ("user-1", "user-2")))
         moving = asyncio.create_task(keep_moving(made))
         try:
             now = await asyncio.to_thread(orchestrator, tmp_path, "verify", "balances", "--json", settings=cli_settings(made))
@@ -111,6 +116,7 @@ async def test_balance_watch_is_quiet_while_all_moves_and_halts_who_was_robbed(
             with suppress(asyncio.CancelledError):
                 await moving
         assert await run_sql(made, "SELECT * FROM noted") == []
+        assert sorted((await credited_amounts(made)).values()) == [[Decimal("11.5")]] * 2
         assert (now.code, now.json["accounts"], now.json["drifts"], now.json["unanswered"]) == (0, 8, [], []), now.errors
         assert len(await run_sql(made, "SELECT 1 FROM orders WHERE executed_at IS NOT NULL AND status = 'filled'")) > 10
         async with aiohttp.ClientSession() as session:

@@ -23,7 +23,9 @@ from infra.exchange.simulator.prices import Tape, TapeMode
 from infra.exchange.simulator.records import (
     AccountOpened,
     DepositCredited,
+    DepositMarked,
     DepositSeen,
+    DepositTakenBack,
     Filled,
     KeyAdded,
     OrderAccepted,
@@ -130,7 +132,9 @@ class Exchange:
             WithdrawalAccepted: self.funding.apply_withdrawal,
             WithdrawalEnded: self.funding.apply_withdrawal_end,
             DepositSeen: self.funding.apply_deposit,
+            DepositMarked: self.funding.apply_deposit_mark,
             DepositCredited: self.funding.apply_deposit_credit,
+            DepositTakenBack: self.funding.apply_deposit_back,
         }
 
     # ---- records

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 _STATEMENTS = (
     # The exchange's own name of the account is its identity: neither a second key nor a second user imports the same money again.
