@@ -294,16 +294,7 @@ def compose(
             clock=utc_now,
         ),
         withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
-        deposit_watch=DepositWatch(
-            database=database,
-            gateways=gateways,
-            producer=report_producer,
-            owned=owned,
-            topics=topics,
-            poll_seconds=settings.deposit_poll_ms / 1000,
-            window=timedelta(hours=settings.deposit_window_hours),
-            clock=utc_now,
-        ),
+        deposit_watch=_deposit_watch(settings, database, gateways, report_producer, owned),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
@@ -361,6 +352,25 @@ def _withdrawal_watch(
         topics=Topics(settings.topic_prefix),
         rules=rules_of(settings),
         poll_seconds=settings.withdrawal_poll_ms / 1000,
+        clock=utc_now,
+    )
+
+
+def _deposit_watch(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, CcxtGateway],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+) -> DepositWatch:
+    return DepositWatch(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        poll_seconds=settings.deposit_poll_ms / 1000,
+        window=timedelta(hours=settings.deposit_window_hours),
         clock=utc_now,
     )
 
