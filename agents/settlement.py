@@ -19,10 +19,11 @@ from infra.postgres.drifts import drifts_of_users
 from infra.postgres.gate import halts
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import unpublished_withdrawals
+from pipeline.announcements import apply_announcement_report
 from pipeline.balance_reconciliation import apply_balance_report
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.deposits import apply_announcement_report, apply_deposit_report
+from pipeline.deposits import apply_deposit_report
 from pipeline.halts import apply_trip
 from pipeline.invariants import LocksMissing, Unpublished
 from pipeline.payouts import apply_withdrawal_report

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.acceptance import IntakeState, take_in_trade
+from pipeline.announcements import take_in_announcement
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, PendingCancel, order_fields
-from pipeline.deposits import take_in_announcement
 from pipeline.gate.context import Refusal
 from pipeline.gate.safety import stale_refusal
 from pipeline.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of

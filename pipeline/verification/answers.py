@@ -16,9 +16,9 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
+from pipeline.announcements import result_of_announcement
 from pipeline.changes import result_of_order
 from pipeline.deposit import Announcement
-from pipeline.deposits import result_of_announcement
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.paper import is_paper_id
 from pipeline.verification.finding import Check, Finding

@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pipeline.announcements import apply_announcement_report
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import Changes, Claim
 from pipeline.deposit import Announcement, Deposit, DepositBook, DisputeKind
-from pipeline.deposits import apply_announcement_report, apply_deposit_report, deposit_id_in, verdict_on
+from pipeline.deposits import apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.intake import decide
 from pipeline.ledger import AccountKey, Balance, Ledger
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT

@@ -10,10 +10,11 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
+from pipeline.announcements import result_of_announcement
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import order_fields, result_of_order, state_of
 from pipeline.deposit import Announcement, Deposit
-from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_state, result_of_announcement
+from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_state
 from pipeline.identifiers import client_order_id_of
 from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees
 from pipeline.order import Order

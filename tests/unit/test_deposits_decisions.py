@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.announcements import apply_announcement_report
 from pipeline.changes import Changes
 from pipeline.deposit import TRANSITIONS, VENUE_STATES, Announcement, Dispute, DisputeKind, next_status, require_transition
-from pipeline.deposits import Move, apply_announcement_report, apply_deposit_report, deposit_id_in, verdict_on
+from pipeline.deposits import Move, apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.gate.context import ApiKeyState
 from pipeline.intake import decide
 from pipeline.invariants import InvariantViolation, LocksMissing

@@ -6,8 +6,9 @@ from decimal import Decimal
 
 import pytest
 
+from pipeline.announcements import result_of_announcement
 from pipeline.changes import result_of_order
-from pipeline.deposits import deposit_state, result_of_announcement
+from pipeline.deposits import deposit_state
 from pipeline.identifiers import deposit_id_of
 from pipeline.ledger import AccountKey, Balance, TransferKind, clearing
 from pipeline.verification.accounts import TransferTotal
