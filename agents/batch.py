@@ -32,7 +32,7 @@ from infra.metrics import record_batch
 from infra.postgres.step import Database, InputPartition, StepTransaction
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import CrashPoint, Reached
-from pipeline.invariants import InvariantViolation, Retryable, Unpublished
+from pipeline.invariants import InvariantViolation, LocksMissing, Retryable, Unpublished
 from pipeline.rules import Rules
 from schemas.topics import Topics
 
@@ -102,6 +102,9 @@ class StepRunner:
                             "Nothing was written. Two installations may share this database and consumer group: see `orchestrator doctor`."
                         )
                     return await attempt(step)
+            except LocksMissing:
+                if monotonic() > give_up_at:
+                    raise
             except Unpublished:
                 if monotonic() > give_up_at:
                     raise

@@ -10,6 +10,7 @@ from typing import Final
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
+from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import addresses, withdrawn_usd
@@ -19,12 +20,13 @@ from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
+from pipeline.deposit import DepositBook
 from pipeline.gate.context import AccountState, Limits
 from pipeline.intake import decide
 from pipeline.ledger import Ledger
 from pipeline.venue import MarketData
 from pipeline.withdrawal import AllowedAddress, Network
-from schemas.requests import CancelRequest, TradeRequest, WithdrawalRequest
+from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
 from schemas.wire import SourceOffset
 
 ACTOR: Final = "intake"
@@ -109,6 +111,7 @@ class IntakeStep:
             claims=claims,
             cancels=cancels,
             conduct=locked.conduct,
+            deposits=await self._load_depositing(step, arrivals, now),
             unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
         )
         state = IntakeState(
@@ -136,3 +139,17 @@ class IntakeStep:
         for user_id, usd in (await withdrawn_usd(step.connection, users, now)).items():
             states[user_id].usage.withdrawn_24h_usd = usd
         return await addresses(step.connection, users)
+
+    async def _load_depositing(self, step: StepTransaction, arrivals: list[Arrival], now: datetime) -> DepositBook:
+        """What only announced deposits need: those of the same users that wait, and deposits that came before their announcement."""
+        asking = {
+            arrival.decoded.user_id for arrival in arrivals if arrival.unproven is None and isinstance(arrival.decoded, DepositRequest)
+        }
+        users = sorted(asking)
+        if not users:
+            return DepositBook()
+        came_since = now - self._context.rules.announcement_delay
+        return DepositBook(
+            deposits=await unclaimed_deposits(step.connection, users, came_since),
+            announcements=await expected_announcements(step.connection, users),
+        )

@@ -2,7 +2,8 @@
 
 Whole files: docs/checks.md, docs/reason-codes.md, docs/topics.md. Parts of files, between `<!-- generated: NAME -->` and `<!-- end -->`:
 the settings, the exit codes and the metrics in docs/operations.md, the fields of a request in docs/producers.md, the ten steps of
-a trade and the transitions in docs/architecture.md, the checks and the transitions of withdrawals in docs/withdrawals.md.
+a trade and the transitions in docs/architecture.md, the checks and the transitions of withdrawals in docs/withdrawals.md
+and of deposits in docs/deposits.md.
 """
 
 import argparse
@@ -26,7 +27,9 @@ import agents.worker
 from checks.tree import ROOT
 from infra import metrics
 from infra.settings import Settings
+from pipeline.deposit import TRANSITIONS as DEPOSIT_TRANSITIONS
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
+from pipeline.gate.deposits import ANNOUNCEMENT_CHECKS
 from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
 from pipeline.gate.outline import TEN_STEPS
 from pipeline.gate.suspicion import RULES
@@ -58,11 +61,15 @@ _FIX_MEANING: Final[dict[int, str]] = {
 _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
     "requests": ("`user_id` recommended, any accepted", "producers in any language", "requests (see [producers.md](producers.md))"),
     "orders": ("`user_id`", "intake", "work for the execution agent of one exchange"),
-    "reports": ("`order_id`", "reconciliation, the watch of withdrawals", "what a look-up at an exchange proved"),
+    "reports": (
+        "`order_id`; of deposits `user_id`, of balances `user_id:exchange`",
+        "reconciliation, the watches of withdrawals, deposits and balances",
+        "what a look-up at an exchange proved",
+    ),
     "commands": ("scope", "operators", "commands; nothing reads it in this version"),
     "results": ("`request_id`", "all agents", "the answers"),
     "audit": ("`order_id:seq`, or `account:seq` where there is no order", "all agents", "one event per state change, hash-chained"),
-    "state": ("`order_id`", "all agents", "the newest snapshot of each order and withdrawal, for dashboards"),
+    "state": ("`order_id`", "all agents", "the newest snapshot of each order, withdrawal and deposit, for dashboards"),
     "requests_dlq": ("the original key", "intake", "records that could not be read, as they came, without their secrets"),
 }
 # Limits that no check of the ladder goes by, and what does.
@@ -300,6 +307,24 @@ def withdrawal_transitions() -> str:
     return _table(("from", "to"), rows)
 
 
+def deposit_checks() -> str:
+    """The table of an announced deposit's checks."""
+    rows = []
+    for check in ANNOUNCEMENT_CHECKS:
+        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
+        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
+    return _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
+
+
+def deposit_transitions() -> str:
+    """The table of a deposit's legal transitions."""
+    rows = [
+        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"]
+        for before, afters in DEPOSIT_TRANSITIONS.items()
+    ]
+    return _table(("from", "to"), rows)
+
+
 FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/checks.md": gate_checks,
     "docs/reason-codes.md": reason_codes,
@@ -309,6 +334,7 @@ PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/operations.md": {"settings": settings, "exit-codes": exit_codes, "metrics": metrics_table},
     "docs/producers.md": {"request-fields": request_fields},
     "docs/architecture.md": {"ten-steps": ten_steps, "transitions": transitions},
+    "docs/deposits.md": {"deposit-checks": deposit_checks, "deposit-transitions": deposit_transitions},
     "docs/withdrawals.md": {"withdrawal-checks": withdrawal_checks, "withdrawal-transitions": withdrawal_transitions},
 }
 

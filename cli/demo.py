@@ -23,6 +23,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.demo_deposits import DepositSender
 from cli.demo_exchange import SimulatorAdmin, injected_faults
 from cli.demo_faults import WorkerFaults
 from cli.demo_load import Rest, begin_offsets, publish, standing
@@ -139,7 +140,9 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     # A data directory that was used before has earlier faults in its log.
     simulator_dir = stage.simulator.options.data_dir
     faults_before = injected_faults(simulator_dir)
-    records = list(Generator(options.seed, run, users, datetime.now(UTC)).records(options.requests))
+    generator = Generator(options.seed, run, list(users), datetime.now(UTC))
+    records = list(generator.records(options.requests))
+    deposits = DepositSender(SimulatorAdmin(stage.simulator.url), generator.deposits, users)
     environment = {**worker_environment(stage.settings, stage.endpoints), **options.worker_environment}
     logs = stage.settings.data_dir / "workers"
     console = Console(stderr=True)
@@ -151,7 +154,7 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     health = HealthAddresses(logs, options.workers)
     async with supervised_workers(options.workers, options.worker_argv, environment, logs, said) as pool:
         await _until_ready(health, pool)
-        faults, restless = await _Load(stage, options, pool, console, said).run(records)
+        faults, restless = await _Load(stage, options, pool, console, said).run(records, deposits)
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
     findings = [*check_all(evidence), _workers_run(pool, restless)]
@@ -160,6 +163,8 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
         findings,
         tally(evidence.answers, asked_from),
         sum(1 for order in evidence.books.orders if order.user_id in own) if evidence.books else 0,
+        # Those that were taken back afterwards among them: the promises say that they were.
+        sum(1 for deposit in evidence.deposited.deposits.values() if deposit.user_id in own and deposit.credited_at is not None),
         {**(injected_faults(simulator_dir) - faults_before), **faults},
         {"workers": options.workers, "workers_restarted": pool.restarts, "seed": options.seed},
     )
@@ -203,25 +208,27 @@ class _Load:
         self._published = self._progress.add_task("published", total=options.requests)
         self._answered = self._progress.add_task("answered", total=options.requests)
         self._answered_before = 0
+        self._published_so_far = 0
 
-    async def run(self, records: Sequence[DemoRecord]) -> tuple[dict[str, int], str]:
+    async def run(self, records: Sequence[DemoRecord], deposits: DepositSender) -> tuple[dict[str, int], str]:
         """Returns what was done to workers, and why there is no rest (empty: there is)."""
         stage = self._stage
         before = await standing(stage.database, stage.settings)
         self._answered_before = before.answered
         rest = Rest(stage.settings, stage.kafka, stage.database, stage.simulator.log_path, before.read + len(records))
         with self._progress:
-            await self._publish(records)
+            await self._publish(records, deposits)
             restless = await self._come_to_rest(rest)
         return dict(self._faults.counts), restless
 
-    async def _publish(self, records: Sequence[DemoRecord]) -> None:
+    async def _publish(self, records: Sequence[DemoRecord], deposits: DepositSender) -> None:
         count = self._options.worker_faults
         seconds = max(count * _SECONDS_PER_FAULT, self._options.load_seconds_min)
         if self._options.kill:
             await self._admin.make_faults(self._options.seed)
         publishing = publish(self._stage.settings, self._stage.kafka, records, seconds, self._show_published)
-        tasks = [asyncio.create_task(work) for work in (publishing, self._faults.run(count, seconds))]
+        sending = deposits.run(lambda: self._published_so_far)
+        tasks = [asyncio.create_task(work) for work in (publishing, self._faults.run(count, seconds), sending)]
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.gather(*tasks)
@@ -252,6 +259,7 @@ class _Load:
             await asyncio.sleep(0.5)
 
     def _show_published(self, count: int) -> None:
+        self._published_so_far = count
         self._progress.update(self._published, completed=count)
 
     def _show_answered(self, count: int) -> None:

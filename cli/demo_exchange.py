@@ -4,7 +4,7 @@ Talks to the endpoints under /simulator/, which no real exchange has.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from infra.exchange.simulator.faults import LOG_NAME, FaultKind
+from infra.exchange.simulator.funding import Listing
 from infra.exchange.simulator.symbols import make_symbols
 from pipeline.invariants import Retryable
 
@@ -26,6 +27,7 @@ _PAYOUT_PATH: Final = "/sapi/v1/capital/withdraw/apply"
 # A pause that the exchange asks for holds up every account, so it is asked for rarely.
 _PAUSE_PROBABILITY: Final = 0.0003
 _LOOK_UP_FAULT_PROBABILITY: Final = 0.01
+_DEPOSITS_PATH: Final = "/sapi/v1/capital/deposit/hisrec"
 _SLOW_MS: Final = 900
 _LOOK_UP_KINDS: Final = (
     FaultKind.HANG_BEFORE_ACCEPT,
@@ -61,7 +63,7 @@ class ExchangeAccount:
 
 
 def fault_rules(seed: int) -> list[dict[str, object]]:
-    """Every kind of fault on orders, cancels, look-ups and pay-outs, each with a small probability."""
+    """Every kind of fault on orders, cancels, look-ups, pay-outs and the history of deposits, each with a small probability."""
     rules: list[dict[str, object]] = []
 
     def add(kind: FaultKind, method: str, probability: float, **more: str) -> None:
@@ -73,6 +75,7 @@ def fault_rules(seed: int) -> list[dict[str, object]]:
         add(kind, "POST", _PAUSE_PROBABILITY if kind is FaultKind.RATE_LIMIT else _ORDER_FAULT_PROBABILITY)
     for kind in _LOOK_UP_KINDS:
         add(kind, "GET", _LOOK_UP_FAULT_PROBABILITY)
+        add(kind, "GET", _LOOK_UP_FAULT_PROBABILITY, path=_DEPOSITS_PATH)
     for kind in _CANCEL_KINDS:
         add(kind, "DELETE", _LOOK_UP_FAULT_PROBABILITY)
     for kind in (*_CANCEL_KINDS, FaultKind.HANG_BEFORE_ACCEPT, FaultKind.TRUNCATED_BODY):
@@ -103,6 +106,18 @@ class SimulatorAdmin:
 
     async def end_faults(self) -> None:
         await self._call("DELETE", "faults", None)
+
+    async def shuffle_deposits(self) -> None:
+        """Has the history of deposits shown in another order at each look."""
+        await self._call("POST", "deposits/listing", {"order": Listing.SHUFFLED})
+
+    async def send_deposit(self, fields: Mapping[str, object]) -> str:
+        """Somebody sends a deposit; returns the exchange's id of it."""
+        return (await self._call("POST", "deposits", fields))["id"]
+
+    async def mark_deposit(self, deposit_id: str, status: int) -> None:
+        """Shows another status of a deposit, by Binance's number."""
+        await self._call("POST", "deposits/mark", {"id": deposit_id, "status": status})
 
     async def hold_prices(self) -> None:
         """Pins every price where it is, so that resting orders stay as they are."""

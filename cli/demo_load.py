@@ -20,6 +20,8 @@ from infra.settings import Settings
 from infra.verification.exchange_log import read_books
 from infra.verification.topics import read_ends, read_offsets
 from pipeline.invariants import Retryable
+from pipeline.verification.books import ExchangeBooks
+from pipeline.verification.deposits import Booked
 from schemas.topics import Topics
 
 _CHUNK: Final = 100
@@ -71,7 +73,8 @@ class Standing:
         return self.unfinished == self.in_doubt == self.pending_cancels == 0
 
     def __str__(self) -> str:
-        return f"{self.unfinished} orders and withdrawals under way, {self.in_doubt} in doubt, {self.pending_cancels} cancels waiting"
+        under_way = f"{self.unfinished} orders, withdrawals and announced deposits under way"
+        return f"{under_way}, {self.in_doubt} in doubt, {self.pending_cancels} cancels waiting"
 
 
 async def standing(database: Database, settings: Settings) -> Standing:
@@ -82,7 +85,8 @@ async def standing(database: Database, settings: Settings) -> Standing:
             SELECT
               (SELECT coalesce(sum(greatest(next_offset, 0)), 0) FROM input_partitions WHERE consumer_group = $1 AND topic = $2) AS read,
               (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status IN ('accepted', 'submitting'))
-                + (SELECT count(*) FROM withdrawals WHERE executed_at IS NULL AND status <> 'in_doubt') AS unfinished,
+                + (SELECT count(*) FROM withdrawals WHERE executed_at IS NULL AND status <> 'in_doubt')
+                + (SELECT count(*) FROM deposit_announcements WHERE executed_at IS NULL) AS unfinished,
               (SELECT count(*) FROM orders WHERE executed_at IS NULL AND status = 'in_doubt')
                 + (SELECT count(*) FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt') AS in_doubt,
               (SELECT count(*) FROM cancels WHERE NOT ended) AS pending_cancels
@@ -130,7 +134,10 @@ class Rest:
         now = await standing(self.database, self.settings)
         answered(now.answered)
         self.why_not = f"{self.expected - now.read} records are not read, {now}"
-        return now.read >= self.expected and now.is_quiet and await self._offsets_meet() and await self._resting_orders_agree()
+        if now.read < self.expected or not now.is_quiet or not await self._offsets_meet():
+            return False
+        books = await asyncio.to_thread(read_books, self.exchange_log)
+        return await self._resting_orders_agree(books) and await self._deposits_agree(books)
 
     async def _offsets_meet(self) -> bool:
         behind = [
@@ -141,9 +148,8 @@ class Rest:
         self.why_not = f"records wait on {len(behind)} input partitions"
         return not behind
 
-    async def _resting_orders_agree(self) -> bool:
+    async def _resting_orders_agree(self, books: ExchangeBooks) -> bool:
         """Whether our resting orders are what the exchange has: a fill is known to us only at the next look-up."""
-        books = await asyncio.to_thread(read_books, self.exchange_log)
         booked = {order.client_order_id: (order.status.value, order.cum_quantity) for order in books.orders}
         async with self.database.connection() as connection:
             rows = await connection.fetch(
@@ -152,3 +158,20 @@ class Rest:
         behind = [row for row in rows if booked.get(row["client_order_id"]) != (row["status"], row["cum_quantity"])]
         self.why_not = f"{len(behind)} resting orders have moved on at the exchange"
         return not behind
+
+    async def _deposits_agree(self, books: ExchangeBooks) -> bool:
+        """Whether every deposit is over at the exchange, and stands with us as it does there."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch("SELECT exchange_deposit_id, status FROM deposits")
+        ours = {row["exchange_deposit_id"]: row["status"] for row in rows}
+        behind = [row for row in books.deposits if ours.get(row.exchange_deposit_id, "") not in _AGREED[row.state]]
+        self.why_not = f"{len(behind)} deposits have moved on at the exchange"
+        return not behind
+
+
+# A deposit that was taken back before it was seen was never credited.
+_AGREED: Final = {
+    Booked.UNDER_WAY: frozenset[str](),
+    Booked.CREDITED: frozenset({"credited"}),
+    Booked.TAKEN_BACK: frozenset({"reversed", "rejected"}),
+}

@@ -15,7 +15,12 @@ _LATENCY_NOTE: Final = "from append to the final answer"
 
 
 def summary(
-    findings: Sequence[Finding], tally: Tally, exchange_orders: int, faults: Mapping[str, int], more: Mapping[str, object]
+    findings: Sequence[Finding],
+    tally: Tally,
+    exchange_orders: int,
+    deposits_credited: int,
+    faults: Mapping[str, int],
+    more: Mapping[str, object],
 ) -> dict[str, object]:
     """The object that `demo --json` prints; `more` is added at its end."""
     return {
@@ -29,7 +34,7 @@ def summary(
         "rejected_by_reason": tally.rejected_by_reason,
         "duplicates": tally.duplicates,
         "withdrawals_completed": tally.withdrawals_completed,
-        "deposits_credited": tally.deposits_credited,
+        "deposits_credited": deposits_credited,
         "in_doubt": breaches_of(findings, "in_doubt"),
         "exchange_orders": exchange_orders,
         "faults_injected": dict(faults),
@@ -60,7 +65,9 @@ def show(console: Console, figures: Mapping[str, object], findings: Sequence[Fin
     table = Table(title="What happened", show_header=False, title_justify="left")
     table.add_column("what")
     table.add_column("figure", justify="right")
-    for name in ("requests", "results_final", "executed", "rejected", "duplicates", "exchange_orders"):
+    for name in (
+        "requests", "results_final", "executed", "rejected", "duplicates", "exchange_orders", "withdrawals_completed", "deposits_credited"
+    ):  # fmt: skip
         table.add_row(name.replace("_", " "), f"{figures[name]:,}")
     table.add_row("requests per second", f"{figures['requests_per_second']}")
     table.add_row(f"median, 99th percentile, {_LATENCY_NOTE}", f"{figures['p50_ms']} ms, {figures['p99_ms']} ms")

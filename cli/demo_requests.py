@@ -17,6 +17,8 @@ from typing import Final
 
 import orjson
 
+from cli.demo_deposits import ADDRESS as DEPOSIT_ADDRESS
+from cli.demo_deposits import ASSET, NETWORK, DemoDeposit
 from infra.exchange.simulator.symbols import Symbol, make_symbols
 from schemas.wire import format_time
 
@@ -37,6 +39,10 @@ ADDRESS: Final = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 
 # Far enough ahead that lag does not expire an order; the kind `expired` says otherwise.
 _DEADLINE: Final = timedelta(hours=6)
+# An announced deposit that nobody sends is waited for so long.
+_EXPECTED: Final = timedelta(seconds=15)
+# Of so many records each one deposit comes that nobody announced.
+_RECORDS_PER_DEPOSIT: Final = 20
 _RESTING_KEPT_MAX: Final = 400
 _ORIGINALS_KEPT_MAX: Final = 2_000
 
@@ -54,19 +60,25 @@ class DemoRecord:
 
 
 class Generator:
-    """Makes records for users that exist under `user_ids`; `run` tells this run's keys from those of other runs."""
+    """Makes records for users that exist under `user_ids`; `run` tells this run's keys from those of other runs.
+
+    `deposits` are those that somebody must send to the exchange meanwhile; they are complete when all records are made.
+    """
 
     def __init__(self, seed: int, run: str, user_ids: list[str], now: datetime) -> None:
         self._random = random.Random(seed)
         self._run = run
         self._users = user_ids
         self._expires_at = format_time(now + _DEADLINE)
+        self._given_up_at = format_time(now + _EXPECTED)
         self._expired_at = format_time(now - timedelta(minutes=1))
         self._symbols = list(make_symbols(Decimal(5)).values())
         self._number = 0
         self._resting: list[Fields] = []
         self._originals: list[Fields] = []
         self._made: list[DemoRecord] = []
+        self._yielded = self._count = 0
+        self.deposits: list[DemoDeposit] = []
 
     def records(self, count: int) -> Iterator[DemoRecord]:
         """Exactly `count` records, each kind once first, then drawn by weight."""
@@ -74,13 +86,15 @@ class Generator:
         weights = [weight for _, weight in KINDS]
         # Copies and cancels need something to refer to.
         first = iter(sorted(kinds, key=lambda kind: kind in _REFERRING))
-        made = 0
-        while made < count:
+        self._yielded, self._count = 0, count
+        while self._yielded < count:
             kind = next(first, None) or self._random.choices(kinds, weights)[0]
             self._made.clear()
             _MAKERS[kind](self, kind)
-            for record in self._made[: count - made]:
-                made += 1
+            for record in self._made[: count - self._yielded]:
+                self._yielded += 1
+                if self._yielded % _RECORDS_PER_DEPOSIT == 0:
+                    self._send(self._random.choice(self._users), self._yielded)
                 yield record
 
     # What the kinds are made of
@@ -215,6 +229,31 @@ class Generator:
             fields |= self._random.choice(_UNREASONABLE[kind])
         self._emit(kind, fields, key=b"elsewhere")
 
+    def _send(self, user_id: str, after: int, amount: str | None = None) -> None:
+        """Has somebody send a deposit when `after` records are published."""
+        self.deposits.append(
+            DemoDeposit(
+                after=min(after, self._count),
+                user_id=user_id,
+                # Each another, so that it fits the announcement that is about it and no other.
+                amount=amount or f"17.{len(self.deposits):06}",
+                listed_after_ms=self._random.choice((0, 0, 0, 1_500)),
+                listings=self._random.choice((1, 1, 1, 2)),
+                # An announcement whose deposit was lost before anybody saw it would be waited for.
+                taken_back=amount is None and self._random.random() < 0.15,
+            )
+        )
+
+    def announcement(self, kind: str) -> None:
+        named = {"asset": ASSET, "network": NETWORK, "address": DEPOSIT_ADDRESS}
+        fields = {**self._base("deposit"), **named, "amount": f"25.{self._number:06}"}
+        if kind == "deposit_missing":
+            fields["expires_at"] = self._given_up_at
+        else:
+            # Some arrive before they are announced.
+            self._send(str(fields["user_id"]), max(0, self._yielded + self._random.choice((-40, 0, 0, 40))), str(fields["amount"]))
+        self._emit(kind, fields, original=True)
+
     def bad_decimal(self, kind: str) -> None:
         fields = self._trade("buy", "market", symbol="BTC/USDT", quantity=self._random.choice(_WRONG_DECIMALS))
         self._emit(kind, fields)
@@ -271,8 +310,8 @@ def _pair(symbol: Symbol) -> str:
 
 
 _Make = Callable[[Generator, str], None]
-# Kind, weight, how it is made. Weights add up to about 1,100; seven in ten requests are orders that reach the exchange, one in ten is paid
-# out.
+# Kind, weight, how it is made. Weights add up to about 1,150; seven in ten requests are orders that reach the exchange, one in ten is paid
+# out. For ten requests one deposit arrives; half of them are announced.
 _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("market", 340, Generator.market),
     ("null_key", 20, Generator.market),
@@ -294,7 +333,8 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("bad_decimal", 25, Generator.bad_decimal),
     ("withdrawal", 110, Generator.transfer),
     ("withdrawal_elsewhere", 7, Generator.transfer),
-    ("deposit", 10, Generator.transfer),
+    ("deposit", 55, Generator.announcement),
+    ("deposit_missing", 5, Generator.announcement),
     *((kind, 4, Generator.unreadable) for kind in ("tombstone", "broken_json", "not_a_number", "not_utf8")),
     ("oversized", 1, Generator.unreadable),
 )  # fmt: skip

@@ -100,6 +100,7 @@ def demo_settings(path: Path) -> Settings:
         address_wait_hours=0,
         withdrawal_poll_ms=500,
         withdrawal_history_lag_seconds=1,
+        deposit_poll_ms=1_500,
         transaction_timeout_ms=10_000,
         session_timeout_ms=6_000,
         rebalance_timeout_ms=10_000,
@@ -167,8 +168,9 @@ async def _simulator(settings: Settings, seed: int) -> AsyncIterator["asyncio.Ta
                 await asyncio.to_thread(starting.result().stop)
 
 
-async def add_demo_users(stage: Stage, run: str) -> list[str]:
-    """Users of this run, with equal balances here and at the exchange; their audit events are published. Returns their ids."""
+async def add_demo_users(stage: Stage, run: str) -> dict[str, str]:
+    """Users of this run, with equal balances here and at the exchange; their audit events are published. Returns their keys at the exchange
+    (without the secrets), by their ids."""
     keyring = keyring_of(stage.settings)
     user_ids = [f"demo-{run}-{number:02}" for number in range(1, _USERS + 1)]
     accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in user_ids]
@@ -203,4 +205,4 @@ async def add_demo_users(stage: Stage, run: str) -> list[str]:
                 await producer.stop()
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
-    return user_ids
+    return {account.user_id: account.api_key for account in accounts}

@@ -19,6 +19,7 @@ from cli.output import CommandFailed, Exit
 from pipeline.audit import SOFTWARE_VERSION
 from schemas.audit import AuditEvent
 from schemas.decimals import INTEGER_DIGITS_MAX, PLACES_MAX
+from schemas.deposits import DEPOSIT_STATE
 from schemas.requests import REQUEST
 from schemas.results import RESULT
 from schemas.state import ORDER_STATE
@@ -64,6 +65,7 @@ def _schemas() -> dict[str, Document]:
         "audit-event": ("An event on trade.audit", _opened(audit_event)),
         "order-state": ("A snapshot of an order on trade.state", _opened(ORDER_STATE.json_schema(**options))),
         "withdrawal-state": ("A snapshot of a withdrawal on trade.state", _opened(WITHDRAWAL_STATE.json_schema(**options))),
+        "deposit-state": ("A snapshot of a deposit on trade.state", _opened(DEPOSIT_STATE.json_schema(**options))),
     }
     return {name: {"$schema": _DIALECT, **schema, "title": title} for name, (title, schema) in found.items()}
 
@@ -138,6 +140,9 @@ def _messages() -> dict[str, Document]:
         "withdrawalState": _message(
             "Withdrawal state", "The newest snapshot of a withdrawal.", "withdrawal_id", _TRACE_HEADERS, _payload("withdrawal-state")
         ),
+        "depositState": _message(
+            "Deposit state", "The newest snapshot of a deposit.", "deposit_id", _TRACE_HEADERS, _payload("deposit-state")
+        ),
         "deadLetter": {
             **_message("Dead letter", "A record that is no request.", "as it was", _DEAD_LETTER_HEADERS, dead_letter),
             "contentType": "application/octet-stream",
@@ -150,7 +155,7 @@ _CHANNELS: Final = (
     ("requests", "request", "receive", "Every record gets exactly one final result, found by its source."),
     ("results", "result", "send", "The answers."),
     ("audit", "auditEvent", "send", "The audit trail."),
-    ("state", "orderState withdrawalState", "send", "The newest state of every order and withdrawal."),
+    ("state", "orderState withdrawalState depositState", "send", "The newest state of every order, withdrawal and deposit."),
     ("requests_dlq", "deadLetter", "send", "What could not be read."),
 )
 

@@ -2,7 +2,7 @@
 
 Invariants:
 1. Nothing is changed, and nothing is asked of a worker: topics, database and the exchange's own log are read. With `--halt` alone the
-   workers are asked to halt everybody where a promise of the ledger, of what was paid out, or of the audit trail is broken.
+   workers are asked to halt everybody where a promise of the ledger, of what was paid out or credited, or of the audit trail is broken.
 2. What is under way is no breach. The evidence cannot be read at one moment, so where something differs it is looked at again: only what
    is broken in the same way at every look counts.
 
@@ -23,7 +23,7 @@ from infra.exchange.simulator.records import LogDamaged
 from infra.settings import Settings
 from infra.verification.evidence import gather_evidence, gather_topic_trail
 from pipeline.verification.finding import Finding, still_broken
-from pipeline.verification.promises import AUDIT, LEDGER, PAYOUTS, UNDER_WAY, check_all
+from pipeline.verification.promises import AUDIT, DEPOSITS, LEDGER, PAYOUTS, UNDER_WAY, check_all
 from pipeline.verification.trail import check_topic_trail
 
 _LOOKS_MAX: Final = 4
@@ -56,7 +56,7 @@ async def run_verify(options: VerifyOptions) -> int:
         for finding in findings:
             for line in _lines(finding):
                 write_line(line)
-    grave = sorted(finding.name for finding in broken if finding.name in LEDGER | AUDIT | PAYOUTS)
+    grave = sorted(finding.name for finding in broken if finding.name in LEDGER | AUDIT | PAYOUTS | DEPOSITS)
     if options.halt is not None and grave:
         await _halt(options.halt, grave)
     return Exit.NOT_SO if broken else Exit.DONE

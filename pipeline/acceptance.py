@@ -89,15 +89,17 @@ def through_the_gate(
     claim: Callable[[], Claim],
     behind: Callable[[Claim], ReasonCode | None],
     changes: Changes,
+    asks_code: bool = True,
 ) -> None:
-    """The order in which every request that moves money is judged, whatever its type, and what it does to its user's conduct.
+    """The order in which every request about money is judged, whatever its type, and what it does to its user's conduct.
 
     `safety` is what the safety validation says; `behind` takes the steps behind the second factor, and returns why they refused.
+    `asks_code`: whether the request moves money, so that it needs the second factor where this installation asks for one.
     """
     is_real = mode is Mode.LIVE
     code: ReasonCode | None
-    needs_code = arrival.needs_second_factor and is_real
-    is_proven_by_code = not needs_code
+    is_proven_by_code = not (arrival.needs_second_factor and is_real)
+    needs_code = asks_code and not is_proven_by_code
     if safety is not None:
         reject(arrival, claim(), safety, changes)
         code = safety.code
@@ -105,7 +107,7 @@ def through_the_gate(
         refuse_unclaimed(arrival, refusal, changes)
         code = refusal.code
     else:
-        is_proven_by_code = True
+        is_proven_by_code = is_proven_by_code or needs_code
         code = behind(claim())
     conduct = account.conduct
     # Messages load the system in either mode.

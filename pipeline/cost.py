@@ -98,3 +98,11 @@ def _sell(account: AccountKey, growth: _Growth, rate: Decimal, ledger: Ledger) -
         cost = min(cost, round_up(cost * sold / before.cost_quantity))
     ledger.set_cost(account, before.cost_quantity - sold, before.cost_usd - cost)
     return round_result((growth.quote - growth.fee_quote) * rate * sold / gone - cost)
+
+
+def trim_cost(account: AccountKey, ledger: Ledger) -> None:
+    """What is gone has no cost any more: no more of an asset counts as bought here than there is, at the average cost that it had."""
+    balance = ledger.balance(account)
+    if balance.cost_quantity > balance.posted:
+        usd = round_up(balance.cost_usd * balance.posted / balance.cost_quantity) if balance.posted > 0 else _ZERO
+        ledger.set_cost(account, balance.posted, usd)

@@ -42,6 +42,16 @@ def client_withdrawal_id_of(withdrawal_id: str) -> str:
     return "cw" + _digest("client withdrawal", withdrawal_id)[:_CLIENT_ORDER_ID_HEX]
 
 
+def deposit_id_of(exchange: str, transaction_id: str, asset: str, address: str, output_index: str) -> str:
+    """`d` and 32 hexadecimal digits: what the exchange shows of a deposit that makes it another than all others."""
+    return "d" + _digest("deposit", exchange, transaction_id, asset, address, output_index)[:32]
+
+
+def announcement_id_of(source: SourceOffset, appended_at: datetime, user_id: str, idempotency_key: str) -> str:
+    """`n` and 32 hexadecimal digits."""
+    return "n" + _digest("announcement", str(source), appended_at.isoformat(), user_id, idempotency_key)[:32]
+
+
 def request_id_of(user_id: str, idempotency_key: str) -> str:
     """The id of a request whose producer gave none; the same for every copy of it."""
     return "r" + _digest("request", user_id, idempotency_key)[:32]

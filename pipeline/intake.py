@@ -5,7 +5,7 @@ The ladder for one record, top to bottom:
 2. nobody is proven to have sent it → answered by its source only; nothing is locked or claimed for the user that it names
 3. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
 4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
-   (pipeline/withdrawals)
+   (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/deposits)
 5. a cancel → ends an order that was not sent yet, or is queued for the exchange
 What it is answered under its claimed key is kept for copies appended within 24 hours of the decision.
 
@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.acceptance import IntakeState, take_in_trade
+from pipeline.announcements import take_in_announcement
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, PendingCancel, order_fields
 from pipeline.gate.context import Refusal
 from pipeline.gate.safety import stale_refusal
-from pipeline.identifiers import fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
+from pipeline.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
 from pipeline.invariants import InvariantViolation
 from pipeline.order import TERMINAL
 from pipeline.rejection import answer_unproven, base_fields, reject, rejection, request_id_in
@@ -34,7 +35,7 @@ from pipeline.withdrawals import take_in_withdrawal
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
-from schemas.requests import CancelRequest, TradeRequest, Unreadable, WithdrawalRequest
+from schemas.requests import CancelRequest, DepositRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_HEADERS_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
@@ -74,11 +75,10 @@ def _decide_one(arrival: Arrival, state: IntakeState, changes: Changes) -> None:
             take_in_trade(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
         case WithdrawalRequest():
             take_in_withdrawal(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
+        case DepositRequest():
+            take_in_announcement(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
         case CancelRequest():
             _cancel(arrival, _claim(arrival, key, changes), decoded, state, changes)
-        case _:
-            refusal = Refusal(ReasonCode.REQUEST_UNSUPPORTED, f"type {decoded.type} is not offered by this version; no funds were moved")
-            reject(arrival, _claim(arrival, key, changes), refusal, changes)
 
 
 def _fingerprint(arrival: Arrival) -> str:
@@ -104,6 +104,8 @@ def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
         order_id = order_id_of(arrival.source, arrival.appended_at, *key)
     elif isinstance(arrival.decoded, WithdrawalRequest):
         order_id = withdrawal_id_of(arrival.source, arrival.appended_at, *key)
+    elif isinstance(arrival.decoded, DepositRequest):
+        order_id = announcement_id_of(arrival.source, arrival.appended_at, *key)
     claim = Claim(
         *key,
         source=arrival.source,

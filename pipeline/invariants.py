@@ -15,3 +15,7 @@ class Retryable(Exception):
 
 class Unpublished(Retryable):
     """Another input partition has stored the newest word about an order, but Kafka does not have it yet. It comes within moments."""
+
+
+class LocksMissing(Retryable):
+    """A step has found that it needs more locks than it took. It begins again and takes them all, in their order."""

@@ -14,16 +14,15 @@ Invariants:
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Final
 
 from pipeline.changes import Changes
+from pipeline.cost import trim_cost
 from pipeline.execution import NotSent
 from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
-from pipeline.ledger import AccountKey, Ledger, book_of, clearing, fees
-from pipeline.money import round_up
+from pipeline.ledger import book_of, clearing, fees
 from pipeline.rules import Rules
 from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
 from pipeline.venue import InDoubt, Refused, acceptance_horizon
@@ -263,13 +262,5 @@ def _pay_out(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
             # The exchange has raised its fee since the withdrawal was accepted.
             changes.ledger.charge(f"{transfer_id}_more", withdrawal.withdrawal_id, account, to, amount - from_hold)
         held -= from_hold
-    _trim_cost(account, changes.ledger)
+    trim_cost(account, changes.ledger)
     return replace(withdrawal, hold_amount=held)
-
-
-def _trim_cost(account: AccountKey, ledger: Ledger) -> None:
-    """What is gone has no cost any more: no more of an asset counts as bought here than there is, at the average cost that it had."""
-    balance = ledger.balance(account)
-    if balance.cost_quantity > balance.posted:
-        usd = round_up(balance.cost_usd * balance.posted / balance.cost_quantity) if balance.posted > 0 else Decimal(0)
-        ledger.set_cost(account, balance.posted, usd)

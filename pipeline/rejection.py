@@ -15,7 +15,7 @@ from pipeline.gate.context import Refusal
 from pipeline.identifiers import request_id_of, request_id_of_source
 from schemas.audit import EventType
 from schemas.orders import Mode
-from schemas.requests import TradeRequest, Unreadable, WithdrawalRequest
+from schemas.requests import TradeRequest, TransferRequest, Unreadable
 from schemas.results import Result, ResultStatus
 from schemas.wire import SCHEMA_VERSION
 
@@ -112,7 +112,7 @@ def _refused_fields(arrival: Arrival, request_id: str, refusal: Refusal) -> dict
             "exchange": decoded.exchange,
             "real_money": decoded.mode is Mode.LIVE,
         }
-    elif isinstance(decoded, WithdrawalRequest):
+    elif isinstance(decoded, TransferRequest):
         fields |= {
             "quantity": decoded.amount,
             "asset": decoded.asset,

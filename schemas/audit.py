@@ -11,7 +11,7 @@ from typing import Final
 
 from schemas.commands import HaltLevel, HaltScope
 from schemas.decimals import DecimalString
-from schemas.orders import OrderStatus, OrderType, Side, WithdrawalStatus
+from schemas.orders import AnnouncementStatus, DepositStatus, OrderStatus, OrderType, Side, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import Timestamp, WireModel
 
@@ -50,6 +50,9 @@ class EventType(StrEnum):
     KEY_REFUSED = "KEY_REFUSED"
     LIMIT_CHANGED = "LIMIT_CHANGED"
     PAPER_FUNDED = "PAPER_FUNDED"
+    BALANCES_IMPORTED = "BALANCES_IMPORTED"
+    BALANCE_DRIFT_FOUND = "BALANCE_DRIFT_FOUND"
+    BALANCE_DRIFT_GONE = "BALANCE_DRIFT_GONE"
     HALT_SET = "HALT_SET"
     HALT_LIFTED = "HALT_LIFTED"
     COMMAND_REFUSED = "COMMAND_REFUSED"
@@ -64,6 +67,15 @@ class EventType(StrEnum):
     WITHDRAWAL_PROCESSING = "WITHDRAWAL_PROCESSING"
     WITHDRAWAL_COMPLETED = "WITHDRAWAL_COMPLETED"
     WITHDRAWAL_FAILED = "WITHDRAWAL_FAILED"
+    DEPOSIT_ANNOUNCED = "DEPOSIT_ANNOUNCED"
+    DEPOSIT_ARRIVED = "DEPOSIT_ARRIVED"
+    DEPOSIT_EXPIRED = "DEPOSIT_EXPIRED"
+    DEPOSIT_DETECTED = "DEPOSIT_DETECTED"
+    DEPOSIT_CONFIRMING = "DEPOSIT_CONFIRMING"
+    DEPOSIT_CREDITED = "DEPOSIT_CREDITED"
+    DEPOSIT_REJECTED = "DEPOSIT_REJECTED"
+    DEPOSIT_REVERSED = "DEPOSIT_REVERSED"
+    DEPOSIT_DISPUTED = "DEPOSIT_DISPUTED"
     ADDRESS_ADDED = "ADDRESS_ADDED"
     ADDRESS_REMOVED = "ADDRESS_REMOVED"
 
@@ -100,8 +112,8 @@ class AuditEvent(WireModel):
     order_type: OrderType | None
     quantity: DecimalString | None
     price: DecimalString | None
-    status_before: OrderStatus | WithdrawalStatus | None
-    status_after: OrderStatus | WithdrawalStatus | None
+    status_before: OrderStatus | WithdrawalStatus | DepositStatus | AnnouncementStatus | None
+    status_after: OrderStatus | WithdrawalStatus | DepositStatus | AnnouncementStatus | None
     reason_code: ReasonCode | None
     reason: str | None
     exchange: str | None

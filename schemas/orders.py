@@ -1,4 +1,4 @@
-"""The words of an order's life, in FIX's terms: side, type, time in force, status; and the status of a withdrawal."""
+"""The words of an order's life, in FIX's terms: side, type, time in force, status; and the statuses of withdrawals and deposits."""
 
 from enum import StrEnum
 
@@ -66,3 +66,22 @@ class WithdrawalStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     REJECTED = "rejected"
+
+
+class DepositStatus(StrEnum):
+    """`detected`: the exchange has seen it and waits for its user or for something else. `confirming`: it waits for the network.
+    `credited`: its user has it. `reversed`: the exchange has taken it back afterwards. `rejected`: it never counted."""
+
+    DETECTED = "detected"
+    CONFIRMING = "confirming"
+    CREDITED = "credited"
+    REVERSED = "reversed"
+    REJECTED = "rejected"
+
+
+class AnnouncementStatus(StrEnum):
+    """`expected`: no deposit has arrived yet that fits what was announced. `failed`: none did in time."""
+
+    EXPECTED = "expected"
+    COMPLETED = "completed"
+    FAILED = "failed"

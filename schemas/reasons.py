@@ -48,6 +48,7 @@ class ReasonCode(StrEnum):
     POSITION_LIMIT_EXCEEDED = "POSITION_LIMIT_EXCEEDED"
     LOSS_LIMIT_EXCEEDED = "LOSS_LIMIT_EXCEEDED"
     OPEN_ORDERS_EXCEEDED = "OPEN_ORDERS_EXCEEDED"
+    OPEN_DEPOSITS_EXCEEDED = "OPEN_DEPOSITS_EXCEEDED"
     EXPOSURE_EXCEEDED = "EXPOSURE_EXCEEDED"
     MESSAGE_RATE_EXCEEDED = "MESSAGE_RATE_EXCEEDED"
     SELF_TRADE = "SELF_TRADE"
@@ -145,6 +146,7 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.POSITION_LIMIT_EXCEEDED: "With this order the user would hold more of the asset than allowed.",
     ReasonCode.LOSS_LIMIT_EXCEEDED: "The user's losses have reached the limit.",
     ReasonCode.OPEN_ORDERS_EXCEEDED: "The user has as many open orders as allowed, by count or by value.",
+    ReasonCode.OPEN_DEPOSITS_EXCEEDED: "The user has announced as many deposits that have not arrived as allowed.",
     ReasonCode.EXPOSURE_EXCEEDED: "With this order the user's open orders at this exchange would be worth more than allowed.",
     ReasonCode.MESSAGE_RATE_EXCEEDED: "The user sends more requests per second than allowed. Send more slowly.",
     ReasonCode.SELF_TRADE: "The order would trade with the same user's own order.",
@@ -153,8 +155,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.REDUCE_ONLY: "Only orders that make a position smaller are taken now.",
     ReasonCode.REQUEST_STALE: "The record is older than the 24 hours for which keys are kept, so whether it was executed before is not "
     "known any more. Send it again under a new key if you still mean it.",
-    ReasonCode.REQUEST_EXPIRED: "The deadline (`expires_at`, or the default) passed before it was sent, or before a withdrawal was "
-    "approved. Held funds are free again.",
+    ReasonCode.REQUEST_EXPIRED: "The deadline (`expires_at`, or the default) passed before it was sent, before a withdrawal was "
+    "approved, or before an announced deposit arrived. Held funds are free again.",
     ReasonCode.REQUEST_UNSUPPORTED: "This version does not offer this type, mode or order type.",
     ReasonCode.IDEMPOTENCY_KEY_REUSED: "The key was used for another payload, which stands; nothing was executed for this. Use a new key.",
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: "The first request with this key still runs and will be answered itself (`duplicate_of` names it).",

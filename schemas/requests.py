@@ -32,8 +32,8 @@ _PRINTABLE: Final = r"^[\x21-\x7e]+$"
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 # Ends every name in a JSON text, and a part of a string that has an escaped quote before a colon.
 _NAME_END: Final = re.compile(rb'"[ \t\r\n]*:')
-# Ids of orders and of withdrawals.
-_ORDER_ID: Final = re.compile(r"[ow][0-9a-f]{32}")
+# Ids of orders, of withdrawals, of deposits and of their announcements.
+_ORDER_ID: Final = re.compile(r"[owdn][0-9a-f]{32}")
 
 
 def _require_version(value: object) -> object:

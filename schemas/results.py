@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
-from schemas.orders import Mode, OrderStatus, RequestType, WithdrawalStatus
+from schemas.orders import AnnouncementStatus, Mode, OrderStatus, RequestType, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset, Timestamp
 
@@ -34,7 +34,8 @@ class Result:
     """One answer. Amounts in the units of the request; `average_price` in quote per base; `fee` in units of `fee_asset`.
 
     Of a withdrawal `order_id` is the withdrawal's id, `client_order_id` and `exchange_order_id` are the ids under which the exchange knows
-    it, and `filled_quantity` is what was paid out.
+    it, and `filled_quantity` is what was paid out. Of an announced deposit `order_id` is the announcement's id, `exchange_order_id` the
+    exchange's id of the deposit that arrived, and `filled_quantity` what was credited.
     `mode` is null where the request could not be read, and absent from answers of versions that offered `live` alone.
     """
 
@@ -51,7 +52,7 @@ class Result:
     order_id: str | None
     client_order_id: str | None
     exchange_order_id: str | None
-    order_status: OrderStatus | WithdrawalStatus | None
+    order_status: OrderStatus | WithdrawalStatus | AnnouncementStatus | None
     filled_quantity: DecimalString | None
     average_price: DecimalString | None
     fee: DecimalString | None

@@ -8,8 +8,10 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
+from schemas.balances import BalanceReport
 from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
+from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import OrderStatus
 from schemas.wire import Timestamp, WireModel
 from schemas.withdrawals import WithdrawalReport
@@ -60,4 +62,5 @@ class Report(WireModel):
 
 
 # What stands on `trade.reports`: each has a field of its own that it must have, so that each reads as itself only.
-ON_REPORTS: Final[TypeAdapter[Report | HaltTrip | WithdrawalReport]] = TypeAdapter(Report | HaltTrip | WithdrawalReport)
+OnReports = Report | HaltTrip | WithdrawalReport | DepositReport | AnnouncementReport | BalanceReport
+ON_REPORTS: Final[TypeAdapter[OnReports]] = TypeAdapter(OnReports)

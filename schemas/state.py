@@ -1,6 +1,7 @@
 """State: the newest full snapshot of an order on `trade.state` (key `order_id`, compacted). Dashboards read this.
 
-Those of withdrawals are in schemas/withdrawals; the first letter of a key tells which it is: `o` or `w`.
+Those of withdrawals are in schemas/withdrawals, those of deposits in schemas/deposits; the first letter of a key tells which it is: `o`,
+`w` or `d`.
 """
 
 from dataclasses import dataclass

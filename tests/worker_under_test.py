@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 
 import agents.execution
 import agents.worker
+from agents import deposit_watch
 from agents.batch import Batch, StepRunner
 from agents.intake import IntakeStep
 from agents.worker import run_worker
@@ -234,7 +235,20 @@ def _audit_key_order_id() -> None:
     Changes.publish = publish_by_order
 
 
+def _watches_everything() -> None:
+    """The watch of deposits divides nothing: every worker looks at every account."""
+    listed = deposit_watch.watched_accounts
+
+    async def all_accounts(
+        database: step.Database, exchange: str, shares: object, after: tuple[str, str], now: datetime, limit: int
+    ) -> list[tuple[str, str]]:
+        return await listed(database, exchange, (1, [0]), after, now, limit)
+
+    deposit_watch.watched_accounts = all_accounts
+
+
 BROKEN = {
+    "watches_everything": _watches_everything,
     "transactional_id_per_worker": _transactional_id_per_worker,
     "no_fence_in_the_database": _no_fence_in_the_database,
     "offsets_outside_the_transaction": _offsets_outside_the_transaction,

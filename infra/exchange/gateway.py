@@ -15,7 +15,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from infra.exchange.key_check import KeyAnswer
+from pipeline.deposit import VenueDeposits
 from pipeline.venue import (
+    AccountBalances,
     Confirmed,
     InDoubt,
     LookUpFailed,
@@ -108,6 +110,18 @@ class Gateway(Protocol):
         ...
 
 
+class AccountGateway(Protocol):
+    """One venue's view of what its accounts hold and of their orders. Only reads; every method has a time limit of its own."""
+
+    async def account_balances(self, user_id: str, api_key_id: str) -> AccountBalances | LookUpFailed:
+        """What the venue shows of the account that a key belongs to, whole or not at all. Raises only what the credential source raises."""
+        ...
+
+    async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        """As `Gateway.look_up`."""
+        ...
+
+
 class WithdrawalGateway(Protocol):
     """One venue's way of paying out, for all its accounts. Every method has a time limit of its own."""
 
@@ -125,4 +139,14 @@ class WithdrawalGateway(Protocol):
     async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:
         """What the venue pays out over which networks, by asset and network, with its fees; asked with one account's key, where the venue
         tells nobody else. Empty where it pays nothing out. Raises VenueUnavailable and what the credential source raises."""
+        ...
+
+
+class DepositGateway(Protocol):
+    """What arrives at one venue, for all its accounts. Every method has a time limit of its own."""
+
+    async def deposit_history(self, user_id: str, api_key_id: str, since: datetime, until: datetime) -> VenueDeposits | LookUpFailed:
+        """The deposits of an account that came between the two times (UTC, at most 90 days apart), as the venue shows them now;
+        `LookUpFailed` unless it showed a whole list. What is not among them may be listed later. Raises only what the credential source
+        raises."""
         ...

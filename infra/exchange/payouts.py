@@ -10,9 +10,7 @@ Start with `PayoutCalls.withdraw`.
 """
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -20,48 +18,22 @@ from typing import Any, Final
 import aiohttp
 import ccxt
 
+from infra.exchange.account_calls import AccountCalls, whole_list
 from infra.exchange.books import UnreadableBooks, amount, milliseconds
-from infra.exchange.connection import VenueConnection
-from infra.exchange.gateway import Credentials, LastLook, VenueUnavailable
+from infra.exchange.gateway import LastLook, VenueUnavailable
 from infra.exchange.transport import Call
-from infra.exchange.venues import RefusalRule, Venue, VenueWithdrawals
+from infra.exchange.venues import Venue, VenueWithdrawals
 from pipeline.venue import InDoubt, LookUpFailed, Refused
 from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode
 
 # What this system's own client withdrawal ids look like (pipeline.identifiers).
 _OURS: Final = re.compile(r"cw[0-9a-f]{28}")
-_PAGES_MAX: Final = 10
 _DETAIL_MAX: Final = 200
 
 
-class PayoutCalls(ABC):
-    """What `CcxtGateway` has for withdrawals; the abstract parts are the gateway's own."""
-
-    _venue: Venue
-    _connection: VenueConnection
-    _clock: Callable[[], datetime]
-
-    @property
-    @abstractmethod
-    def exchange(self) -> str: ...
-
-    @abstractmethod
-    async def _account(self, user_id: str, api_key_id: str) -> tuple[Credentials, Any] | Refused: ...
-
-    @abstractmethod
-    def _calling(self, call: Call) -> AbstractAsyncContextManager[None]: ...
-
-    @abstractmethod
-    def _judge(
-        self, call: Call, error: Exception, credentials: Credentials, refusals: tuple[RefusalRule, ...] | None = None
-    ) -> Refused | InDoubt: ...
-
-    @abstractmethod
-    def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str: ...
-
-    @abstractmethod
-    def _clean(self, text: str, credentials: Credentials) -> str: ...
+class PayoutCalls(AccountCalls):
+    """What `CcxtGateway` has for withdrawals."""
 
     async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
         names = self._venue.withdrawals
@@ -105,7 +77,7 @@ class PayoutCalls(ABC):
         call = Call()
         async with self._calling(call):
             try:
-                rows = await _whole_list(getattr(exchange, names.history_call), window, names.history_page)
+                rows = await whole_list(getattr(exchange, names.history_call), window, names.history_page, "withdrawals")
                 return [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
             except UnreadableBooks as error:
                 return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
@@ -148,19 +120,6 @@ def _wire_fields(
         row.order.timestamp: str(timestamp_ms),
         row.order.receive_window: str(receive_window_ms),
     }
-
-
-async def _whole_list(ask: Callable[[dict[str, object]], Any], window: Mapping[str, object], page: int) -> list[dict[str, Any]]:
-    """Every row within the window, newest first; a row that moves from one page to the next comes twice, never not at all."""
-    rows: list[dict[str, Any]] = []
-    for number in range(_PAGES_MAX):
-        found = await ask({**window, "limit": page, "offset": number * page})
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise UnreadableBooks("its withdrawals are no list")
-        rows += found
-        if len(found) < page:
-            return list({str(row.get("id")): row for row in rows}.values())
-    raise UnreadableBooks(f"it has more than {len(rows)} withdrawals in that time")
 
 
 def _read_row(row: Mapping[str, Any], names: VenueWithdrawals) -> VenueWithdrawal:

@@ -20,6 +20,8 @@ from typing import Final
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
+from infra.postgres.deposits import ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING, DEPOSITS, DEPOSITS_CHANGING, DISPUTES
+from infra.postgres.drifts import drift_parts
 from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
@@ -77,12 +79,16 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _claims(statement, changes, claims_older_than)
     _orders(statement, changes)
     _withdrawals(statement, changes)
+    _deposits(statement, changes)
     _ledger(statement, changes)
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
+    for part in drift_parts(changes):
+        statement.add(*part)
     await statement.run(connection, subject)
     await _cancels(connection, changes)
+    await _announcements(connection, changes, subject)
 
 
 def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> None:
@@ -146,6 +152,32 @@ def _withdrawals(statement: _Statement, changes: Changes) -> None:
             ),
             WITHDRAWALS_CHANGING.arrays(moved),
             len(moved),
+        )
+
+
+def _deposits(statement: _Statement, changes: Changes) -> None:
+    book = changes.deposits
+    if book.made:
+        made = [book.deposits[deposit_id] for deposit_id in book.made]
+        statement.add("deposits_made", DEPOSITS.insert, DEPOSITS.arrays(made), len(made))
+    moved = [book.deposits[deposit_id] for deposit_id in book.changed - book.made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in DEPOSITS_CHANGING.columns[1:])
+        statement.add(
+            "deposits_moved",
+            lambda first: (
+                f"UPDATE deposits SET {assignments} FROM {DEPOSITS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE deposits.deposit_id = given.deposit_id"
+            ),
+            DEPOSITS_CHANGING.arrays(moved),
+            len(moved),
+        )
+    if book.disputes_made:
+        statement.add(
+            "disputes_made",
+            lambda first: DISPUTES.insert(first, noted_at=first + len(DISPUTES.columns)),
+            [*DISPUTES.arrays(book.disputes_made), changes.now],
+            len(book.disputes_made),
         )
 
 
@@ -343,3 +375,25 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
             f"UPDATE cancels SET ended = true FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
             *CANCEL_ATTEMPTS.arrays(changes.cancels_ended),
         )
+
+
+async def _announcements(connection: PoolConnectionProxy, changes: Changes, subject: str) -> None:
+    """After the deposits they refer to."""
+    book, statement = changes.deposits, _Statement()
+    if book.announcements_made:
+        made = [book.announcements[announcement_id] for announcement_id in book.announcements_made]
+        statement.add("announcements_made", ANNOUNCEMENTS.insert, ANNOUNCEMENTS.arrays(made), len(made))
+    moved = [book.announcements[announcement_id] for announcement_id in book.announcements_changed - book.announcements_made]
+    if moved:
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ANNOUNCEMENTS_CHANGING.columns[1:])
+        statement.add(
+            "announcements_moved",
+            # Fewer rows than answers: a request would get a second final answer.
+            lambda first: (
+                f"UPDATE deposit_announcements SET {assignments} FROM {ANNOUNCEMENTS_CHANGING.unnest(first)} "  # noqa: S608 — literals
+                "WHERE deposit_announcements.announcement_id = given.announcement_id AND deposit_announcements.executed_at IS NULL"
+            ),
+            ANNOUNCEMENTS_CHANGING.arrays(moved),
+            len(moved),
+        )
+    await statement.run(connection, subject)

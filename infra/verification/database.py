@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from infra.postgres.deposits import announcement_of, deposit_of
 from infra.postgres.migrate import engine_url
 from infra.postgres.rows import order_of, source_of
 from infra.postgres.withdrawals import withdrawal_of
@@ -20,6 +21,7 @@ from pipeline.ledger import AccountKey, Balance, TransferKind
 from pipeline.order import Order
 from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Key
+from pipeline.verification.deposits import Deposited, Movement
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.trail import DatabaseTrail
 from pipeline.withdrawal import Withdrawal
@@ -41,8 +43,28 @@ _HELD: Final = """
 _ADVANCED: Final = """
     SELECT owned.user_id, transfers.asset, SUM(transfers.amount) AS amount
     FROM transfers
-    JOIN (SELECT order_id, user_id FROM orders UNION ALL SELECT withdrawal_id, user_id FROM withdrawals) AS owned USING (order_id)
+    JOIN (
+        SELECT order_id, user_id FROM orders UNION ALL SELECT withdrawal_id, user_id FROM withdrawals
+        UNION ALL SELECT deposit_id, user_id FROM deposits
+    ) AS owned USING (order_id)
     WHERE transfers.debit_owner = '@shortfall' AND transfers.book = 'live' GROUP BY owned.user_id, transfers.asset
+"""
+# What was credited comes from, and what was taken back goes to, the other side of the exchange.
+_MOVED: Final = """
+    SELECT order_id, count(*) FILTER (WHERE debit_owner = '@clearing') AS credits,
+           coalesce(sum(amount) FILTER (WHERE debit_owner = '@clearing'), 0) AS credited,
+           coalesce(sum(amount) FILTER (WHERE credit_owner = '@clearing'), 0) AS taken_back
+    FROM transfers WHERE left(order_id, 1) = 'd' GROUP BY order_id
+"""
+_OPENED: Final = """
+    SELECT users.user_id, keys.exchange, greatest(users.created_at, (
+        SELECT max(recorded_at) FROM transfers
+        WHERE credit_owner = users.user_id AND transfers.exchange = keys.exchange AND kind = 'opening' AND book = 'live'
+    ), (
+        SELECT max(imported_at) FROM balance_imports
+        WHERE balance_imports.user_id = users.user_id AND balance_imports.exchange = keys.exchange
+    )) AS opened_at
+    FROM users JOIN (SELECT DISTINCT user_id, exchange FROM api_keys) AS keys USING (user_id)
 """
 
 
@@ -58,6 +80,7 @@ class DatabaseEvidence:
     accounts: Accounts
     trail: DatabaseTrail
     positions: dict[tuple[str, int], tuple[int, bool]]
+    deposited: Deposited
 
 
 async def read_database(database_url: str, consumer_group: str) -> DatabaseEvidence:
@@ -103,6 +126,22 @@ async def _read(connection: AsyncConnection, consumer_group: str) -> DatabaseEvi
         accounts=await _accounts(connection),
         trail=await _trail(connection),
         positions={(row["topic"], row["partition"]): (row["next_offset"], row["carries"]) for row in positions},
+        deposited=await _deposited(connection),
+    )
+
+
+async def _deposited(connection: AsyncConnection) -> Deposited:
+    deposits = [deposit_of(cast(Record, row)) for row in await _rows(connection, "SELECT * FROM deposits")]
+    announcements = [announcement_of(cast(Record, row)) for row in await _rows(connection, "SELECT * FROM deposit_announcements")]
+    disputes = await _rows(connection, "SELECT deposit_id FROM deposit_disputes")
+    return Deposited(
+        deposits={one.deposit_id: one for one in deposits},
+        announcements={one.announcement_id: one for one in announcements},
+        movements={
+            row["order_id"]: Movement(row["credits"], row["credited"], row["taken_back"]) for row in await _rows(connection, _MOVED)
+        },
+        opened_at={(row["user_id"], row["exchange"]): row["opened_at"] for row in await _rows(connection, _OPENED)},
+        disputed={row["deposit_id"] for row in disputes},
     )
 
 

@@ -43,6 +43,7 @@ async def gather_evidence(settings: Settings, bootstrap_servers: str, database_u
         partitions=partitions,
         books=books,
         books_missing_because="" if books is not None else NO_LOG,
+        deposited=database.deposited,
     )
 
 

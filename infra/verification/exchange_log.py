@@ -1,6 +1,7 @@
 """The simulated exchange's own log as books: counted anew from its records, not with the exchange's code."""
 
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from infra.exchange.simulator.records import (
     AccountOpened,
     DepositCredited,
     DepositSeen,
+    DepositTakenBack,
     Filled,
     OrderAccepted,
     OrderCanceled,
@@ -19,9 +21,11 @@ from infra.exchange.simulator.records import (
 )
 from infra.exchange.simulator.symbols import make_symbols
 from pipeline.verification.books import BookedOrder, ExchangeBooks
+from pipeline.verification.deposits import Booked, BookedDeposit
 from pipeline.verification.payouts import BookedPayout
 from schemas.orders import OrderStatus, OrderType, Side
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SYMBOLS: Final = make_symbols(Decimal(0))
 
 
@@ -33,7 +37,7 @@ class _Books:
         self.balances: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
         self._users: dict[str, str] = {}
         self.payouts: dict[str, BookedPayout] = {}
-        self._deposits: dict[str, DepositSeen] = {}
+        self.deposits: dict[str, BookedDeposit] = {}
 
     def open(self, record: AccountOpened) -> None:
         self._users[record.api_key] = record.label
@@ -93,11 +97,24 @@ class _Books:
             self.balances[payout.user_id, payout.asset] += payout.amount
 
     def see_deposit(self, record: DepositSeen) -> None:
-        self._deposits[record.deposit_id] = record
+        self.deposits[record.deposit_id] = BookedDeposit(
+            exchange_deposit_id=record.deposit_id,
+            transaction_id=record.transaction_id,
+            user_id=record.label,
+            asset=record.asset,
+            address=record.address,
+            amount=record.amount,
+        )
 
     def credit_deposit(self, record: DepositCredited) -> None:
-        seen = self._deposits[record.deposit_id]
-        self.balances[seen.label, seen.asset] += seen.amount
+        deposit = self.deposits[record.deposit_id]
+        deposit.state, deposit.credited_at = Booked.CREDITED, _EPOCH + timedelta(microseconds=record.time_us)
+        self.balances[deposit.user_id, deposit.asset] += deposit.amount
+
+    def take_deposit_back(self, record: DepositTakenBack) -> None:
+        deposit = self.deposits[record.deposit_id]
+        deposit.state = Booked.TAKEN_BACK
+        self.balances[deposit.user_id, deposit.asset] -= deposit.amount
 
 
 def read_books(path: Path) -> ExchangeBooks:
@@ -121,7 +138,11 @@ def read_books(path: Path) -> ExchangeBooks:
                 books.see_deposit(record)
             case DepositCredited():
                 books.credit_deposit(record)
+            case DepositTakenBack():
+                books.take_deposit_back(record)
             case _:
-                # Prices move nobody's money.
+                # Prices, and what is shown of a deposit, move nobody's money.
                 continue
-    return ExchangeBooks(list(books.orders.values()), dict(books.balances), list(books.payouts.values()))
+    return ExchangeBooks(
+        list(books.orders.values()), dict(books.balances), list(books.payouts.values()), list(books.deposits.values())
+    )

@@ -233,6 +233,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.BALANCE_INSUFFICIENT: "the hold in the ledger, behind all checks",
     R.DAILY_WITHDRAWAL_EXCEEDED: "withdrawals",
     R.ADDRESS_NOT_ALLOWED: "withdrawals",
+    R.OPEN_DEPOSITS_EXCEEDED: "announced deposits",
     R.APPROVAL_NOT_ALLOWED: "an operator's decision about a withdrawal",
     R.APPROVAL_NOT_PENDING: "an operator's decision about a withdrawal",
     R.APPROVAL_REFUSED: "an operator's decision about a withdrawal",

@@ -9,7 +9,7 @@ Invariants that are checked:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -45,13 +45,15 @@ def _is_user(account: AccountKey) -> bool:
     return not account.owner.startswith("@")
 
 
-def check_accounts(accounts: Accounts, orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = ()) -> list[Finding]:
+def check_accounts(
+    accounts: Accounts, orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = (), deposit_ids: Set[str] = frozenset()
+) -> list[Finding]:
     """Every finding about the ledger. The system must be at rest."""
     computed = _computed(accounts.totals)
     return [
         _sums_to_zero(accounts, computed),
         _balances_match(accounts, computed),
-        _holds_match(accounts, list(orders), list(withdrawals)),
+        _holds_match(accounts, list(orders), list(withdrawals), deposit_ids),
         _nothing_negative(accounts),
     ]
 
@@ -100,7 +102,7 @@ def _balances_match(accounts: Accounts, computed: Mapping[AccountKey, Balance]) 
     return check.finding()
 
 
-def _holds_match(accounts: Accounts, orders: Sequence[Order], withdrawals: Sequence[Withdrawal]) -> Finding:
+def _holds_match(accounts: Accounts, orders: Sequence[Order], withdrawals: Sequence[Withdrawal], deposit_ids: Set[str]) -> Finding:
     claim = "what is held is what unfinished orders and withdrawals hold"
     check = Check("holds_match_orders", claim, len(orders) + len(withdrawals))
     held: defaultdict[AccountKey, Decimal] = defaultdict(Decimal)
@@ -117,6 +119,8 @@ def _holds_match(accounts: Accounts, orders: Sequence[Order], withdrawals: Seque
             ours, theirs = f"{withdrawal.hold_amount.normalize():f}", f"{by_transfers.normalize():f}"
             check.breach(f"withdrawal {withdrawal.withdrawal_id} ({withdrawal.status}) holds {ours}, its transfers make {theirs}")
     known = {order.order_id for order in orders} | {withdrawal.withdrawal_id for withdrawal in withdrawals}
+    # Deposits move what is free, and hold nothing.
+    known |= {deposit_id for deposit_id in deposit_ids if not accounts.held.get(deposit_id)}
     for order_id in accounts.held.keys() - known:
         check.breach(f"transfers hold {accounts.held[order_id].normalize():f} for {order_id}, which does not exist")
     for account in sorted(accounts.balances.keys() | held.keys()):

@@ -16,14 +16,16 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
+from pipeline.announcements import result_of_announcement
 from pipeline.changes import result_of_order
+from pipeline.deposit import Announcement
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.paper import is_paper_id
 from pipeline.verification.finding import Check, Finding
 from pipeline.withdrawal import TERMINAL as WITHDRAWAL_TERMINAL
 from pipeline.withdrawal import Withdrawal
 from pipeline.withdrawals import result_of_withdrawal
-from schemas.orders import Mode, OrderStatus, RequestType, WithdrawalStatus
+from schemas.orders import AnnouncementStatus, Mode, OrderStatus, RequestType, WithdrawalStatus
 from schemas.results import Result, ResultStatus
 from schemas.wire import SourceOffset
 
@@ -82,21 +84,25 @@ class Requested:
     withdrawals: Mapping[str, Withdrawal] = field(default_factory=dict)
 
 
-def check_answers(answers: Answers, requested: Requested, at_rest: bool = True) -> list[Finding]:
+def check_answers(
+    answers: Answers, requested: Requested, announcements: Mapping[str, Announcement], at_rest: bool = True
+) -> list[Finding]:
     """Every finding about answers. Where the system is said to be at rest, records not yet read and orders not yet sent count as lost."""
     return [
-        _lost(answers, requested, at_rest),
+        _lost(answers, requested, announcements, at_rest),
         _answered_twice(answers),
         _answered_unasked(answers),
         _one_answer_per_key(answers, requested),
         _replays_agree(answers),
-        _results_match(answers, requested),
+        _results_match(answers, requested, announcements),
         _paper_is_marked(answers, requested),
     ]
 
 
-def _lost(answers: Answers, requested: Requested, at_rest: bool) -> Finding:
-    check = Check("lost", "every request has its final answer, or its order is open or in doubt", len(answers.requests))
+def _lost(answers: Answers, requested: Requested, announcements: Mapping[str, Announcement], at_rest: bool) -> Finding:
+    claim = "every request has its final answer, or its order is open or in doubt, or its deposit is expected"
+    check = Check("lost", claim, len(answers.requests))
+    expected = {one.source for one in announcements.values() if one.status is AnnouncementStatus.EXPECTED}
     # A queue may be longer than any look takes; what waits in it is reported as waiting (progress.py).
     waiting = _QUEUED if not at_rest else frozenset[OrderStatus]()
     by_source = {order.source: order for order in requested.orders.values()}
@@ -106,7 +112,7 @@ def _lost(answers: Answers, requested: Requested, at_rest: bool) -> Finding:
         order = by_source.get(source)
         if order is not None and (order.status in RESTING or order.status is OrderStatus.IN_DOUBT or order.status in waiting):
             continue
-        if source in requested.pending_cancels:
+        if source in requested.pending_cancels or source in expected:
             continue
         payout = payouts.get(source)
         if payout is not None:
@@ -182,7 +188,7 @@ def _says_the_same(first: Result, replay: Result) -> bool:
     return all(getattr(first, name) == getattr(replay, name) for name in names)
 
 
-def _results_match(answers: Answers, requested: Requested) -> Finding:
+def _results_match(answers: Answers, requested: Requested, announcements: Mapping[str, Announcement]) -> Finding:
     check = Check("results_match_database", "the results on the topic are those that the database stored")
     for order in requested.orders.values():
         if order.status not in _TOLD:
@@ -201,6 +207,12 @@ def _results_match(answers: Answers, requested: Requested) -> Finding:
         if told != result_of_withdrawal(withdrawal):
             said = "no result tells it" if told is None else f"its newest result says {told.status}"
             check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, {said}")
+    for announcement in announcements.values():
+        check.checked += 1
+        told = answers.newest.get(announcement.source)
+        if told != result_of_announcement(announcement):
+            said = "no result tells it" if told is None else f"its newest result says {told.status}"
+            check.breach(f"announcement {announcement.announcement_id} is {announcement.status}, {said}")
     for text in answers.unreadable:
         check.breach(text)
     for key, digest in requested.answers.items():
@@ -241,7 +253,6 @@ class Tally:
     rejected_by_reason: dict[str, int]
     duplicates: int
     withdrawals_completed: int
-    deposits_credited: int
     seconds: float
     p50_ms: int
     p99_ms: int
@@ -266,7 +277,6 @@ def tally(answers: Answers, asked_from: Mapping[int, int]) -> Tally:
         rejected_by_reason=dict(sorted(reasons.items())),
         duplicates=sum(1 for result in finals if result.replayed),
         withdrawals_completed=completed["withdrawal"],
-        deposits_credited=completed["deposit"],
         seconds=(ended - begun) / 1000,
         p50_ms=_percentile(latencies, 50),
         p99_ms=_percentile(latencies, 99),

@@ -17,6 +17,7 @@ from typing import Final
 from pipeline.money import round_down
 from pipeline.order import Order
 from pipeline.verification.answers import KEY_LIFETIME, Answers
+from pipeline.verification.deposits import BookedDeposit
 from pipeline.verification.finding import Check, Finding, skipped
 from pipeline.verification.payouts import BookedPayout
 from schemas.decimals import format_decimal
@@ -59,11 +60,12 @@ class BookedOrder:
 
 @dataclass(slots=True)
 class ExchangeBooks:
-    """Every accepted order and withdrawal, and what each user owns per asset (free and locked together)."""
+    """Every accepted order and withdrawal, every deposit, and what each user owns per asset (free and locked together)."""
 
     orders: list[BookedOrder] = field(default_factory=list)
     balances: dict[tuple[str, str], Decimal] = field(default_factory=dict)
     payouts: list[BookedPayout] = field(default_factory=list)
+    deposits: list[BookedDeposit] = field(default_factory=list)
 
 
 def books_missing(why: str) -> list[Finding]:
@@ -79,7 +81,7 @@ def check_books(
     in_flight: Set[str] = frozenset(),
 ) -> list[Finding]:
     """Every finding about orders at the exchange. `owned` is per user and asset what our ledger says lies there; `in_flight` are users
-    whose funds may be on their way out."""
+    whose funds may be on their way out or in."""
     booked: dict[str, list[BookedOrder]] = {}
     for row in books.orders:
         booked.setdefault(row.client_order_id, []).append(row)

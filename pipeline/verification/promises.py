@@ -1,7 +1,7 @@
 """All promises at once: the evidence, every finding about it, and the summary that `demo --json` prints."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.order import Order
@@ -9,6 +9,7 @@ from pipeline.verification.accounts import Accounts, check_accounts, owned_at_ex
 from pipeline.verification.answers import Answers, Requested, check_answers
 from pipeline.verification.books import ExchangeBooks, books_missing, check_books
 from pipeline.verification.dead_letters import DeadLetters, check_dead_letters
+from pipeline.verification.deposits import Deposited, check_booked_deposits, check_deposits, deposits_missing, lagging_users
 from pipeline.verification.finding import Finding
 from pipeline.verification.payouts import check_payouts, in_flight_users, payouts_missing
 from pipeline.verification.progress import PartitionProgress, check_progress
@@ -16,9 +17,13 @@ from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_state, 
 from pipeline.withdrawal import Withdrawal
 
 LEDGER: Final = frozenset(
-    {"ledger_sums_to_zero", "balances_match_transfers", "holds_match_orders", "nothing_negative", "balances_match_exchange"}
-)
+    {
+        "ledger_sums_to_zero", "balances_match_transfers", "holds_match_orders", "nothing_negative", "balances_match_exchange",
+        "deposits_match_transfers",
+    }
+)  # fmt: skip
 PAYOUTS: Final = frozenset({"paid_out_twice", "paid_out_unasked", "payouts_match_exchange"})
+DEPOSITS: Final = frozenset({"deposits_match_transfers", "announcements_match_deposits", "deposits_credited", "credited_unproven"})
 AUDIT: Final = frozenset({"audit_chain", "audit_chain_on_topic", "audit_key_unique", "status_steps_join"})
 TOPICS: Final = frozenset(
     {"audit_on_topic_matches_database", "state_matches_database", "results_match_database", "offsets_match_database"}
@@ -41,6 +46,7 @@ class Evidence:
     partitions: Sequence[PartitionProgress]
     books: ExchangeBooks | None
     books_missing_because: str = ""
+    deposited: Deposited = field(default_factory=Deposited)
 
     @property
     def orders(self) -> Mapping[str, Order]:
@@ -53,25 +59,28 @@ class Evidence:
 
 def check_all(evidence: Evidence, at_rest: bool = True) -> list[Finding]:
     """Every promise. Where the system is said to be at rest, what is under way counts as broken; else only `UNDER_WAY` reports queues."""
-    orders, withdrawals = evidence.orders, evidence.withdrawals
+    orders, withdrawals, deposited = evidence.orders, evidence.withdrawals, evidence.deposited
     return [
-        *check_answers(evidence.answers, evidence.requested, at_rest),
+        *check_answers(evidence.answers, evidence.requested, deposited.announcements, at_rest),
         check_dead_letters(evidence.dead_letters, evidence.answers.requests, evidence.requested.read_to),
-        *_books(evidence),
-        *check_accounts(evidence.accounts, orders.values(), withdrawals.values()),
+        *_books(evidence, at_rest),
+        *check_accounts(evidence.accounts, orders.values(), withdrawals.values(), deposited.deposits.keys()),
+        *check_deposits(deposited),
         *check_trail(evidence.topic_trail, evidence.database_trail),
-        check_state(evidence.snapshots, orders.values(), withdrawals.values()),
+        check_state(evidence.snapshots, orders.values(), withdrawals.values(), deposited.deposits.values()),
         *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels), withdrawals.values()),
     ]
 
 
-def _books(evidence: Evidence) -> list[Finding]:
-    if evidence.books is None:
-        return [*books_missing(evidence.books_missing_because), *payouts_missing(evidence.books_missing_because)]
-    in_flight = in_flight_users(evidence.withdrawals.values())
+def _books(evidence: Evidence, at_rest: bool) -> list[Finding]:
+    books, why = evidence.books, evidence.books_missing_because
+    if books is None:
+        return [*books_missing(why), *payouts_missing(why), *deposits_missing(why)]
+    in_flight = in_flight_users(evidence.withdrawals.values()) | lagging_users(books.deposits, evidence.deposited)
     return [
-        *check_books(evidence.books, evidence.orders, evidence.answers, owned_at_exchange(evidence.accounts), in_flight),
-        *check_payouts(evidence.books.payouts, evidence.withdrawals, evidence.answers),
+        *check_books(books, evidence.orders, evidence.answers, owned_at_exchange(evidence.accounts), in_flight),
+        *check_payouts(books.payouts, evidence.withdrawals, evidence.answers),
+        *check_booked_deposits(books.deposits, evidence.deposited, at_rest),
     ]
 
 

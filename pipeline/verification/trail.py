@@ -18,11 +18,14 @@ import orjson
 
 from pipeline.audit import canonical
 from pipeline.changes import state_of
+from pipeline.deposit import Deposit
+from pipeline.deposits import deposit_state
 from pipeline.order import Order
 from pipeline.verification.finding import Check, Finding
 from pipeline.withdrawal import Withdrawal
 from pipeline.withdrawals import withdrawal_state
 from schemas.audit import GENESIS_HASH
+from schemas.deposits import DEPOSIT_STATE
 from schemas.state import ORDER_STATE
 from schemas.withdrawals import WITHDRAWAL_STATE
 
@@ -199,9 +202,11 @@ def _status_steps(database: DatabaseTrail) -> Finding:
     return check.finding()
 
 
-def check_state(snapshots: Mapping[str, bytes], orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = ()) -> Finding:
-    """The newest value per key of `trade.state` against the orders' and withdrawals' rows."""
-    claim = "the newest snapshot of every order and withdrawal on the state topic is its row in the database"
+def check_state(
+    snapshots: Mapping[str, bytes], orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = (), deposits: Iterable[Deposit] = ()
+) -> Finding:
+    """The newest value per key of `trade.state` against the rows of orders, withdrawals and deposits."""
+    claim = "the newest snapshot of every order, withdrawal and deposit on the state topic is its row in the database"
     check = Check("state_matches_database", claim)
     known: set[str] = set()
     for order in orders:
@@ -221,6 +226,14 @@ def check_state(snapshots: Mapping[str, bytes], orders: Iterable[Order], withdra
         elif value != WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal)):
             said = orjson.loads(value).get("withdrawal_status")
             check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, its snapshot says {said}")
+    for deposit in deposits:
+        check.checked += 1
+        known.add(deposit.deposit_id)
+        value = snapshots.get(deposit.deposit_id)
+        if value is None:
+            check.breach(f"deposit {deposit.deposit_id} ({deposit.status}) has no snapshot")
+        elif value != DEPOSIT_STATE.dump_json(deposit_state(deposit)):
+            check.breach(f"deposit {deposit.deposit_id} is {deposit.status}, its snapshot says {orjson.loads(value).get('deposit_status')}")
     for order_id in sorted(snapshots.keys() - known):
         check.breach(f"a snapshot names order {order_id}, which is not in the database")
     return check.finding()

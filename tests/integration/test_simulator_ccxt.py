@@ -142,5 +142,12 @@ async def test_ccxt_withdraws_and_reads_deposits_and_currencies(client: Simulato
     deposit = await client.admin("POST", "deposits", {"api_key": client.api_key, "asset": "BTC", "amount": "0.5"})
     [seen] = await binance.fetch_deposits("BTC")
     assert (seen["txid"], D(seen["amount"])) == (deposit["txId"], D("0.5"))
+    held = {"api_key": client.api_key, "asset": "ETH", "amount": "2", "held": True, "address": "0xa", "address_tag": "7"}
+    deposit = await client.admin("POST", "deposits", held)
+    [seen] = await binance.fetch_deposits("ETH")
+    assert (seen["id"], seen["status"], seen["address"], seen["tag"]) == (deposit["id"], "pending", "0xa", "7")
+    await client.admin("POST", "deposits/credit", {"id": deposit["id"]})
+    [seen] = await binance.fetch_deposits("ETH")
+    assert seen["status"] == "ok"
     fee = await binance.fetch_trading_fee("BTC/USDT")
     assert D(fee["taker"]) == D("0.001")

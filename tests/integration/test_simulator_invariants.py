@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.exchange.simulator.exchange import Exchange, Rules
-from infra.exchange.simulator.funding import WithdrawalRequest
+from infra.exchange.simulator.funding import Arrival, WithdrawalRequest
 from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.invariants import log_violations, violations
 from infra.exchange.simulator.ledger import InvariantViolation
@@ -39,7 +39,9 @@ TYPES = {
 
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["market", "quote", "limit", "ioc", "fok", "maker", "cancel", "price", "withdraw", "deposit", "advance"]),
+        st.sampled_from([
+            "market", "quote", "limit", "ioc", "fok", "maker", "cancel", "price", "withdraw", "deposit", "deposit word", "advance",
+        ]),
         st.sampled_from(sorted(RULES.symbols)),
         st.sampled_from(["BUY", "SELL"]),
         st.integers(1, 2_000_000),
@@ -62,7 +64,7 @@ def _state(exchange: Exchange) -> object:
         _amounts(exchange.ledger.fees),
         _amounts(exchange.ledger.market_maker),
         sorted(exchange.funding.withdrawals),
-        {key: deposit.credited is not None for key, deposit in exchange.funding.deposits.items()},
+        {key: deposit.status for key, deposit in exchange.funding.deposits.items()},
     )
 
 
@@ -77,7 +79,16 @@ def _act(exchange: Exchange, action: tuple[str, str, str, int, int, bool], now_u
     elif kind == "advance":
         exchange.funding.advance(now_us, 0, 0)
     elif kind == "deposit":
-        exchange.funding.announce(account.api_key, account.label, symbol.base, quantity, address="a", network="n", now_us=now_us)
+        arrival = Arrival(symbol.base, quantity, "a", "n", held=partial, listings=1 + size % 2)
+        exchange.funding.arrive(account.api_key, account.label, arrival, now_us)
+    elif kind == "deposit word":
+        deposits = list(exchange.funding.deposits.values())
+        if deposits:
+            deposit = deposits[size % len(deposits)]
+            if partial:
+                exchange.funding.credit(deposit, now_us)
+            else:
+                exchange.funding.mark(deposit, (0, 2, 6, 7, 8)[shift % 5], now_us)
     elif kind == "withdraw":
         address = "FAIL" if partial else "good"
         request = WithdrawalRequest(symbol.quote, Decimal(size), address, "", "n", "", Horizon(now_us // 1000, 5_000, now_us))

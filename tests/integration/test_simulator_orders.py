@@ -237,6 +237,24 @@ async def test_withdrawal_and_deposit_move_money_once_and_show_in_the_history(cl
     assert (await client.balances())["USDT"] == (D(9999907), D(0))
 
 
+async def test_deposit_that_is_taken_back_is_owed_by_who_has_spent_it(client: SimulatorClient) -> None:
+    """It leaves the free balance whatever is left there; what is owed is no breach of the books, and stays so after a restart's count."""
+    deposit = await client.admin("POST", "deposits", {"api_key": client.api_key, "asset": "ETH", "amount": "3", "held": True})
+    await client.admin("POST", "deposits/mark", {"id": deposit["id"], "status": 8})
+    assert "ETH" not in await client.balances() or (await client.balances())["ETH"][0] == 0
+    await client.admin("POST", "deposits/credit", {"id": deposit["id"]})
+    assert (await client.balances())["ETH"] == (D(3), D(0))
+    spent = await client.signed("POST", "/sapi/v1/capital/withdraw/apply", coin="ETH", amount="2", address="0xa", network="ETH")
+    assert spent.status == 200
+    assert (await client.admin("POST", "deposits/mark", {"id": deposit["id"], "status": 7}))["status"] == 7
+    assert (await client.balances())["ETH"] == (D(-2), D(0))
+    # Once is enough, and nothing brings it back.
+    await client.admin("POST", "deposits/mark", {"id": deposit["id"], "status": 2})
+    await client.admin("POST", "deposits/credit", {"id": deposit["id"]})
+    assert (await client.balances())["ETH"] == (D(-2), D(0))
+    await client.assert_books_hold()
+
+
 TAPE_PRICES = ("39432.48", "39439.44", "39439.22", "39439.06", "39440.00")
 
 

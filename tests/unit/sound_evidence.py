@@ -1,5 +1,5 @@
 """Evidence of a small installation in which everything holds: one order filled, one refused, one resting, one key used again, one
-withdrawal paid out.
+withdrawal paid out, one deposit announced and credited, one credited and taken back.
 
 Tests change one thing and look which promise is reported.
 """
@@ -10,8 +10,11 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
+from pipeline.announcements import result_of_announcement
 from pipeline.audit import AuditTrail, ChainHead
 from pipeline.changes import order_fields, result_of_order, state_of
+from pipeline.deposit import Announcement, Deposit
+from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_state
 from pipeline.identifiers import client_order_id_of
 from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees
 from pipeline.order import Order
@@ -20,6 +23,7 @@ from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Answers, Requested
 from pipeline.verification.books import BookedOrder, ExchangeBooks
 from pipeline.verification.dead_letters import DeadLetters
+from pipeline.verification.deposits import Booked, BookedDeposit, Deposited, Movement
 from pipeline.verification.payouts import BookedPayout
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.promises import Evidence
@@ -27,18 +31,23 @@ from pipeline.verification.trail import DatabaseTrail, TopicTrail
 from pipeline.withdrawal import Withdrawal
 from pipeline.withdrawals import account_of, result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
-from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce, WithdrawalStatus
+from schemas.deposits import DEPOSIT_STATE
+from schemas.orders import AnnouncementStatus, DepositStatus, Mode, OrderStatus, OrderType, Side, TimeInForce, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
 from schemas.state import ORDER_STATE
 from schemas.wire import SourceOffset
 from schemas.withdrawals import WITHDRAWAL_STATE
+from tests.unit.deposit_builders import ADDRESS, arriving, deposit_report
 from tests.unit.withdrawal_builders import withdrawal_of
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 USER = "alice"
 FILLED, REFUSED, RESTING, PAPER = "o-filled", "o-refused", "o-resting", "o-paper"
 PAID = "w-paid"
+# The exchange's ids of deposits.
+ARRIVED, TAKEN_BACK = "e-arrived", "e-back"
+ANNOUNCED = "n-announced"
 
 
 def source(offset: int) -> SourceOffset:
@@ -99,6 +108,10 @@ class Sound:
 
     orders: dict[str, Order] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    deposits: dict[str, Deposit] = field(default_factory=dict)
+    announcements: dict[str, Announcement] = field(default_factory=dict)
+    movements: dict[str, Movement] = field(default_factory=dict)
+    disputed: set[str] = field(default_factory=set)
     answers: Answers = field(default_factory=Answers)
     stored: dict[tuple[str, str], bytes] = field(default_factory=dict)
     running: set[tuple[str, str]] = field(default_factory=set)
@@ -125,7 +138,20 @@ class Sound:
             accounts=Accounts(self.balances, self.totals, self.held, {}),
             partitions=self.partitions,
             books=self.books,
+            deposited=Deposited(
+                self.deposits, self.announcements, self.movements, {(USER, "binance"): NOW - timedelta(days=1)}, self.disputed
+            ),
         )
+
+    def deposit(self, exchange_deposit_id: str) -> Deposit:
+        """A deposit by the exchange's id."""
+        return next(one for one in self.deposits.values() if one.exchange_deposit_id == exchange_deposit_id)
+
+    def change_deposit(self, exchange_deposit_id: str, **changes: Any) -> None:
+        """Has the database say something else of a deposit."""
+        changed = replace(self.deposit(exchange_deposit_id), **changes)
+        self.deposits[changed.deposit_id] = changed
+        self.snapshots[changed.deposit_id] = DEPOSIT_STATE.dump_json(deposit_state(changed))
 
     def tell(self, result: Result, *, stored: bool = True) -> None:
         """Publishes a result, and stores it as its key's answer where it is one."""
@@ -171,6 +197,7 @@ def sound() -> Sound:
     _book(made, orders)
     _pay(made)
     _withdraw(made)
+    _deposit(made)
     made.partitions = [PartitionProgress("trade.requests", 0, 10, 10, 10), PartitionProgress("trade.reports", 0, 0, None, -1)]
     return made
 
@@ -277,3 +304,73 @@ def _withdraw(made: Sound) -> None:
     made.balances |= ledger.balances
     made.totals += [TransferTotal(row.kind, row.debit, row.credit, row.amount) for row in ledger.transfers]
     made.held[PAID] = Decimal(0)
+
+
+def booked_deposit(deposit: Deposit) -> BookedDeposit:
+    """The exchange's row for a deposit as it stands with us."""
+    return BookedDeposit(
+        exchange_deposit_id=deposit.exchange_deposit_id,
+        transaction_id=deposit.transaction_id,
+        user_id=deposit.user_id,
+        asset=deposit.asset,
+        address=deposit.address,
+        amount=deposit.amount,
+        state=Booked.TAKEN_BACK if deposit.status is DepositStatus.REVERSED else Booked.CREDITED,
+        credited_at=NOW,
+    )
+
+
+def _deposit(made: Sound) -> None:
+    """3 ETH that were announced, and 5 ETH that came and were taken back."""
+    changes = arriving()
+    times = {"arrived_at": NOW, "looked_up_at": NOW}
+    apply_deposit_report(deposit_report(exchange_deposit_id=ARRIVED, asset="ETH", amount="3", **times), changes)
+    back = {"exchange_deposit_id": TAKEN_BACK, "transaction_id": "t2", "asset": "ETH", "amount": "5", **times}
+    apply_deposit_report(deposit_report(**back), changes)
+    apply_deposit_report(deposit_report(DepositStatus.REJECTED, **back), changes)
+    made.deposits |= changes.deposits.deposits
+    for one in made.deposits.values():
+        taken_back = one.amount if one.status is DepositStatus.REVERSED else Decimal(0)
+        made.movements[one.deposit_id] = Movement(1, one.amount, taken_back)
+        made.held[one.deposit_id] = Decimal(0)
+        made.snapshots[one.deposit_id] = DEPOSIT_STATE.dump_json(deposit_state(one))
+        made.books.deposits.append(booked_deposit(one))
+    arrived = made.deposit(ARRIVED)
+    announced = announcement_of(deposit_id=arrived.deposit_id, exchange_deposit_id=ARRIVED)
+    made.announcements[ANNOUNCED] = announced
+    made.answers.add_request(announced.source, 1_000)
+    made.tell(result_of_announcement(announced))
+    made.balances[account_of_deposit(arrived)] = changes.ledger.balance(account_of_deposit(arrived))
+    made.totals += [TransferTotal(row.kind, row.debit, row.credit, row.amount) for row in changes.ledger.transfers]
+    made.books.balances[USER, "ETH"] = Decimal(3)
+
+
+def announcement_of(**changes: Any) -> Announcement:
+    """3 ETH that were announced and have arrived, with fields changed by name."""
+    announcement = Announcement(
+        announcement_id=ANNOUNCED,
+        user_id=USER,
+        idempotency_key="key-n-announced",
+        request_id="r-n-announced",
+        source=source(8),
+        mode=Mode.LIVE,
+        exchange="binance",
+        api_key_id="main",
+        asset="ETH",
+        amount=Decimal(3),
+        network="ETH",
+        address=ADDRESS,
+        address_tag=None,
+        status=AnnouncementStatus.COMPLETED,
+        reason_code=None,
+        reason=None,
+        deposit_id="d",
+        exchange_deposit_id="e",
+        expires_at=NOW + timedelta(days=7),
+        requested_at=NOW,
+        decided_at=NOW,
+        updated_at=NOW,
+        executed_at=NOW,
+        traceparent=None,
+    )
+    return replace(announcement, **changes)

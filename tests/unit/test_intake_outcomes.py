@@ -84,19 +84,6 @@ def test_orders_of_one_batch_share_the_balance() -> None:
     assert [transfer.kind for transfer in changes.ledger.transfers] == [TransferKind.HOLD] * 2
 
 
-@pytest.mark.parametrize("kind", ["deposit"])
-def test_kind_that_is_not_offered_yet_is_refused_without_moving_funds(kind: str) -> None:
-    """It is read, answered, and nothing happens."""
-    document = {
-        "schema_version": 1, "type": kind, "idempotency_key": "k", "user_id": "alice", "mode": "live", "exchange": "binance",
-        "api_key_id": "k1", "asset": "BTC", "amount": "1", "address": "a",
-    }  # fmt: skip
-    changes = _decided(arrival(document))
-    (result,) = finals_of(changes)
-    assert (result.reason_code, result.type) == (ReasonCode.REQUEST_UNSUPPORTED, kind)
-    assert not changes.ledger.transfers
-
-
 def test_unknown_user_is_refused_in_a_chain_of_its_own() -> None:
     """Whoever is no user gets an answer and an audit event, and no order."""
     changes = changes_of(users=("nobody",))

@@ -6,28 +6,38 @@ from decimal import Decimal
 
 import pytest
 
+from pipeline.announcements import result_of_announcement
 from pipeline.changes import result_of_order
+from pipeline.deposits import deposit_state
+from pipeline.identifiers import deposit_id_of
 from pipeline.ledger import AccountKey, Balance, TransferKind, clearing
 from pipeline.verification.accounts import TransferTotal
 from pipeline.verification.answers import tally
 from pipeline.verification.books import books_missing
+from pipeline.verification.deposits import Booked, Movement, deposits_missing
 from pipeline.verification.finding import EXAMPLES_KEPT_MAX, Check, still_broken
 from pipeline.verification.progress import PartitionProgress
-from pipeline.verification.promises import AUDIT, LEDGER, PAYOUTS, TOPICS, UNDER_WAY, all_hold, check_all
+from pipeline.verification.promises import AUDIT, DEPOSITS, LEDGER, PAYOUTS, TOPICS, UNDER_WAY, all_hold, check_all
 from pipeline.withdrawals import result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
-from schemas.orders import Mode, OrderStatus, WithdrawalStatus
+from schemas.deposits import DEPOSIT_STATE
+from schemas.orders import AnnouncementStatus, DepositStatus, Mode, OrderStatus, WithdrawalStatus
 from schemas.results import ResultStatus
 from schemas.withdrawals import WITHDRAWAL_STATE
 from tests.unit.sound_evidence import (
+    ANNOUNCED,
+    ARRIVED,
     FILLED,
     NOW,
     PAID,
     PAPER,
     REFUSED,
     RESTING,
+    TAKEN_BACK,
     USER,
     Sound,
+    announcement_of,
+    booked_deposit,
     booked_order,
     booked_payout,
     client_id,
@@ -385,6 +395,81 @@ def _withdrawal_in_doubt(made: Sound) -> None:
     made.withdrawals[PAID] = replace(made.withdrawals[PAID], status=WithdrawalStatus.IN_DOUBT)
 
 
+def _never_credited(made: Sound) -> None:
+    del made.deposits[made.deposit(ARRIVED).deposit_id]
+
+
+def _credited_to_nobody(made: Sound) -> None:
+    made.change_deposit(ARRIVED, status=DepositStatus.CONFIRMING)
+
+
+def _not_reversed(made: Sound) -> None:
+    made.change_deposit(TAKEN_BACK, status=DepositStatus.CREDITED)
+
+
+def _credited_yet_not_shown(made: Sound) -> None:
+    made.books.deposits = [row for row in made.books.deposits if row.exchange_deposit_id != ARRIVED]
+
+
+def _credited_yet_under_way(made: Sound) -> None:
+    made.books.deposits[0].state = Booked.UNDER_WAY
+
+
+def _credited_more(made: Sound) -> None:
+    made.books.deposits[0].amount = Decimal("2.9")
+
+
+def _credited_to_another(made: Sound) -> None:
+    made.books.deposits[0].user_id = "bob"
+
+
+def _credited_by_two_transfers(made: Sound) -> None:
+    made.movements[made.deposit(ARRIVED).deposit_id] = Movement(2, Decimal(6), Decimal(0))
+
+
+def _credited_without_a_transfer(made: Sound) -> None:
+    del made.movements[made.deposit(ARRIVED).deposit_id]
+
+
+def _reversed_without_a_transfer(made: Sound) -> None:
+    made.movements[made.deposit(TAKEN_BACK).deposit_id] = Movement(1, Decimal(5), Decimal(0))
+
+
+def _transfer_of_no_deposit(made: Sound) -> None:
+    made.movements["d-other"] = Movement(1, Decimal(1), Decimal(0))
+
+
+def _hold_for_a_deposit(made: Sound) -> None:
+    made.held[made.deposit(ARRIVED).deposit_id] = Decimal(1)
+
+
+def _deposit_snapshot_stale(made: Sound) -> None:
+    before = replace(made.deposit(ARRIVED), status=DepositStatus.CONFIRMING)
+    made.snapshots[before.deposit_id] = DEPOSIT_STATE.dump_json(deposit_state(before))
+
+
+def _deposit_without_snapshot(made: Sound) -> None:
+    del made.snapshots[made.deposit(ARRIVED).deposit_id]
+
+
+def _announcement_of_another_amount(made: Sound) -> None:
+    made.announcements[ANNOUNCED] = replace(made.announcements[ANNOUNCED], amount=Decimal(4))
+
+
+def _deposit_for_two_announcements(made: Sound) -> None:
+    made.announcements["n-2"] = replace(made.announcements[ANNOUNCED], announcement_id="n-2", source=source(9))
+
+
+def _announcement_never_answered(made: Sound) -> None:
+    made.announcements[ANNOUNCED] = replace(made.announcements[ANNOUNCED], status=AnnouncementStatus.FAILED)
+    del made.answers.finals[made.announcements[ANNOUNCED].source]
+
+
+def _announcement_result_lags_behind(made: Sound) -> None:
+    one = made.announcements[ANNOUNCED]
+    made.answers.newest[one.source] = result_of_announcement(replace(one, status=AnnouncementStatus.EXPECTED))
+
+
 WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("paid_out_twice", _paid_again),
     ("paid_out_twice", _two_payouts_for_a_key),
@@ -403,6 +488,24 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("results_match_database", _withdrawal_result_lags_behind),
     ("nothing_unfinished", _left_paying),
     ("in_doubt", _withdrawal_in_doubt),
+    ("deposits_credited", _never_credited),
+    ("deposits_credited", _credited_to_nobody),
+    ("deposits_credited", _not_reversed),
+    ("credited_unproven", _credited_yet_not_shown),
+    ("credited_unproven", _credited_yet_under_way),
+    ("credited_unproven", _credited_more),
+    ("credited_unproven", _credited_to_another),
+    ("deposits_match_transfers", _credited_by_two_transfers),
+    ("deposits_match_transfers", _credited_without_a_transfer),
+    ("deposits_match_transfers", _reversed_without_a_transfer),
+    ("deposits_match_transfers", _transfer_of_no_deposit),
+    ("holds_match_orders", _hold_for_a_deposit),
+    ("state_matches_database", _deposit_snapshot_stale),
+    ("state_matches_database", _deposit_without_snapshot),
+    ("announcements_match_deposits", _announcement_of_another_amount),
+    ("announcements_match_deposits", _deposit_for_two_announcements),
+    ("lost", _announcement_never_answered),
+    ("results_match_database", _announcement_result_lags_behind),
     ("lost", _forget_answer),
     ("lost", _forget_order_answer),
     ("lost", _never_read),
@@ -479,7 +582,7 @@ def test_promise_broken_on_purpose_is_reported_by_name(name: str, break_it: Call
 def test_promises_have_each_a_way_to_break_them() -> None:
     """No check is left that was never seen to fail."""
     assert {finding.name for finding in check_all(sound().evidence())} == {name for name, _ in WAYS}
-    assert {name for name, _ in WAYS} >= LEDGER | AUDIT | PAYOUTS | TOPICS | UNDER_WAY
+    assert {name for name, _ in WAYS} >= LEDGER | AUDIT | PAYOUTS | DEPOSITS | TOPICS | UNDER_WAY
 
 
 def test_promise_of_one_answer_allows_a_key_again_after_its_day() -> None:
@@ -532,8 +635,33 @@ def test_books_that_are_missing_are_skipped_and_said_so() -> None:
     """Without the exchange's log nothing is claimed about it."""
     findings = check_all(replace(sound().evidence(), books=None, books_missing_because="no log"))
     skipped = {finding.name for finding in findings if finding.skipped == "no log"}
-    assert skipped == {finding.name for finding in books_missing("")} | PAYOUTS
+    assert skipped == {finding.name for finding in (*books_missing(""), *deposits_missing(""))} | PAYOUTS
     assert all_hold(findings)
+
+
+def test_deposit_that_need_not_be_credited_is_no_breach() -> None:
+    """Not what came before the opening balance, nor what a person must look at, nor what is not seen yet while the system works."""
+    made = sound()
+    early = replace(booked_deposit(made.deposit(ARRIVED)), exchange_deposit_id="e-early", credited_at=NOW.replace(day=23, hour=1))
+    odd = replace(early, exchange_deposit_id="e-odd", credited_at=NOW)
+    made.books.deposits += [early, odd]
+    made.disputed.add(deposit_id_of("binance", odd.transaction_id, odd.asset, odd.address, odd.exchange_deposit_id))
+    assert broken(made) == set()
+    made.books.deposits.append(replace(odd, exchange_deposit_id="e-new"))
+    assert broken(made) == {"deposits_credited"}
+    assert all_hold(check_all(made.evidence(), at_rest=False))
+
+
+def test_announcement_that_is_expected_is_no_loss() -> None:
+    """It has no final answer before its deposit arrives or its time is over."""
+    made = sound()
+    expected = announcement_of(
+        announcement_id="n-3", status=AnnouncementStatus.EXPECTED, source=source(9), executed_at=None, deposit_id=None, request_id="r-3"
+    )
+    made.announcements["n-3"] = expected
+    made.answers.add_request(expected.source, 1_000)
+    made.tell(result_of_announcement(expected))
+    assert broken(made) == set()
 
 
 def test_breach_that_an_earlier_look_did_not_have_is_work_under_way() -> None:
@@ -556,8 +684,8 @@ def test_tally_counts_the_records_of_this_run_only() -> None:
     """Figures are about the records from the given offsets on; a replay is a duplicate, not an execution."""
     answers = sound().answers
     whole = tally(answers, {0: 0})
-    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (7, 6, 2, 2, 1)
+    assert (whole.requests, whole.results_final, whole.executed, whole.rejected, whole.duplicates) == (8, 7, 2, 2, 1)
     assert whole.rejected_by_reason == {"EXCHANGE_REFUSED": 1, "SCHEMA_INVALID": 1}
     assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
-    assert tally(answers, {0: 3}).requests == 4
+    assert tally(answers, {0: 3}).requests == 5
     assert tally(answers, {0: 9}).requests == 0

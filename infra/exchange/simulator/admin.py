@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
@@ -11,6 +11,7 @@ from infra.exchange.simulator import refusals
 from infra.exchange.simulator.capital import NETWORKS
 from infra.exchange.simulator.exchange import Account, Exchange
 from infra.exchange.simulator.faults import RULES_MAX, FaultRule, Faults
+from infra.exchange.simulator.funding import Arrival, Deposit, Listing
 from infra.exchange.simulator.invariants import violations
 from infra.exchange.simulator.journal import Journal
 from infra.exchange.simulator.prices import Tape
@@ -33,6 +34,16 @@ class AccountSpec(BaseModel):
     balances: dict[str, DecimalString] = Field(default_factory=dict)
 
 
+class KeySpec(BaseModel):
+    """A further key for the account that has the key `account`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    account: str
+    api_key: str
+    secret: SecretStr
+
+
 class PriceSpec(BaseModel):
     """A price to pin; null sets the symbol free at its current price."""
 
@@ -49,7 +60,9 @@ class StepSpec(BaseModel):
 
 
 class DepositSpec(BaseModel):
-    """A deposit to send to the account of `api_key`."""
+    """A deposit to send to the account of `api_key`. `held`: it is credited by `deposits/credit` alone. `listed_after_ms`: the history
+    shows it so long after its arrival, with the time of its arrival. `listings`: how often the history shows it. `transaction_id` None
+    draws one; two deposits may share one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +70,35 @@ class DepositSpec(BaseModel):
     asset: str
     amount: DecimalString
     address: str = ""
+    address_tag: str = ""
     network: str | None = None
+    transaction_id: str | None = Field(default=None, min_length=1, max_length=255)
+    held: bool = False
+    listed_after_ms: int = Field(default=0, ge=0, le=600_000)
+    listings: int = Field(default=1, ge=1, le=3)
+
+
+class DepositName(BaseModel):
+    """A deposit by its id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+
+
+class DepositMark(DepositName):
+    """The status to show of a deposit: 0, 6 or 8 while it is on its way, 2 or 7 when it is lost; a lost one that was credited is taken
+    back."""
+
+    status: Literal[0, 2, 6, 7, 8]
+
+
+class ListingSpec(BaseModel):
+    """In which order the history of deposits is shown from now on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: Listing
 
 
 _ACCOUNTS: Final[TypeAdapter[list[AccountSpec]]] = TypeAdapter(list[AccountSpec])
@@ -80,11 +121,15 @@ class Admin:
         self._routes: dict[tuple[str, str], Callable[[bytes], object]] = {
             ("POST", "accounts"): self._open_accounts,
             ("GET", "accounts"): self._list_accounts,
+            ("POST", "keys"): self._add_key,
             ("GET", "invariants"): self._invariants,
             ("POST", "price"): self._set_price,
             ("POST", "tape/step"): self._step_tape,
             ("GET", "tape"): self._show_tape,
             ("POST", "deposits"): self._send_deposit,
+            ("POST", "deposits/credit"): self._credit_deposit,
+            ("POST", "deposits/mark"): self._mark_deposit,
+            ("POST", "deposits/listing"): self._list_deposits,
             ("POST", "faults"): self._set_faults,
             ("GET", "faults"): lambda _: dict(self._faults.counts),
             ("GET", "faults/rules"): lambda _: self._faults.rules(),
@@ -120,6 +165,16 @@ class Admin:
         self._keys.put({spec.api_key: spec.secret.get_secret_value() for spec in specs})
         now_us = self._now_us()
         return [self._account_row(self._exchange.open_account(s.api_key, s.label, dict(s.balances), now_us)) for s in specs]
+
+    def _add_key(self, body: bytes) -> object:
+        spec = KeySpec.model_validate_json(body)
+        check_api_key(spec.api_key)
+        account = self._exchange.accounts.get(spec.account)
+        if account is None or self._exchange.account_of(spec.api_key) not in (None, account):
+            raise _bad("A further key needs an account, and must not be the key of another one.")
+        self._keys.put({spec.api_key: spec.secret.get_secret_value()})
+        self._exchange.add_key(spec.api_key, account, self._now_us())
+        return self._account_row(account)
 
     @staticmethod
     def _account_row(account: Account) -> dict[str, object]:
@@ -178,12 +233,40 @@ class Admin:
         account = self._exchange.accounts.get(spec.api_key)
         if account is None or spec.asset not in ASSETS or spec.amount <= 0 or -int(spec.amount.as_tuple().exponent) > 8:
             raise _bad("A deposit needs an account, an asset of the exchange, and an amount above zero with at most 8 places.")
-        network = spec.network or NETWORKS[spec.asset][0]
-        funding = self._exchange.funding
-        deposit = funding.announce(
-            account.api_key, account.label, spec.asset, spec.amount, address=spec.address, network=network, now_us=self._now_us()
+        arrival = Arrival(
+            asset=spec.asset,
+            amount=spec.amount,
+            address=spec.address,
+            network=spec.network or NETWORKS[spec.asset][0],
+            address_tag=spec.address_tag,
+            transaction_id=spec.transaction_id or "",
+            listed_after_ms=spec.listed_after_ms,
+            listings=spec.listings,
+            held=spec.held,
         )
+        deposit = self._exchange.funding.arrive(account.api_key, account.label, arrival, self._now_us())
         return {"id": deposit.seen.deposit_id, "txId": deposit.seen.transaction_id}
+
+    def _deposit(self, deposit_id: str) -> Deposit:
+        found = self._exchange.funding.deposits.get(deposit_id)
+        if found is None:
+            raise _bad("There is no deposit with this id.")
+        return found
+
+    def _credit_deposit(self, body: bytes) -> object:
+        deposit = self._deposit(DepositName.model_validate_json(body).id)
+        self._exchange.funding.credit(deposit, self._now_us())
+        return {"status": deposit.status}
+
+    def _mark_deposit(self, body: bytes) -> object:
+        spec = DepositMark.model_validate_json(body)
+        deposit = self._deposit(spec.id)
+        self._exchange.funding.mark(deposit, spec.status, self._now_us())
+        return {"status": deposit.status}
+
+    def _list_deposits(self, body: bytes) -> object:
+        self._exchange.funding.listing = ListingSpec.model_validate_json(body).order
+        return {"order": self._exchange.funding.listing.value}
 
     def _set_faults(self, body: bytes) -> object:
         given: Any = orjson.loads(body) if body else []

@@ -4,14 +4,16 @@ Source: https://developers.binance.com/docs/wallet/capital and .../account. Ever
 taken from the amount, and the history shows what arrives and the fee.
 """
 
+import random
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 from infra.exchange.simulator import refusals
 from infra.exchange.simulator.calls import Call
-from infra.exchange.simulator.funding import Deposit, Withdrawal, WithdrawalRequest
+from infra.exchange.simulator.funding import Deposit, Listing, Withdrawal, WithdrawalRequest
 from infra.exchange.simulator.symbols import ASSETS
 
 NETWORKS: Final = {"BTC": ("BTC",), "ETH": ("ETH",), "SOL": ("SOL",), "BNB": ("BSC",), "USDT": ("ETH", "TRX", "BSC", "SOL")}
@@ -139,15 +141,16 @@ def withdrawal_history(call: Call) -> object:
 
 
 def _deposit_row(deposit: Deposit) -> dict[str, object]:
+    # Binance calls a deposit "credited but cannot withdraw" (6) before its last confirmations; here the balance has it with success alone.
     seen, credited = deposit.seen, deposit.credited
     row: dict[str, object] = {
         "id": seen.deposit_id,
         "amount": f"{seen.amount:.8f}",
         "coin": seen.asset,
         "network": seen.network,
-        "status": 0 if credited is None else 1,
+        "status": deposit.status,
         "address": seen.address,
-        "addressTag": "",
+        "addressTag": seen.address_tag,
         "txId": seen.transaction_id,
         "insertTime": seen.time_us // 1000,
         "transferType": 0,
@@ -161,15 +164,25 @@ def _deposit_row(deposit: Deposit) -> dict[str, object]:
 
 
 def deposit_history(call: Call) -> object:
-    """GET /sapi/v1/capital/deposit/hisrec."""
+    """GET /sapi/v1/capital/deposit/hisrec, in the order that the exchange is told to list in."""
     transaction_id = call.parameters.get("txId")
     rows = [
         _deposit_row(deposit)
         for deposit in call.exchange.funding.deposits.values()
         if transaction_id in (None, deposit.seen.transaction_id)
-        and _is_wanted(call, deposit.seen.api_key, deposit.seen.asset, 0 if deposit.credited is None else 1, deposit.seen.time_us)
+        and call.now_us >= deposit.seen.listed_from_us
+        and _is_wanted(call, deposit.seen.api_key, deposit.seen.asset, deposit.status, deposit.seen.time_us)
+        for _ in range(deposit.seen.listings)
     ]
-    return _page(call, rows)
+    return _page(call, _in_order(rows, call.exchange.funding.listing))
+
+
+def _in_order(rows: Sequence[dict[str, object]], listing: Listing) -> list[dict[str, object]]:
+    """Rows that `_page` turns around: it shows the last first."""
+    if listing is Listing.OLDEST_FIRST:
+        return list(rows[::-1])
+    # Another order at each question: nobody may rely on one.
+    return random.sample(rows, len(rows)) if listing is Listing.SHUFFLED else list(rows)
 
 
 def coins(call: Call) -> object:

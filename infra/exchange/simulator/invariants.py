@@ -15,6 +15,7 @@ from infra.exchange.simulator.records import (
     AccountOpened,
     DepositCredited,
     DepositSeen,
+    DepositTakenBack,
     Filled,
     OrderAccepted,
     OrderCanceled,
@@ -41,8 +42,18 @@ def _paid(funding: Funding, api_key: str, into: defaultdict[str, Decimal]) -> No
         if withdrawal.accepted.api_key == api_key and not is_paid_back:
             into[withdrawal.accepted.asset] -= withdrawal.accepted.amount
     for deposit in funding.deposits.values():
-        if deposit.seen.api_key == api_key and deposit.credited is not None:
+        is_there = deposit.credited is not None and deposit.taken_back is None
+        if deposit.seen.api_key == api_key and is_there:
             into[deposit.seen.asset] += deposit.seen.amount
+
+
+def _owed(funding: Funding, api_key: str) -> defaultdict[str, Decimal]:
+    """What was taken back of each asset: so far an account's free amount may be below zero."""
+    owed: defaultdict[str, Decimal] = defaultdict(lambda: ZERO)
+    for deposit in funding.deposits.values():
+        if deposit.seen.api_key == api_key and deposit.taken_back is not None:
+            owed[deposit.seen.asset] += deposit.seen.amount
+    return owed
 
 
 def _account_violations(exchange: Exchange, account: Account) -> list[str]:
@@ -62,10 +73,10 @@ def _account_violations(exchange: Exchange, account: Account) -> list[str]:
         elif order.locked:
             found.append(f"order {order.accepted.order_id} is {order.status} and still locks {order.locked}")
     _paid(exchange.funding, account.api_key, expected)
-    holding = account.holding
+    holding, owed = account.holding, _owed(exchange.funding, account.api_key)
     for asset in expected.keys() | holding.free.keys() | holding.locked.keys():
         free, held = holding.free[asset], holding.locked[asset]
-        if free < 0 or held < 0:
+        if free < -owed[asset] or held < 0:
             found.append(f"account {account.label}: {asset} is negative (free {free}, locked {held})")
         if free + held != expected[asset]:
             found.append(f"account {account.label}: {asset} is {free + held}, its orders and payments make {expected[asset]}")
@@ -149,6 +160,7 @@ def log_violations(path: Path, venue_timeout_ms: int) -> list[str]:
     money: dict[str, defaultdict[str, Decimal]] = {}
     withdrawals: dict[str, WithdrawalAccepted] = {}
     deposits: dict[str, DepositSeen] = {}
+    owed: defaultdict[tuple[str, str], Decimal] = defaultdict(lambda: ZERO)
     quotes: dict[str, tuple[str, str]] = {}
     for record in read_log(path):
         match record:
@@ -177,11 +189,15 @@ def log_violations(path: Path, venue_timeout_ms: int) -> list[str]:
             case DepositCredited():
                 seen = deposits[record.deposit_id]
                 money[record.api_key][seen.asset] += seen.amount
+            case DepositTakenBack():
+                seen = deposits[record.deposit_id]
+                money[record.api_key][seen.asset] -= seen.amount
+                owed[record.api_key, seen.asset] += seen.amount
         if isinstance(record, Filled | WithdrawalAccepted):
             checker.found += [
                 f"account {record.api_key}: {asset} is {amount} after seq {record.seq}"
                 for asset, amount in money[record.api_key].items()
-                if amount < 0
+                if amount < -owed[record.api_key, asset]
             ]
     return checker.found
 

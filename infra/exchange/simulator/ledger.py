@@ -2,7 +2,8 @@
 
 Invariants:
 1. Every movement takes from one holder what it gives to another, so each asset sums to zero over all holders. The outside world (where
-   deposits come from) and the market maker (who takes the other side of every trade) may be negative; accounts and fees never.
+   deposits come from) and the market maker (who takes the other side of every trade) may be negative; fees never, and an account's free
+   amount only by a deposit that was taken back.
 2. An account's locked amount of an asset is the sum of what its open orders have locked (checked by `Exchange.violations`).
 
 Amounts are Decimal with at most 8 places, as Binance books them.
@@ -43,6 +44,10 @@ class Holding:
     free: defaultdict[str, Decimal] = field(default_factory=_amounts)
     locked: defaultdict[str, Decimal] = field(default_factory=_amounts)
 
+    def take_back(self, asset: str, amount: Decimal) -> None:
+        """Takes what the account may not have any more: it owes the exchange then."""
+        self.free[asset] -= amount
+
     def take_free(self, asset: str, amount: Decimal) -> None:
         left = self.free[asset] - amount
         if left < 0:
@@ -82,6 +87,11 @@ class Ledger:
 
     def pay_out(self, holding: Holding, asset: str, amount: Decimal) -> None:
         holding.take_free(asset, amount)
+        self.outside[asset] += amount
+
+    def take_back(self, holding: Holding, asset: str, amount: Decimal) -> None:
+        """A deposit goes back to where it came from."""
+        holding.take_back(asset, amount)
         self.outside[asset] += amount
 
     def trade(self, holding: Holding, *, paid: str, cost: Decimal, received: str, amount: Decimal, commission: Decimal) -> None:

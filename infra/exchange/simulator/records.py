@@ -31,6 +31,17 @@ class AccountOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyAdded:
+    """A further key of the account that was opened with the key `account`."""
+
+    name: ClassVar[str] = "key"
+    seq: int
+    time_us: int
+    api_key: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrderAccepted:
     """An order that entered the book. `quantity` and `quote_quantity`: what the request gave, one of the two.
 
@@ -159,7 +170,11 @@ class WithdrawalEnded:
 
 @dataclass(frozen=True, slots=True)
 class DepositSeen:
-    """A deposit on its way: not yet in the balance."""
+    """A deposit on its way: not yet in the balance.
+
+    `listed_from_us`: the history shows it from then on only. `listings`: how often the history shows it. `held`: it is credited when it is
+    told so, not by itself.
+    """
 
     name: ClassVar[str] = "deposit"
     seq: int
@@ -172,6 +187,22 @@ class DepositSeen:
     address: str
     network: str
     transaction_id: str
+    address_tag: str = ""
+    listed_from_us: int = 0
+    listings: int = 1
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DepositMarked:
+    """What the history shows of a deposit that is not credited, as Binance's number: pending, waiting for the user, wrong, rejected."""
+
+    name: ClassVar[str] = "deposit_mark"
+    seq: int
+    time_us: int
+    api_key: str
+    deposit_id: str
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +216,21 @@ class DepositCredited:
     deposit_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class DepositTakenBack:
+    """A deposit that had reached the free balance and is taken from it again, whatever is left there; `status` is what is shown then."""
+
+    name: ClassVar[str] = "deposit_back"
+    seq: int
+    time_us: int
+    api_key: str
+    deposit_id: str
+    status: int
+
+
 Record = (
     AccountOpened
+    | KeyAdded
     | OrderAccepted
     | Filled
     | OrderCanceled
@@ -195,10 +239,13 @@ Record = (
     | WithdrawalAccepted
     | WithdrawalEnded
     | DepositSeen
+    | DepositMarked
     | DepositCredited
+    | DepositTakenBack
 )
 _CLASSES: Final[tuple[type[Record], ...]] = (
     AccountOpened,
+    KeyAdded,
     OrderAccepted,
     Filled,
     OrderCanceled,
@@ -207,8 +254,15 @@ _CLASSES: Final[tuple[type[Record], ...]] = (
     WithdrawalAccepted,
     WithdrawalEnded,
     DepositSeen,
+    DepositMarked,
     DepositCredited,
+    DepositTakenBack,
 )
+# What logs of earlier versions do not have.
+_ADDED: Final[dict[type[Record], dict[str, object]]] = {
+    WithdrawalAccepted: {"fee": "0"},
+    DepositSeen: {"address_tag": "", "listed_from_us": 0, "listings": 1, "held": False},
+}
 _CLASS_BY_NAME: Final[dict[str, type[Record]]] = {record.name: record for record in _CLASSES}
 _FIELDS: Final[dict[type[Record], tuple[str, ...]]] = {record: tuple(f.name for f in fields(record)) for record in _CLASSES}
 _DECIMAL_FIELDS: Final[dict[type[Record], frozenset[str]]] = {
@@ -240,9 +294,7 @@ def decode(line: bytes) -> Record:
     if not isinstance(row, dict) or row.get("record") not in _CLASS_BY_NAME:
         raise ValueError("not a record of the exchange log")
     record = _CLASS_BY_NAME[row.pop("record")]
-    if record is WithdrawalAccepted:
-        # Logs of earlier versions, which had no fees.
-        row.setdefault("fee", "0")
+    row = {**_ADDED.get(record, {}), **row}
     if set(row) != set(_FIELDS[record]):
         raise ValueError(f"a {record.name} record with other fields than expected")
     for name in _DECIMAL_FIELDS[record]:
