@@ -64,6 +64,7 @@ class Depositing(RuleBasedStateMachine):
             announcements=dict(self.announcements),
             disputes=set(self.disputes),
             opened_at={(user, EXCHANGE): NOW - timedelta(hours=1) for user in USERS},
+            watched_from={(user, key): NOW - timedelta(hours=1) for user in USERS for key in KEYS},
             user_status=dict(self.status),
         )
         return changes
