@@ -26,7 +26,7 @@ UNUSABLE := unusable
 endif
 endif
 
-.PHONY: help demo test check bench clean lock docs env-file environment unusable ruff mypy imports secrets compose generated locks
+.PHONY: help demo test check bench clean lock docs env-file environment unusable ruff mypy imports secrets compose generated locks floats deep
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +50,7 @@ demo: .venv/.installed ## Start everything, trade 2,000 requests on a simulated 
 test: check ## Everything that passes or fails: the checks, then all tests (PYTEST_ARGS="-k ledger")
 	@exec $(VENV_PYTHON) -m pytest -n 3 --dist=loadgroup $(PYTEST_ARGS)
 
-check: ruff mypy imports secrets compose generated locks ## Lint, types, layers, secrets, compose file, generated docs, lock files
+check: ruff mypy floats imports secrets compose generated locks ## Lint, types, floats, layers, secrets, compose file, generated docs, lock files
 
 ruff: .venv/.installed
 	@echo "== ruff (style, defects, and the S rules for security)"
@@ -59,6 +59,10 @@ ruff: .venv/.installed
 mypy: .venv/.installed
 	@echo "== mypy --strict"
 	@$(VENV_PYTHON) -m mypy
+
+floats: .venv/.installed
+	@echo "== floats (none where money may pass)"
+	@$(VENV_PYTHON) -m checks.floats
 
 imports: .venv/.installed
 	@echo "== import-linter (who may import whom)"
@@ -87,6 +91,9 @@ lock: .venv/.installed ## Write the lock files anew from requirements*.in (needs
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 requirements.in -o requirements.lock
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 requirements-dev.in -o requirements-dev.lock
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --allow-unsafe --universal --python-version 3.11 requirements-build.in -o requirements-build.lock
+
+deep: .venv/.installed ## Look longer than the suite does: 100,000 operations on the ledger, with its connection cut between statements
+	@HYPOTHESIS_PROFILE=deep exec $(VENV_PYTHON) -m pytest -s tests/property/test_ledger_stateful.py $(PYTEST_ARGS)
 
 bench: .venv/.installed ## Measure against two baselines, print a table, write bench/latest.json
 	@exec $(VENV_PYTHON) -m bench.run $(BENCH_ARGS)

@@ -13,6 +13,7 @@ import faust
 from aiokafka import AIOKafkaProducer, TopicPartition
 from mode.supervisors import CrashingSupervisor
 
+from agents.balance_watch import BalanceWatch
 from agents.batch import Step, StepContext, StepRunner
 from agents.control import ControlStep
 from agents.deposit_watch import DepositWatch
@@ -122,6 +123,8 @@ def rules_of(settings: Settings) -> Rules:
         withdrawal_approval_time=timedelta(hours=settings.withdrawal_approval_hours),
         address_wait=timedelta(hours=settings.address_wait_hours),
         withdrawal_history_lag=timedelta(seconds=settings.withdrawal_history_lag_seconds),
+        balance_drift_halt_usd=settings.balance_drift_halt_usd,
+        balance_drift_age=timedelta(seconds=settings.balance_drift_age_seconds),
         announcement_time=timedelta(hours=settings.deposit_announcement_hours),
         announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
     )
@@ -140,6 +143,7 @@ class Parts:
     partitions: Partitions
     reconciler: Reconciler
     withdrawal_watch: WithdrawalWatch
+    balance_watch: BalanceWatch
     deposit_watch: DepositWatch
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
@@ -147,7 +151,9 @@ class Parts:
     watchdog: Watchdog
 
 
-def _credential_source(database: Database, keyring: Keyring) -> CredentialSource:
+def credential_source(database: Database, keyring: Keyring) -> CredentialSource:
+    """Where the gateways have the users' keys from. It raises Retryable when the database is out of reach."""
+
     def decrypt(user_id: str, api_key_id: str, ciphertext: bytes) -> Credentials:
         secret = keyring.decrypt(user_id, api_key_id, ciphertext)
         return Credentials(secret.api_key, secret.secret)
@@ -155,7 +161,8 @@ def _credential_source(database: Database, keyring: Keyring) -> CredentialSource
     return KeyReader(partial(stored_keys, database), decrypt)
 
 
-def _gateways(settings: Settings, credentials: CredentialSource) -> dict[str, CcxtGateway]:
+def gateways_of(settings: Settings, credentials: CredentialSource) -> dict[str, CcxtGateway]:
+    """The gateway of each exchange. Raises UnknownVenue, and ValueError for a receive window that a venue would refuse."""
     return {
         exchange: CcxtGateway(
             exchange,
@@ -225,7 +232,7 @@ def compose(
     """Makes a worker's parts; nothing is started. Raises MasterKeyError and UnknownVenue for settings that cannot work."""
     topics, rules = Topics(settings.topic_prefix), rules_of(settings)
     keyring = keyring_of(settings)
-    gateways = _gateways(settings, _credential_source(database, keyring))
+    gateways = gateways_of(settings, credential_source(database, keyring))
     poll = timedelta(milliseconds=settings.price_poll_ms)
     feeds = {exchange: MarketDataFeed(gateway, poll, utc_now) for exchange, gateway in gateways.items()}
 
@@ -294,6 +301,7 @@ def compose(
             clock=utc_now,
         ),
         withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
+        balance_watch=_balance_watch(settings, database, gateways, report_producer, owned, market_data),
         deposit_watch=_deposit_watch(settings, database, gateways, report_producer, owned),
         halt_watch=halt_watch,
         halt_cancels=HaltCancels(
@@ -371,6 +379,28 @@ def _deposit_watch(
         topics=Topics(settings.topic_prefix),
         poll_seconds=settings.deposit_poll_ms / 1000,
         window=timedelta(hours=settings.deposit_window_hours),
+        clock=utc_now,
+    )
+
+
+def _balance_watch(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, CcxtGateway],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+    market_data: Callable[[], dict[str, MarketData]],
+) -> BalanceWatch:
+    return BalanceWatch(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        market_data=market_data,
+        topics=Topics(settings.topic_prefix),
+        rules=rules_of(settings),
+        interval_seconds=settings.balance_check_ms / 1000,
+        calls_max=settings.balance_check_calls_max,
         clock=utc_now,
     )
 

@@ -15,10 +15,12 @@ from infra.postgres.deposits import (
     read_book,
     unpublished_deposits,
 )
+from infra.postgres.drifts import drifts_of_users
 from infra.postgres.gate import halts
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import unpublished_withdrawals
 from pipeline.announcements import apply_announcement_report
+from pipeline.balance_reconciliation import apply_balance_report
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.deposits import apply_deposit_report
@@ -26,6 +28,7 @@ from pipeline.halts import apply_trip
 from pipeline.invariants import LocksMissing, Unpublished
 from pipeline.payouts import apply_withdrawal_report
 from pipeline.settlement import apply_report
+from schemas.balances import BalanceReport
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.routing import ON_REPORTS, Report
@@ -91,9 +94,11 @@ class SettlementStep:
         )
         moves_halts = bool(trips)
         payouts = [report for report in told if isinstance(report, WithdrawalReport)]
+        looks = [report for report in told if isinstance(report, BalanceReport)]
         order_ids = sorted({report.order_id for report in reports})
         withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
-        user_ids = sorted({report.user_id for report in reports} | {payout.user_id for payout in payouts} | arrivals.user_ids)
+        told_of = {report.user_id for report in reports} | {payout.user_id for payout in payouts} | {look.user_id for look in looks}
+        user_ids = sorted(told_of | arrivals.user_ids)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             nonlocal moves_halts
@@ -111,6 +116,10 @@ class SettlementStep:
                 apply_report(report, changes, self._context.rules)
             for payout in payouts:
                 apply_withdrawal_report(payout, changes, self._context.rules)
+            if looks:
+                changes.drifts = await drifts_of_users(step.connection, sorted({look.user_id for look in looks}))
+                for look in looks:
+                    apply_balance_report(look, changes, self._context.rules)
             try:
                 arrivals.apply(changes)
             except LocksMissing:

@@ -5,6 +5,7 @@
 | so many orders and withdrawals in doubt at an exchange | that exchange: `halt` |
 | an exchange's newest price is older than the setting | that exchange: `halt` |
 | a user's losses of 24 hours reach the limit | that user: `reduce` |
+| balances that differ from the ledger, above the threshold (agents/balance_watch) | that user: `halt` |
 | a withdrawal that the exchange has twice, or otherwise than asked (agents/withdrawal_watch) | that user: `halt` |
 | an account's newest audit events do not add up | everybody: `halt` |
 

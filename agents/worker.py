@@ -247,6 +247,7 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
     stack.push_async_callback(parts.app.stop)
     _run_beside(stack, "reconciler", parts.reconciler.run())
     _run_beside(stack, "withdrawal watch", parts.withdrawal_watch.run())
+    _run_beside(stack, "balance watch", parts.balance_watch.run())
     _run_beside(stack, "deposit watch", parts.deposit_watch.run())
     _run_beside(stack, "trips", parts.trips.run())
     _run_beside(stack, "halt cancels", parts.halt_cancels.run())

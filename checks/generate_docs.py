@@ -62,8 +62,8 @@ _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
     "requests": ("`user_id` recommended, any accepted", "producers in any language", "requests (see [producers.md](producers.md))"),
     "orders": ("`user_id`", "intake", "work for the execution agent of one exchange"),
     "reports": (
-        "`order_id`; of deposits `user_id`",
-        "reconciliation, the watches of withdrawals and deposits",
+        "`order_id`; of deposits `user_id`, of balances `user_id:exchange`",
+        "reconciliation, the watches of withdrawals, deposits and balances",
         "what a look-up at an exchange proved",
     ),
     "commands": ("scope", "operators", "commands; nothing reads it in this version"),

@@ -209,6 +209,26 @@ def keys_revoke(user: _UserId, key_id: _KeyId, reason: _MayHaveReason = None, op
     finish(revoke(find_installation(), user, key_id, reason=reason, operator=operator))
 
 
+@balances_app.command("import")
+def balances_import(
+    user: _UserId,
+    exchange: Annotated[str, typer.Option(metavar="ID", help="At which exchange, by ccxt id.")],
+    key_id: Annotated[str, typer.Option("--key", metavar="KEY_ID", help="With which of the user's keys the exchange is asked.")],
+    reason: _MayHaveReason = None,
+    operator: _Operator = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Take what an exchange account holds already into the ledger, once. Ends with 1 where it was imported before or is not idle."""
+    from cli.balance_import import import_account  # noqa: PLC0415 — the module's invariant
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+
+    finish(
+        import_account(
+            find_installation(), user, exchange=exchange, api_key_id=key_id, reason=reason, operator=operator, as_json=as_json
+        )
+    )
+
+
 @balances_app.command("fund-paper")
 def balances_fund_paper(
     user: _UserId,

@@ -7,13 +7,10 @@ from datetime import UTC
 
 from cli.administration import administering, by_operator, key_id_of, keyring_for, user_id_of
 from cli.installation import Installation
+from cli.key_gateway import asking_with
 from cli.output import CommandFailed, Exit, printable, say
-from infra.exchange.ccxt_gateway import CcxtGateway
-from infra.exchange.gateway import Credentials, UnknownVenue
-from infra.exchange.key_check import KeyAccepted, KeyAnswer, KeyRefused, KeyUnanswered
-from infra.keyring import Keyring, MasterKeyError
+from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
 from infra.postgres.key_administration import StoredKey, record_check, stored_key
-from infra.settings import Settings
 
 _USABLE = ("active", "refused")
 
@@ -34,7 +31,8 @@ async def check(installation: Installation, user_id: str, api_key_id: str, *, op
                 f"Key {api_key_id} of {user_id} is {key.status}: whatever the exchange says, it is not used. Nothing was asked or changed.",
                 Exit.NOT_SO,
             )
-        answer = await _ask(settings, keyring, key)
+        async with asking_with(settings, keyring, key) as gateway:
+            answer = await gateway.check_key(user_id, api_key_id)
         if isinstance(answer, KeyUnanswered):
             raise CommandFailed(
                 f"{key.exchange} did not say whether it takes key {api_key_id} of {user_id}: {printable(answer.detail)}. Nothing was "
@@ -46,32 +44,6 @@ async def check(installation: Installation, user_id: str, api_key_id: str, *, op
         if isinstance(answer, KeyAccepted):
             _remarks(key, answer)
     return Exit.DONE if refused is None else Exit.NOT_SO
-
-
-async def _ask(settings: Settings, keyring: Keyring, key: StoredKey) -> KeyAnswer:
-    try:
-        secret = keyring.decrypt(key.user_id, key.api_key_id, key.ciphertext, key.encryption_key_id)
-    except MasterKeyError as error:
-        raise CommandFailed(f"{str(error)[0].upper()}{str(error)[1:]}", Exit.NOT_SO) from error
-
-    async def credentials(_user_id: str, _api_key_id: str) -> Credentials:
-        return Credentials(secret.api_key, secret.secret)
-
-    try:
-        gateway = CcxtGateway(
-            key.exchange,
-            credentials,
-            base_url=settings.exchange_urls.get(key.exchange),
-            timeout_ms=settings.exchange_timeout_ms,
-            receive_window=settings.receive_window,
-            venue_timeout=settings.venue_timeout,
-        )
-    except (UnknownVenue, ValueError) as error:
-        raise CommandFailed(f"{key.exchange} cannot be asked: {error}.", Exit.NOT_SO) from error
-    try:
-        return await gateway.check_key(key.user_id, key.api_key_id)
-    finally:
-        await gateway.close()
 
 
 def _refusal(key: StoredKey, answer: KeyAccepted | KeyRefused) -> str | None:

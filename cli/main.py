@@ -32,6 +32,8 @@ app = typer.Typer(
     "Exit codes: 0 done · 1 the thing asked about does not hold · 2 wrong usage · 3 a service is out of reach.",
 )
 schema_app = typer.Typer(no_args_is_help=True, help="The contract for programs.")
+verify_app = typer.Typer()
+app.add_typer(verify_app, name="verify")
 app.add_typer(balances_app, name="balances")
 app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
@@ -165,14 +167,19 @@ def balances(context: typer.Context, user: _User = None, as_json: _AsJson = Fals
     _finish(show_balances(find_installation(), user_id=user, as_json=as_json))
 
 
-@app.command()
+@verify_app.callback(invoke_without_command=True)
 def verify(
+    context: typer.Context,
     from_topic: Annotated[bool, typer.Option("--from-topic", help="Judge the audit trail from Kafka alone.")] = False,
     exchange_log: Annotated[Path | None, typer.Option(metavar="FILE", help="A simulated exchange's log, where `up` runs none.")] = None,
     halt: Annotated[bool, typer.Option("--halt", help="Halt everybody when the ledger or the audit trail is broken.")] = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Check every promise: one line each."""
+    """Check every promise: one line each; or see below."""
+    if context.invoked_subcommand is not None:
+        if from_topic or exchange_log or halt or as_json:
+            raise typer.BadParameter(f"options of `verify` alone say nothing to `{context.invoked_subcommand}`: put its own behind it")
+        return
     from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
     from cli.verify import VerifyOptions, run_verify  # noqa: PLC0415 — invariant 1
     from infra.embedded.services import Endpoints  # noqa: PLC0415 — invariant 1
@@ -187,6 +194,22 @@ def verify(
         as_json=as_json,
     )
     _finish(run_verify(options))
+
+
+@verify_app.command("balances")
+def verify_balances(
+    user: _User = None,
+    exchange: Annotated[str | None, typer.Option("--exchange", metavar="ID", help="Only at this exchange.")] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Compare the ledger with the exchanges' balances, now: one line for each asset that differs.
+
+    Ends with 0 when nothing differs, 1 when something does, 3 when the database or an exchange did not answer.
+    """
+    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.verify_balances import BalancesOptions, run_verify_balances  # noqa: PLC0415 — invariant 1
+
+    _finish(run_verify_balances(find_installation(), BalancesOptions(user_id=user, exchange=exchange, as_json=as_json)))
 
 
 _OnlyUser = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only for this user.")]
@@ -277,7 +300,7 @@ def resume(
 
 @app.command()
 def status(as_json: _AsJson = False) -> None:
-    """Show what is stopped, by whom and why, and orders in doubt, frozen users and locked second factors."""
+    """Show what is stopped, by whom and why, and orders in doubt, balances that differ, frozen users and locked second factors."""
     from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
     from cli.status import show_status  # noqa: PLC0415 — invariant 1
 

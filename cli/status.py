@@ -30,6 +30,10 @@ _WITHDRAWALS: Final = text("""
         count(*) FILTER (WHERE status = 'submitting') AS being_sent, count(*) FILTER (WHERE status = 'accepted') AS queued
     FROM withdrawals WHERE executed_at IS NULL GROUP BY exchange ORDER BY exchange
 """)
+_DRIFTS: Final = text("""
+    SELECT user_id, exchange, asset, ledger_amount, exchange_amount, usd, first_seen_at, above_since FROM balance_drifts
+    ORDER BY first_seen_at, user_id, exchange, asset LIMIT :limit
+""")
 _FROZEN: Final = text("SELECT user_id FROM users WHERE status = 'frozen' ORDER BY user_id LIMIT :limit")
 _LOCKED: Final = text("SELECT user_id FROM second_factors WHERE locked ORDER BY user_id LIMIT :limit")
 
@@ -58,16 +62,17 @@ async def _users(connection: AsyncConnection, statement: TextClause) -> list[str
 
 
 async def show_status(installation: Installation, *, as_json: bool) -> None:
-    """Prints the halts in force, unfinished orders and withdrawals by exchange, frozen users and locked second factors."""
+    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users and locked second factors."""
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
         orders: list[Row] = [dict(row) for row in (await connection.execute(_ORDERS)).mappings()]
         withdrawals: list[Row] = [dict(row) for row in (await connection.execute(_WITHDRAWALS)).mappings()]
+        drifts: list[Row] = [dict(row) for row in (await connection.execute(_DRIFTS, {"limit": _LISTED_MAX})).mappings()]
         frozen = await _users(connection, _FROZEN)
         locked = await _users(connection, _LOCKED)
     if as_json:
         report: dict[str, Cell] = {"halts": halts, "orders": orders, "withdrawals": withdrawals}
-        report |= {"frozen_users": frozen, "locked_second_factors": locked}
+        report |= {"balance_drifts": drifts, "frozen_users": frozen, "locked_second_factors": locked}
         write_line(to_json(report))
         return
     lines = ["== stopped", *halt_lines(halts), "", "== orders that are not over"]
@@ -75,6 +80,9 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
     lines += ["", "== withdrawals that are not over"]
     paying = ("exchange", "waiting_for_approval", "in_doubt", "being_paid", "being_sent", "queued")
     lines += table_lines(withdrawals, paying) if withdrawals else ["none"]
+    lines += ["", "== balances that differ from the exchange's"]
+    differing = ("user_id", "exchange", "asset", "ledger_amount", "exchange_amount", "usd", "first_seen_at", "above_since")
+    lines += table_lines(drifts, differing) if drifts else ["none"]
     for title, users in (("frozen users", frozen), ("locked second factors", locked)):
         lines += ["", f"== {title}"]
         lines += table_lines([{"user_id": user} for user in users], ("user_id",)) if users else ["none"]

@@ -6,6 +6,7 @@ They are for people and alarms. Nothing is decided by them, and no promise is ju
 import platform
 from collections import Counter as Tally
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,6 +26,22 @@ PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input pa
 ORDERS_IN_DOUBT: Final = Gauge(
     "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
 )
+BALANCE_DRIFTS: Final = Gauge(
+    "orchestrator_balance_drifts",
+    "Assets of which an exchange shows another amount than the ledger, in the whole database, as of the last complete round",
+    ["exchange"],
+)
+BALANCE_DRIFT_AGE: Final = Gauge(
+    "orchestrator_balance_drift_age_seconds", "Age of the oldest of them as of that round, 0 without any", ["exchange"]
+)
+BALANCES_NOT_JUDGED: Final = Gauge(
+    "orchestrator_balances_not_judged",
+    "Looks of the last complete round that said nothing: something was under way, or the exchange did not answer",
+    ["exchange"],
+)
+BALANCE_ROUND_AT: Final = Gauge(
+    "orchestrator_balance_round_timestamp_seconds", "When this worker has last compared all of its accounts, Unix time", ["exchange"]
+)
 BUILD_INFO: Final = Gauge("orchestrator_build_info", "Always 1; the labels say what runs", ["version", "python"])
 
 
@@ -34,6 +51,14 @@ def record_batch(topic: str, records: int, seconds: float, output_topics: Iterab
     RECORDS.labels(topic).inc(records)
     for output_topic, count in Tally(output_topics).items():
         OUTPUTS.labels(output_topic).inc(count)
+
+
+def record_balance_round(exchange: str, drifts: int, oldest_seconds: float, not_judged: int, now: datetime) -> None:
+    """Tells what the last complete comparison of this worker's accounts with an exchange has shown."""
+    BALANCE_DRIFTS.labels(exchange).set(drifts)
+    BALANCE_DRIFT_AGE.labels(exchange).set(oldest_seconds)
+    BALANCES_NOT_JUDGED.labels(exchange).set(not_judged)
+    BALANCE_ROUND_AT.labels(exchange).set(now.timestamp())
 
 
 def record_build(version: str) -> None:

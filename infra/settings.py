@@ -154,6 +154,17 @@ class Settings(BaseSettings):
     withdrawal_history_lag_seconds: int = Field(default=60, ge=0, le=86_400)
     """How long after it could have been accepted at the latest a withdrawal may still be missing in the exchange's history. Only then does
     it count as never accepted. Less than 60 only in a sandbox."""
+    balance_check_ms: int = Field(default=300_000, ge=100)
+    """How often the ledger is compared with the exchanges' balances (reconciliation.md)."""
+    balance_check_calls_max: int = Field(default=200, ge=1, le=10_000)
+    """How many questions a worker may ask one exchange for that at a time: one for each account and one for each resting order of it. What
+    is left has its turn the next time."""
+    balance_drift_halt_usd: Decimal = Field(default=Decimal(100), ge=0)
+    """A user whose balances at an exchange differ from the ledger's by more, in US dollars, is halted. What has no fresh price counts as
+    more."""
+    balance_drift_age_seconds: int = Field(default=600, ge=0)
+    """For so long a difference must have been there before it is audited, and more than the above before it halts: a deposit may be on its
+    way into the ledger."""
     deposit_poll_ms: int = Field(default=30_000, ge=100)
     """How often the deposits of each account with an active key are read at its exchange (deposits.md)."""
     # Binance: "time between startTime and endTime must be less than 90 days".
@@ -203,6 +214,7 @@ class Settings(BaseSettings):
             "price_band": Decimal(10**6),
             "duplicate_window_ms": 0,
             "price_stale_halt_seconds": 10**6,
+            "balance_drift_halt_usd": amount,
         }
 
     @classmethod

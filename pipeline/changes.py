@@ -14,6 +14,7 @@ from typing import Final
 from pipeline.audit import AuditTrail, Value
 from pipeline.cost import RealisedResult
 from pipeline.deposit import DepositBook
+from pipeline.drift import StoredDrift
 from pipeline.gate.context import Conduct, Halt
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Ledger, Transfer
@@ -130,6 +131,11 @@ class Changes:
     # The stops in force, by scope and target, and which have moved (set, or gone from `halts`).
     halts: dict[tuple[HaltScope, str], SetHalt] = field(default_factory=dict)
     halts_moved: set[tuple[HaltScope, str]] = field(default_factory=set)
+    # Differences from the exchanges' balances by (user, exchange) and asset; which (user, exchange, asset) have moved or are gone, and
+    # which of those the database does not have yet.
+    drifts: dict[tuple[str, str], dict[str, StoredDrift]] = field(default_factory=dict)
+    drifts_moved: set[tuple[str, str, str]] = field(default_factory=set)
+    drifts_made: set[tuple[str, str, str]] = field(default_factory=set)
     # What sales brought, to be counted against the loss limit.
     realised: list[RealisedResult] = field(default_factory=list)
     outputs: list[OutputRecord] = field(default_factory=list)

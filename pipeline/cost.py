@@ -14,11 +14,11 @@ Invariants:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from typing import Final
 
 from pipeline.ledger import AccountKey, Ledger, book_of
-from pipeline.money import SCALE, round_up
+from pipeline.money import round_result, round_up
 from pipeline.order import Order
 from pipeline.venue import Fee, VenueOrder
 from schemas.orders import Side
@@ -97,12 +97,7 @@ def _sell(account: AccountKey, growth: _Growth, rate: Decimal, ledger: Ledger) -
     if sold < before.cost_quantity:
         cost = min(cost, round_up(cost * sold / before.cost_quantity))
     ledger.set_cost(account, before.cost_quantity - sold, before.cost_usd - cost)
-    return _floor((growth.quote - growth.fee_quote) * rate * sold / gone - cost)
-
-
-def _floor(usd: Decimal) -> Decimal:
-    """To 18 places, downwards: a gain is never stated larger than it is, and a loss never smaller."""
-    return usd.quantize(SCALE, rounding=ROUND_FLOOR)
+    return round_result((growth.quote - growth.fee_quote) * rate * sold / gone - cost)
 
 
 def trim_cost(account: AccountKey, ledger: Ledger) -> None:

@@ -109,6 +109,9 @@ class Balance:
         return self.posted - self.pending
 
 
+_EMPTY: Final = Balance()
+
+
 def _is_user(account: AccountKey) -> bool:
     return not account.owner.startswith("@")
 
@@ -138,7 +141,7 @@ class Ledger:
     known: dict[str, Transfer] = field(default_factory=dict)
 
     def balance(self, account: AccountKey) -> Balance:
-        return self.balances.get(account, Balance())
+        return self.balances.get(account, _EMPTY)
 
     def open(self, transfer_id: str, account: AccountKey, amount: Decimal) -> Outcome:
         """Takes in what an account owned before the ledger knew it."""
@@ -161,16 +164,18 @@ class Ledger:
         """Moves free funds from `debit` to `credit`."""
         return self._apply(Transfer(transfer_id, TransferKind.POST, order_id, debit, credit, amount))
 
-    def charge(self, transfer_id: str, order_id: str, account: AccountKey, to: AccountKey, amount: Decimal) -> Outcome:
+    def charge(self, transfer_id: str, order_id: str | None, account: AccountKey, to: AccountKey, amount: Decimal) -> Outcome:
         """Takes an amount that was spent already: from the free funds, and what they lack from the house, so that nobody goes negative."""
         house = shortfall(account.exchange, account.book, account.asset)
         from_house = f"{transfer_id}:shortfall"
         before = [self.known[part] for part in (transfer_id, from_house) if part in self.known]
-        if before and sum((part.amount for part in before), ZERO) == amount:
-            # Whichever parts it had when it was charged, by the funds of that time.
+        if before:
+            # Whichever parts it had when it was charged, by the funds of that time: all of them must be parts of this one.
             sides = {transfer_id: account, from_house: house}
+            charged = sum((part.amount for part in before), ZERO)
             for part in before:
-                self.post(part.transfer_id, order_id, sides[part.transfer_id], to, part.amount)
+                again = Transfer(part.transfer_id, TransferKind.POST, order_id, sides[part.transfer_id], to, part.amount + amount - charged)
+                same_again(part, again)
             return Outcome.ALREADY_APPLIED
         covered = min(amount, max(self.balance(account).available, ZERO))
         outcome = Outcome.APPLIED
@@ -198,15 +203,16 @@ class Ledger:
         moved: dict[AccountKey, Balance] = {}
         for account, posted, pending in _effects(transfer):
             held = self.balance(account)
-            after = replace(held, posted=held.posted + posted, pending=held.pending + pending)
-            if after.posted < ZERO or after.pending < ZERO or after.available < ZERO:
+            after = Balance(held.posted + posted, held.pending + pending, held.cost_quantity, held.cost_usd)
+            # What is held is no less than nothing, and what is owned no less than that.
+            if not ZERO <= after.pending <= after.posted:
                 raise InvariantViolation(
                     f"transfer {transfer.transfer_id} would leave {account} with {after.posted} owned and {after.pending} held. "
                     "Nothing was written. This is a defect: run `orchestrator verify` and report it with this line."
                 )
             moved[account] = after
-        self.balances |= moved
-        self.changed |= moved.keys()
+        self.balances.update(moved)
+        self.changed.update(moved)
         self.transfers.append(transfer)
         self.known[transfer.transfer_id] = transfer
         return Outcome.APPLIED
@@ -222,7 +228,8 @@ def _require_sound(transfer: Transfer) -> None:
     debit, credit = transfer.debit, transfer.credit
     if not is_amount(transfer.amount):
         raise InvariantViolation(f"transfer {transfer.transfer_id} moves {transfer.amount}; nothing was written. This is a defect.")
-    if (debit.exchange, debit.book, debit.asset) != (credit.exchange, credit.book, credit.asset):
+    # All but the owner: exchange, book and asset.
+    if debit[1:] != credit[1:]:
         raise InvariantViolation(f"transfer {transfer.transfer_id} would turn {debit} into {credit}; nothing was written.")
     if not _owners_fit(transfer):
         raise InvariantViolation(

@@ -16,7 +16,7 @@ Start with `at_submission`, then `at_rest`.
 """
 
 from datetime import datetime
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from typing import Final
 
 from pipeline.money import round_down, round_up
@@ -50,7 +50,7 @@ def at_submission(submission: Submission, market: Market, quote: Quote) -> Venue
         return _unfilled(submission.client_order_id, OrderStatus.EXPIRED if ends else OrderStatus.NEW, quote.observed_at)
     quantity = submission.quantity
     if quantity is None:
-        quantity = _whole_steps((submission.quote_quantity or _ZERO) / price, market.quantity_step)
+        quantity = round_down((submission.quote_quantity or _ZERO) / price, market.quantity_step)
     if quantity <= 0:
         # The amount does not pay for the smallest step.
         return _unfilled(submission.client_order_id, OrderStatus.EXPIRED, quote.observed_at)
@@ -93,7 +93,3 @@ def _filled(client_order_id: str, side: Side, quantity: Decimal, price: Decimal,
     fee = round_up(received * market.taker_fee_rate)
     fees = (Fee(asset, fee),) if fee > 0 else ()
     return VenueOrder(client_order_id, paper_order_id(client_order_id), OrderStatus.FILLED, quantity, value, fees, at)
-
-
-def _whole_steps(quantity: Decimal, step: Decimal) -> Decimal:
-    return round_down(quantity) if step == 0 else (quantity / step).to_integral_value(rounding=ROUND_DOWN) * step

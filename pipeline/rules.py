@@ -27,6 +27,9 @@ class Rules:
     network_age_max: timedelta = timedelta(hours=1)
     # How long after the acceptance horizon an exchange's withdrawal history may still lack what it accepted.
     withdrawal_history_lag: timedelta = timedelta(seconds=60)
+    # An account whose balances differ from the ledger's by more than this, for so long, is halted.
+    balance_drift_halt_usd: Decimal = Decimal(100)
+    balance_drift_age: timedelta = timedelta(seconds=600)
     # How long an announced deposit is waited for, and how many of a user at once.
     announcement_time: timedelta = timedelta(days=7)
     announcements_max: int = 100

@@ -140,6 +140,18 @@ LookUpOutcome = Found | Absent | LookUpFailed
 
 
 @dataclass(frozen=True, slots=True)
+class AccountBalances:
+    """What a venue shows of one account, by asset: `totals` is free and locked together, `locked` what its open orders have locked of that.
+
+    `account_id` is the venue's own name of the account, the same for all of its keys; None where the venue tells none.
+    """
+
+    account_id: str | None
+    totals: Mapping[str, Decimal]
+    locked: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
 class Market:
     """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %)."""
 

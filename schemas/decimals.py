@@ -51,3 +51,17 @@ DecimalString = Annotated[
     BeforeValidator(parse_decimal),
     PlainSerializer(format_decimal, return_type=str, when_used="json"),
 ]
+
+
+def parse_signed_decimal(value: object) -> Decimal:
+    """As `parse_decimal`, with a minus sign before it where it is below zero: for differences, never for what is moved."""
+    if isinstance(value, str) and value.startswith("-"):
+        return -parse_decimal(value[1:])
+    return parse_decimal(value)
+
+
+SignedDecimalString = Annotated[
+    Decimal,
+    BeforeValidator(parse_signed_decimal),
+    PlainSerializer(format_decimal, return_type=str, when_used="json"),
+]

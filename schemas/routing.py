@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
+from schemas.balances import BalanceReport
 from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
 from schemas.deposits import AnnouncementReport, DepositReport
@@ -61,5 +62,5 @@ class Report(WireModel):
 
 
 # What stands on `trade.reports`: each has a field of its own that it must have, so that each reads as itself only.
-OnReports = Report | HaltTrip | WithdrawalReport | DepositReport | AnnouncementReport
+OnReports = Report | HaltTrip | WithdrawalReport | DepositReport | AnnouncementReport | BalanceReport
 ON_REPORTS: Final[TypeAdapter[OnReports]] = TypeAdapter(OnReports)

@@ -12,6 +12,7 @@ Start with `read_order`, then `search`.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -44,6 +45,10 @@ class UnreadableBooks(Exception):
     """The venue's answer does not add up, so it proves nothing. Its text says what is missing."""
 
 
+class TooManyDigits(UnreadableBooks):
+    """A number, but no amount of ours. A price or a market's rule of that kind concerns its market alone."""
+
+
 def milliseconds(moment: datetime) -> int:
     """UTC time in whole ms since 1970, rounded down."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
@@ -71,7 +76,7 @@ def amount(value: object, name: str) -> Decimal:
     try:
         return parse_decimal(format_decimal(number))
     except PydanticCustomError as error:
-        raise UnreadableBooks(f"{name} is {value!r}") from error
+        raise TooManyDigits(f"{name} is {value!r}") from error
 
 
 def _total_fees(trades: Iterable[Mapping[str, Any]]) -> tuple[Fee, ...]:
@@ -126,26 +131,32 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
 
 def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
     """The spot markets of a ccxt market table whose steps are ticks (`precisionMode` TICK_SIZE). A market without a price tick or
-    quantity step is left out: no amount for it could be checked."""
+    quantity step, or with a figure of too many digits, is left out: no amount for it could be checked. Raises UnreadableBooks."""
     found: dict[str, Market] = {}
     for symbol, row in markets.items():
-        precision, limits = row["precision"], row["limits"]
+        precision = row["precision"]
         if not row.get("spot") or precision.get("price") is None or precision.get("amount") is None:
             continue
-        quantity_max = limits["amount"].get("max")
-        found[symbol] = Market(
-            symbol=symbol,
-            base=str(row["base"]),
-            quote=str(row["quote"]),
-            active=bool(row.get("active")),
-            price_tick=amount(precision["price"], "price tick"),
-            quantity_step=amount(precision["amount"], "quantity step"),
-            quantity_min=amount(limits["amount"].get("min") or 0, "least quantity"),
-            quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
-            notional_min=amount(limits["cost"].get("min") or 0, "least value"),
-            taker_fee_rate=amount(row.get("taker"), "taker fee"),
-        )
+        with suppress(TooManyDigits):
+            found[symbol] = _market(symbol, row)
     return found
+
+
+def _market(symbol: str, row: Mapping[str, Any]) -> Market:
+    precision, limits = row["precision"], row["limits"]
+    quantity_max = limits["amount"].get("max")
+    return Market(
+        symbol=symbol,
+        base=str(row["base"]),
+        quote=str(row["quote"]),
+        active=bool(row.get("active")),
+        price_tick=amount(precision["price"], "price tick"),
+        quantity_step=amount(precision["amount"], "quantity step"),
+        quantity_min=amount(limits["amount"].get("min") or 0, "least quantity"),
+        quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
+        notional_min=amount(limits["cost"].get("min") or 0, "least value"),
+        taker_fee_rate=amount(row.get("taker"), "taker fee"),
+    )
 
 
 def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:
@@ -155,11 +166,12 @@ def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]
     prices: dict[str, Decimal] = {}
     for row in answer:
         symbol = wanted.get(str(row.get("symbol"))) if isinstance(row, dict) else None
-        # A price below zero is no price, and no reason to do without the others.
+        # One below zero, or with too many digits, is no price, and no reason to do without the others.
         if symbol is not None and not str(row.get("price")).startswith("-"):
-            price = amount(row.get("price"), "price")
-            if price > 0:
-                prices[symbol] = price
+            with suppress(TooManyDigits):
+                price = amount(row.get("price"), "price")
+                if price > 0:
+                    prices[symbol] = price
     return prices
 
 

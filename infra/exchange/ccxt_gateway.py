@@ -22,6 +22,7 @@ from typing import Any, Final
 import aiohttp
 import ccxt
 
+from infra.exchange.account_balances import BalanceCalls
 from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
@@ -61,8 +62,9 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CcxtGateway(PayoutCalls, DepositCalls):
-    """See `gateway.Gateway`, for what is paid out `gateway.WithdrawalGateway`, and for what arrives `gateway.DepositGateway`.
+class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
+    """See `gateway.Gateway`, for what is paid out `gateway.WithdrawalGateway`, for what arrives `gateway.DepositGateway`, and for what
+    accounts hold `gateway.AccountGateway`.
 
     `base_url` redirects every endpoint to a sandbox or the simulator, keeping its path. `timeout_ms` bounds each HTTP request. Raises
     UnknownVenue for an exchange without a proof table and ValueError for a receive window that the venue would refuse.

@@ -17,6 +17,7 @@ from typing import Protocol
 from infra.exchange.key_check import KeyAnswer
 from pipeline.deposit import VenueDeposits
 from pipeline.venue import (
+    AccountBalances,
     Confirmed,
     InDoubt,
     LookUpFailed,
@@ -106,6 +107,18 @@ class Gateway(Protocol):
 
     async def close(self) -> None:
         """Closes the connections. Calls still under way end in doubt."""
+        ...
+
+
+class AccountGateway(Protocol):
+    """One venue's view of what its accounts hold and of their orders. Only reads; every method has a time limit of its own."""
+
+    async def account_balances(self, user_id: str, api_key_id: str) -> AccountBalances | LookUpFailed:
+        """What the venue shows of the account that a key belongs to, whole or not at all. Raises only what the credential source raises."""
+        ...
+
+    async def look_up(self, reference: OrderReference) -> LookUpOutcome:
+        """As `Gateway.look_up`."""
         ...
 
 

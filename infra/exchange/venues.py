@@ -89,6 +89,22 @@ class VenueWithdrawals:
 
 
 @dataclass(frozen=True, slots=True)
+class VenueAccount:
+    """How a venue shows what an account holds: ccxt's name of the endpoint, what it is asked with, and names on the wire.
+
+    `account_id` names the account itself, the same for all of its keys; None where the venue publishes none.
+    """
+
+    call: str
+    parameters: Mapping[str, str]
+    balances: str
+    asset: str
+    free: str
+    locked: str
+    account_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class VenueDepositList:
     """How a venue shows an account's deposits. Names are those on the wire; `history_call` is ccxt's name of the endpoint, `history_page`
     its largest page. `entry_id` is the venue's own id of an entry, `arrived` and `completed` are times in ms since 1970."""
@@ -116,7 +132,7 @@ class Venue:
     `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
     `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals` is None where
-    nothing can be paid out, `deposits` where what arrives is not seen.
+    nothing can be paid out, `deposits` where what arrives is not seen. `account` tells what an account holds.
     """
 
     exchange_id: str
@@ -138,6 +154,7 @@ class Venue:
     key_questions: tuple[KeyQuestion, ...]
     options: Mapping[str, object]
     real_money_domains: frozenset[str]
+    account: VenueAccount
     withdrawals: VenueWithdrawals | None = None
     deposits: VenueDepositList | None = None
 
@@ -241,6 +258,17 @@ _BINANCE_WITHDRAWALS: Final = VenueWithdrawals(
     networks_call="sapiGetCapitalConfigGetall",
 )
 
+# Binance spot API, "Account information": the spot wallet, free and locked in orders; what lies in other wallets is not shown.
+_BINANCE_BALANCES: Final = VenueAccount(
+    call="privateGetAccount",
+    parameters={"omitZeroBalances": "true"},
+    balances="balances",
+    asset="asset",
+    free="free",
+    locked="locked",
+    account_id="uid",
+)
+
 # Binance wallet API, "Deposit History". It names no output of the transaction; each entry has an id.
 _BINANCE_DEPOSITS: Final = VenueDepositList(
     entry_id="id",
@@ -303,6 +331,7 @@ BINANCE: Final = Venue(
     },
     # Its sandbox is under binance.vision (Binance spot API, Testnet).
     real_money_domains=frozenset({"binance.com"}),
+    account=_BINANCE_BALANCES,
     withdrawals=_BINANCE_WITHDRAWALS,
     deposits=_BINANCE_DEPOSITS,
 )
@@ -316,6 +345,8 @@ BINANCE_US: Final = replace(
     key_questions=(_BINANCE_ACCOUNT,),
     options={**BINANCE.options, "quoteOrderQty": True},
     real_money_domains=frozenset({"binance.us"}),
+    # Its documentation names neither the parameter nor the account's number.
+    account=replace(_BINANCE_BALANCES, parameters={}, account_id=None),
     # Its history is not proven here to show the client's own id.
     withdrawals=None,
     # Nor what its deposits are shown as.

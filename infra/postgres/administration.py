@@ -34,8 +34,8 @@ _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses and simulated funds."""
-    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_")))
+    """The types of the events about users, keys, limits, addresses, imported balances and simulated funds."""
+    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_")))
 
 
 class NotDone(Exception):

@@ -119,6 +119,9 @@ _OPENED: Final = """
         SELECT max(transfers.recorded_at) FROM transfers
         WHERE transfers.credit_owner = users.user_id AND transfers.exchange = given.exchange AND transfers.kind = 'opening'
           AND transfers.book = 'live'
+    ), (
+        SELECT max(imported_at) FROM balance_imports
+        WHERE balance_imports.user_id = users.user_id AND balance_imports.exchange = given.exchange
     )) AS opened_at
     FROM unnest($1::text[], $2::text[]) AS given (user_id, exchange) JOIN users ON users.user_id = given.user_id
 """

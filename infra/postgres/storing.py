@@ -21,6 +21,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.deposits import ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING, DEPOSITS, DEPOSITS_CHANGING, DISPUTES
+from infra.postgres.drifts import drift_parts
 from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
@@ -83,6 +84,8 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
+    for part in drift_parts(changes):
+        statement.add(*part)
     await statement.run(connection, subject)
     await _cancels(connection, changes)
     await _announcements(connection, changes, subject)

@@ -124,7 +124,7 @@ def _as_limit(name: str, value: Decimal) -> Decimal | int | timedelta:
         if value > int(DURATION_MAX.total_seconds()):
             raise ValueError(f"{name} is a time in seconds, {int(DURATION_MAX.total_seconds())} at most")
         return timedelta(microseconds=int(value * 1_000_000))
-    if value > COUNT_MAX or value != value.to_integral_value():
+    if value > COUNT_MAX or value % 1 != 0:
         raise ValueError(f"{name} must be a whole number, {COUNT_MAX} at most")
     return int(value)
 

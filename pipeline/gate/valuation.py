@@ -6,7 +6,7 @@ Invariants:
 """
 
 from datetime import datetime
-from decimal import ROUND_UP, Decimal
+from decimal import Decimal
 
 from pipeline.gate.context import Refusal, TradeContext
 from pipeline.money import round_up
@@ -39,8 +39,7 @@ def hold_of(context: TradeContext) -> tuple[str, Decimal] | None:
             return None
         # A sale for a quote amount sells about amount / price; the price may fall by the allowance. Up to the next lot.
         quantity = amount / (context.market_price * (1 - context.rules.slippage_allowance))
-        step = context.market.quantity_step
-        return context.base, round_up(quantity if step == 0 else (quantity / step).to_integral_value(rounding=ROUND_UP) * step)
+        return context.base, round_up(quantity, context.market.quantity_step)
     if request.order_type is OrderType.MARKET and request.quote_quantity is None:
         amount *= 1 + context.rules.slippage_allowance
     return context.quote, round_up(amount)

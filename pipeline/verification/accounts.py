@@ -1,8 +1,8 @@
 """Accounts: the ledger's balances, transfers and holds against one another.
 
 Invariants that are checked:
-1. All accounts of an asset in a book (real, simulated) sum to zero: the users' balances as stored, and the system's accounts as the sum
-   of their transfers.
+1. All accounts of an asset at an exchange in a book (real, simulated) sum to zero: the users' balances as stored, and the system's
+   accounts as the sum of their transfers.
 2. A stored balance is the sum of its account's transfers, in `posted` and in `pending`.
 3. What is pending is what unfinished orders and withdrawals hold, each for itself and per account.
 4. Nothing is negative, and nothing held that is not owned.
@@ -77,17 +77,18 @@ def _computed(totals: Iterable[TransferTotal]) -> dict[AccountKey, Balance]:
 
 
 def _sums_to_zero(accounts: Accounts, computed: Mapping[AccountKey, Balance]) -> Finding:
-    check = Check("ledger_sums_to_zero", "the ledger's accounts sum to zero for every asset, real and simulated money apart")
-    sums: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    claim = "the ledger's accounts sum to zero for every asset at every exchange, real and simulated money apart"
+    check = Check("ledger_sums_to_zero", claim)
+    sums: defaultdict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for account, balance in accounts.balances.items():
-        sums[account.asset, account.book] += balance.posted
+        sums[account.exchange, account.book, account.asset] += balance.posted
     for account, balance in computed.items():
         if not _is_user(account):
-            sums[account.asset, account.book] += balance.posted
-    for (asset, book), amount in sorted(sums.items()):
+            sums[account.exchange, account.book, account.asset] += balance.posted
+    for (exchange, book, asset), amount in sorted(sums.items()):
         check.checked += 1
         if amount:
-            check.breach(f"{asset} ({book}): all accounts together are {amount.normalize():f}")
+            check.breach(f"{asset} at {exchange} ({book}): all accounts together are {amount.normalize():f}")
     return check.finding()
 
 

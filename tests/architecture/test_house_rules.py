@@ -105,6 +105,20 @@ def test_timing_exceptions_are_all_needed() -> None:
     assert {name for name in TIMING if (ROOT / name).exists() and floats(ROOT / name)} == TIMING
 
 
+def test_money_is_rounded_in_one_module() -> None:
+    """Which way an amount is rounded is decided in pipeline/money.py, and nowhere else."""
+    rounding = re.compile(r"^(?:ROUND_(?:UP|DOWN|FLOOR|CEILING|05UP|HALF_\w+)|quantize|to_integral\w*)$")
+
+    def rounds(node: ast.AST) -> bool:
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        return bool(rounding.match(name))
+
+    apart = ("pipeline/money.py", "infra/exchange/simulator/")
+    money = [path for path in modules(*MONEY, "agents") if not path.relative_to(ROOT).as_posix().startswith(apart)]
+    assert places(money, rounds) == []
+    assert places([ROOT / apart[0]], rounds)
+
+
 def test_modules_carry_no_empty_names() -> None:
     """No file or directory is named for nothing in particular."""
     names = [path.relative_to(ROOT) for path in files()]

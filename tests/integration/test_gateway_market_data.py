@@ -131,9 +131,9 @@ async def test_quotes_unreadable_raise(answer: object) -> None:
             await gateway.quotes(["BTC/USDT"])
 
 
-@pytest.mark.parametrize("price", ["0", "0.00000000", "-1"])
-async def test_quotes_not_above_zero_are_left_out(price: str) -> None:
-    """A market without a trade shows zero; nothing can be valued with that."""
+@pytest.mark.parametrize("price", ["0", "0.00000000", "-1", "0.0000000000000000001", "1" + "0" * 20])
+async def test_quotes_that_are_no_price_are_left_out(price: str) -> None:
+    """A market without a trade shows zero, and a price may have more digits than an amount of ours; nothing can be valued with that."""
     async with running_venue() as venue, gateway_to(venue) as gateway:
         venue.answers["GET", PRICES] = answers(200, [{"symbol": "BTCUSDT", "price": price}, {"symbol": "ETHUSDT", "price": "2"}])
         assert set(await gateway.quotes(["BTC/USDT", "ETH/USDT"])) == {"ETH/USDT"}

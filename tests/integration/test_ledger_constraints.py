@@ -56,7 +56,7 @@ async def test_each_kind_of_transfer_moves_balances_as_the_code_says(database: D
     ledger.charge("f1", "o1", sol, fees(EXCHANGE, "live", "SOL"), D("2"))
     ledger.release("e1", "o1", USDT, D(10))
     ledger.post("r2", None, clearing(EXCHANGE, "live", "BTC"), BTC, D("0.1"))
-    ledger.open("op", account("SOL"), D(7))
+    ledger.open("opening:sol", account("SOL"), D(7))
     assert shortfall(EXCHANGE, "live", "SOL") in {transfer.debit for transfer in ledger.transfers}
     assert set((await _apply(database, *ledger.transfers)).values()) == {Outcome.APPLIED}
     assert await _balances(database) == ledger.balances
@@ -165,7 +165,9 @@ async def test_owners_of_each_kind_are_those_of_the_code(database_url: str, data
     allowed: set[str] = set()
     async with plain_connection(database_url) as connection:
         for kind, debit, credit, order in itertools.product(TransferKind, owners, owners, (None, "o")):
-            transfer = _move(kind, "1", order=order, debit=USDT._replace(owner=debit), credit=USDT._replace(owner=credit))
+            sides = {"debit": USDT._replace(owner=debit), "credit": USDT._replace(owner=credit)}
+            # An id that an opening may have.
+            transfer = _move(kind, "1", name="opening:t", order=order, **sides)
             try:
                 Ledger({key: Balance(D(2), D(1)) for key in (USDT, OTHER)})._apply(transfer)
             except InvariantViolation:
@@ -232,7 +234,9 @@ async def test_triggers_of_the_ledger_are_there_and_switched_on(database_url: st
             "SELECT tgname FROM pg_trigger "
             "WHERE tgrelid IN ('transfers'::regclass, 'balances'::regclass) AND NOT tgisinternal AND tgenabled = 'O'"
         )
-    assert {row["tgname"] for row in rows} == {"append_only", "move_balances", "moved_by_transfers_alone", "begun_empty"}
+    assert {row["tgname"] for row in rows} == {
+        "append_only", "move_balances", "moved_by_transfers_alone", "begun_empty", "import_is_recorded",
+    }  # fmt: skip
 
 
 def test_opening_is_no_other_accounts_name() -> None:

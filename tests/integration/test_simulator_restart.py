@@ -68,6 +68,28 @@ async def test_kill_under_load_loses_nothing_that_was_told(tmp_path: Path) -> No
     assert log_violations(simulator.log_path, simulator.options.venue_timeout_ms) == []
 
 
+async def test_further_key_names_the_same_account_before_and_after_a_restart(tmp_path: Path) -> None:
+    """Both keys see one account under one number, and what one of them orders the other has; nobody else's key is taken for it."""
+    simulator = start(_options(tmp_path))
+    async with client_of(simulator.url) as client:
+        spec = {"account": client.api_key, "api_key": f"{client.api_key}-b", "secret": "another secret"}
+        other = SimulatorClient(client.session, client.url, spec["api_key"], spec["secret"])
+        await client.admin("POST", "keys", spec)
+        await client.admin("POST", "keys", spec)
+        await other.order("BUY", "0.25")
+        stranger = {**spec, "account": f"{client.api_key}-c"}
+        assert (await client.raw("POST", "/simulator/keys", body=orjson.dumps(stranger).decode())).status == 400
+        before = (await client.signed("GET", "/api/v3/account")).body
+        simulator.kill()
+        simulator = start(simulator.options)
+        client.url = other.url = simulator.url
+        for asked in (client, other):
+            found = (await asked.signed("GET", "/api/v3/account")).body
+            assert (found["uid"], found["balances"]) == (before["uid"], before["balances"])
+        await client.assert_books_hold()
+    assert simulator.stop() == 0
+
+
 async def test_restart_brings_back_balances_locks_prices_faults_and_open_orders(tmp_path: Path) -> None:
     """After a kill the account, a resting order, a pinned price and the fault counts are as before, and the order still fills."""
     simulator = start(_options(tmp_path))

@@ -44,6 +44,7 @@ async def test_append_only_triggers_are_there_for_every_kind_of_change(database_
     # pg_trigger.tgtype: 2 before, 8 delete, 16 update, 32 truncate
     assert [(row["table"], row["tgtype"], row["tgenabled"]) for row in rows] == [
         ("audit_events", 2 + 8 + 16 + 32, b"O"),
+        ("balance_imports", 2 + 8 + 16 + 32, b"O"),
         ("realised_results", 2 + 8 + 16 + 32, b"O"),
         ("transfers", 2 + 8 + 16 + 32, b"O"),
     ]

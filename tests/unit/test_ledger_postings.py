@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from pipeline.invariants import InvariantViolation
-from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, book_of, clearing, fees, opening, shortfall
+from pipeline.ledger import AccountKey, Balance, Ledger, Outcome, Transfer, TransferKind, book_of, clearing, fees, opening, shortfall
 from schemas.orders import Mode
 from tests.unit.builders import EXCHANGE, account
 
@@ -143,3 +143,41 @@ def test_transfer_keeps_its_id_and_its_sides() -> None:
     ledger.post("o1:fee", "o1", USDT, CLEARING, D("1.5"))
     assert ledger.transfers == [Transfer("o1:fee", TransferKind.POST, "o1", USDT, CLEARING, D("1.5"))]
     assert ledger.changed == {USDT}
+
+
+def test_transfer_applied_again_moves_nothing_and_says_so() -> None:
+    """In the same batch, and where an earlier one is known; each phase alike."""
+    ledger = _ledger(pending="50")
+    for _ in range(2):
+        assert ledger.hold("h", "o", USDT, D(5))
+    assert ledger.post_held("p", "o", USDT, CLEARING, D(10)) is Outcome.APPLIED
+    assert ledger.post_held("p", "o", USDT, CLEARING, D("10.0")) is Outcome.ALREADY_APPLIED
+    assert ledger.balance(USDT) == Balance(D(90), D(45))
+    later = Ledger({USDT: Balance(D(90), D(45))}, known=dict(ledger.known))
+    # Reserved under this id before, whatever is available now.
+    assert later.hold("h", "o", USDT, D(5))
+    assert later.post_held("p", "o", USDT, CLEARING, D(10)) is Outcome.ALREADY_APPLIED
+    assert (later.transfers, later.changed, later.balance(USDT)) == ([], set(), Balance(D(90), D(45)))
+
+
+@pytest.mark.parametrize("free", ["100", "30", "0"])
+def test_charge_applied_again_moves_nothing_whatever_it_was_paid_from(free: str) -> None:
+    """By the user, by both, by the house: the parts of the first time count, not what is free now."""
+    first = _ledger(posted=free)
+    first.charge("c", "o", USDT, CLEARING, D(40))
+    later = Ledger({USDT: Balance(D(1_000))}, known=dict(first.known))
+    assert later.charge("c", "o", USDT, CLEARING, D(40)) is Outcome.ALREADY_APPLIED
+    assert not later.transfers
+    for order_id, amount in (("o", D(41)), ("o", D(39)), ("p", D(40))):
+        with pytest.raises(InvariantViolation, match=r"transfer c.* was applied as"):
+            later.charge("c", order_id, USDT, CLEARING, amount)
+    assert not later.transfers
+
+
+@pytest.mark.parametrize("amount", ["0.0000000000000000001", "1E+20", "NaN", "Infinity"])
+def test_what_is_no_amount_is_not_moved(amount: str) -> None:
+    """More than 18 places, more than 20 digits, no number."""
+    ledger = _ledger()
+    with pytest.raises(InvariantViolation):
+        ledger.post("p", "o", CLEARING, USDT, D(amount))
+    assert not ledger.transfers

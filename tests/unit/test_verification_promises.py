@@ -164,6 +164,11 @@ def _paper_money_into_real_book(made: Sound) -> None:
     made.balances[simulated] = replace(made.balances[simulated], posted=made.balances[simulated].posted - 1)
 
 
+def _money_at_another_exchange(made: Sound) -> None:
+    made.balances[USDT] = replace(made.balances[USDT], posted=made.balances[USDT].posted - 1)
+    made.balances[USDT._replace(exchange="binanceus")] = Balance(Decimal(1))
+
+
 def _figures_differ(made: Sound) -> None:
     made.books.orders[0].cum_quote = Decimal("98.5")
 
@@ -536,6 +541,7 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("balances_match_exchange", _funds_differ_from_exchange),
     ("ledger_sums_to_zero", _sum_is_not_zero),
     ("ledger_sums_to_zero", _paper_money_into_real_book),
+    ("ledger_sums_to_zero", _money_at_another_exchange),
     ("balances_match_transfers", _balance_without_transfers),
     ("balances_match_transfers", _transfer_without_balance),
     ("holds_match_orders", _hold_without_order),

@@ -34,6 +34,16 @@ class AccountSpec(BaseModel):
     balances: dict[str, DecimalString] = Field(default_factory=dict)
 
 
+class KeySpec(BaseModel):
+    """A further key for the account that has the key `account`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    account: str
+    api_key: str
+    secret: SecretStr
+
+
 class PriceSpec(BaseModel):
     """A price to pin; null sets the symbol free at its current price."""
 
@@ -111,6 +121,7 @@ class Admin:
         self._routes: dict[tuple[str, str], Callable[[bytes], object]] = {
             ("POST", "accounts"): self._open_accounts,
             ("GET", "accounts"): self._list_accounts,
+            ("POST", "keys"): self._add_key,
             ("GET", "invariants"): self._invariants,
             ("POST", "price"): self._set_price,
             ("POST", "tape/step"): self._step_tape,
@@ -154,6 +165,16 @@ class Admin:
         self._keys.put({spec.api_key: spec.secret.get_secret_value() for spec in specs})
         now_us = self._now_us()
         return [self._account_row(self._exchange.open_account(s.api_key, s.label, dict(s.balances), now_us)) for s in specs]
+
+    def _add_key(self, body: bytes) -> object:
+        spec = KeySpec.model_validate_json(body)
+        check_api_key(spec.api_key)
+        account = self._exchange.accounts.get(spec.account)
+        if account is None or self._exchange.account_of(spec.api_key) not in (None, account):
+            raise _bad("A further key needs an account, and must not be the key of another one.")
+        self._keys.put({spec.api_key: spec.secret.get_secret_value()})
+        self._exchange.add_key(spec.api_key, account, self._now_us())
+        return self._account_row(account)
 
     @staticmethod
     def _account_row(account: Account) -> dict[str, object]:

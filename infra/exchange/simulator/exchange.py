@@ -27,6 +27,7 @@ from infra.exchange.simulator.records import (
     DepositSeen,
     DepositTakenBack,
     Filled,
+    KeyAdded,
     OrderAccepted,
     OrderCanceled,
     OrderExpired,
@@ -43,7 +44,7 @@ PARTIAL_FILL_STEPS: Final = 3
 
 @dataclass(slots=True)
 class Account:
-    """One API key's account. `by_symbol` and `fills` by symbol, oldest first; `by_client_id` has the newest order of each id."""
+    """An account, by its first API key. `by_symbol` and `fills` by symbol, oldest first; `by_client_id` has the newest order of each id."""
 
     api_key: str
     label: str
@@ -106,6 +107,8 @@ class Exchange:
         self._sink = sink
         self.ledger = Ledger()
         self.accounts: dict[str, Account] = {}
+        # Further keys, and the first one of their account.
+        self.other_keys: dict[str, str] = {}
         self.orders: dict[int, Order] = {}
         self.prices = {name: symbol.start_price for name, symbol in rules.symbols.items()}
         self.pinned: set[str] = set()
@@ -120,6 +123,7 @@ class Exchange:
         self.funding = Funding(self.ledger, rules.venue_timeout_ms, self._stamp, self.emit)
         self._appliers: dict[type[Record], Callable[..., None]] = {
             AccountOpened: self._apply_account,
+            KeyAdded: self._apply_key,
             OrderAccepted: self._apply_order,
             Filled: self._apply_fill,
             OrderCanceled: self._apply_cancel,
@@ -173,6 +177,18 @@ class Exchange:
         holding = self.ledger.open(record.api_key, dict(record.balances))
         self.accounts[record.api_key] = Account(record.api_key, record.label, record.balances, holding)
         self.funding.holdings[record.api_key] = holding
+
+    def add_key(self, api_key: str, account: Account, now_us: int) -> None:
+        """Gives an account a further key; nothing happens where it has it. The key must not be another account's."""
+        if self.account_of(api_key) is not account:
+            self.emit(KeyAdded(*self._stamp(now_us), api_key, account.api_key))
+
+    def _apply_key(self, record: KeyAdded) -> None:
+        self.other_keys[record.api_key] = record.account
+
+    def account_of(self, api_key: str) -> Account | None:
+        """The account that a key, its first or a further one, belongs to."""
+        return self.accounts.get(self.other_keys.get(api_key, api_key))
 
     # ---- orders
 

@@ -31,6 +31,17 @@ class AccountOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyAdded:
+    """A further key of the account that was opened with the key `account`."""
+
+    name: ClassVar[str] = "key"
+    seq: int
+    time_us: int
+    api_key: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrderAccepted:
     """An order that entered the book. `quantity` and `quote_quantity`: what the request gave, one of the two.
 
@@ -219,6 +230,7 @@ class DepositTakenBack:
 
 Record = (
     AccountOpened
+    | KeyAdded
     | OrderAccepted
     | Filled
     | OrderCanceled
@@ -233,6 +245,7 @@ Record = (
 )
 _CLASSES: Final[tuple[type[Record], ...]] = (
     AccountOpened,
+    KeyAdded,
     OrderAccepted,
     Filled,
     OrderCanceled,

@@ -188,7 +188,7 @@ class Wire:
         api_key = request.headers.get("X-MBX-APIKEY")
         window_ms_max = self._receive_window_ms_max
         signed: Signed = verify(self._keys, api_key, query, text, parameters, now_us=arrived_us, receive_window_ms_max=window_ms_max)
-        account = self._exchange.accounts.get(signed.api_key)
+        account = self._exchange.account_of(signed.api_key)
         if account is None:
             raise refusals.unknown_key()
         horizon = Horizon(signed.timestamp_ms, signed.receive_window_ms, arrived_us)

@@ -26,7 +26,13 @@ _STATEMENTS = (
         ALTER COLUMN pending TYPE numeric,
         ADD CONSTRAINT posted_is_an_amount CHECK (posted < 1e20 AND posted = trunc(posted, 18))
     """,
-    # One word of a transfer per line: who may stand on which side, and what it must name.
+    # A fee of a sale may be told before any of its quantity is.
+    """
+    ALTER TABLE realised_results
+        DROP CONSTRAINT realised_results_cum_quantity_check,
+        ADD CONSTRAINT realised_results_cum_quantity_check CHECK (cum_quantity >= 0)
+    """,
+    # One kind of a transfer per line: who may stand on which side, and what it must name.
     f"""
     ALTER TABLE transfers ADD CONSTRAINT kind_fits_owners CHECK (
         CASE kind
