@@ -190,7 +190,8 @@ class DepositBook:
     """The deposits, announcements and disputes of one batch, as loaded and as decided.
 
     `opened_at`, by user and exchange, is when the newest opening balance was taken over, or the user was added: what was credited at the
-    exchange before that is part of it.
+    exchange before that is part of it. `watched_from`, by user and key, is when the key was stored: what its account got before that is no
+    business of this system.
     """
 
     deposits: dict[str, Deposit] = field(default_factory=dict)
@@ -202,6 +203,7 @@ class DepositBook:
     disputes: set[tuple[str, str, DisputeKind]] = field(default_factory=set)
     disputes_made: list[Dispute] = field(default_factory=list)
     opened_at: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    watched_from: dict[tuple[str, str], datetime] = field(default_factory=dict)
     # How users stand whose deposits may be taken back.
     user_status: dict[str, str] = field(default_factory=dict)
 

@@ -112,7 +112,9 @@ def _next(report: DepositReport, known: Deposit | None, book: DepositBook) -> De
     is_over = report.deposit_status in {_S.CREDITED, _S.REJECTED}
     if known is None:
         over_at = report.completed_at or report.arrived_at
-        return None if is_over and _is_part_of_opening(report, over_at, book) else report.deposit_status
+        watched_from = book.watched_from.get((report.user_id, report.api_key_id))
+        is_before = watched_from is None or over_at <= watched_from or _is_part_of_opening(report, over_at, book)
+        return None if is_over and is_before else report.deposit_status
     after = next_status(known.status, report.deposit_status)
     if after is _S.CREDITED and report.completed_at is not None and _is_part_of_opening(report, report.completed_at, book):
         return None

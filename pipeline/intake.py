@@ -5,7 +5,7 @@ The ladder for one record, top to bottom:
 2. nobody is proven to have sent it → answered by its source only; nothing is locked or claimed for the user that it names
 3. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
 4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
-   (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/deposits)
+   (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/announcements)
 5. a cancel → ends an order that was not sent yet, or is queued for the exchange
 What it is answered under its claimed key is kept for copies appended within 24 hours of the decision.
 

@@ -125,6 +125,8 @@ _OPENED: Final = """
     )) AS opened_at
     FROM unnest($1::text[], $2::text[]) AS given (user_id, exchange) JOIN users ON users.user_id = given.user_id
 """
+# A key that is replaced under its id may be for another account: it is watched from then on.
+_WATCHED: Final = "SELECT user_id, api_key_id, created_at FROM api_keys WHERE user_id = ANY($1::text[])"
 _DISPUTES: Final = "SELECT user_id, deposit_id, kind FROM deposit_disputes WHERE user_id = ANY($1::text[])"
 _EXPECTED: Final = "SELECT * FROM deposit_announcements WHERE user_id = ANY($1::text[]) AND executed_at IS NULL"
 _NAMED: Final = "SELECT * FROM deposit_announcements WHERE announcement_id = ANY($1::text[])"
@@ -191,10 +193,12 @@ async def read_book(
     pairs = sorted(set(users))
     user_ids = sorted({user_id for user_id, _ in pairs})
     opened = await connection.fetch(_OPENED, *columns_of(pairs, 2))
+    keys = await connection.fetch(_WATCHED, user_ids)
     return DepositBook(
         deposits={row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_KNOWN, *columns_of(wanted, 3))},
         disputes={(row["user_id"], row["deposit_id"], DisputeKind(row["kind"])) for row in await connection.fetch(_DISPUTES, user_ids)},
         opened_at={(row["user_id"], row["exchange"]): row["opened_at"] for row in opened},
+        watched_from={(row["user_id"], row["api_key_id"]): row["created_at"] for row in keys},
         user_status={row["user_id"]: row["status"] for row in opened},
     )
 

@@ -57,14 +57,15 @@ _MOVED: Final = """
     FROM transfers WHERE left(order_id, 1) = 'd' GROUP BY order_id
 """
 _OPENED: Final = """
-    SELECT users.user_id, keys.exchange, greatest(users.created_at, (
+    SELECT users.user_id, keys.exchange, greatest(users.created_at, keys.stored_at, (
         SELECT max(recorded_at) FROM transfers
         WHERE credit_owner = users.user_id AND transfers.exchange = keys.exchange AND kind = 'opening' AND book = 'live'
     ), (
         SELECT max(imported_at) FROM balance_imports
         WHERE balance_imports.user_id = users.user_id AND balance_imports.exchange = keys.exchange
     )) AS opened_at
-    FROM users JOIN (SELECT DISTINCT user_id, exchange FROM api_keys) AS keys USING (user_id)
+    FROM users JOIN (SELECT user_id, exchange, min(created_at) AS stored_at FROM api_keys GROUP BY user_id, exchange) AS keys
+        USING (user_id)
 """
 
 

@@ -59,6 +59,8 @@ async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     assert (figures["lost"], figures["answered_twice"], figures["executed_twice"], figures["in_doubt"]) == (0, 0, 0, 0)
     assert figures["ledger_balanced"] is figures["audit_verified"] is figures["topic_matches_database"] is True
     assert figures["executed"] > 100
+    # One deposit for ten requests, some of them taken back before anybody saw them.
+    assert figures["deposits_credited"] >= 25 and figures["promises"]["deposits_credited"]["checked"] >= 35
     assert figures["promises"]["rejected_but_executed"]["checked"] > 0
     assert {"REQUEST_UNSUPPORTED", "BALANCE_INSUFFICIENT", "SCHEMA_INVALID", "INVALID_DECIMAL"} <= figures["rejected_by_reason"].keys()
     assert descendants_using(tmp_path / "demo") == []
@@ -78,6 +80,8 @@ async def test_demo_with_killed_and_paused_workers_keeps_every_promise(
     assert faults["worker_sigkill"] == faults["worker_sigstop"] == faults["worker_sigterm"] == 1
     assert sum(count for name, count in faults.items() if not name.startswith("worker_")) > 0
     assert figures["workers_restarted"] >= 2
+    # A tenth of the mix is paid out, and a tenth arrives.
+    assert figures["withdrawals_completed"] > 50 and figures["deposits_credited"] > 75
 
 
 @pytest.mark.timeout(120)

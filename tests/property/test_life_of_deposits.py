@@ -53,6 +53,8 @@ class Depositing(RuleBasedStateMachine):
         # The exchange: its entries, by id, as it would show them now.
         self.entries: dict[str, DepositReport] = {}
         self.ever_credited: set[str] = set()
+        # Entries that are listed a second time under another id, as if they were other outputs.
+        self.listed_again: set[str] = set()
         self.requests = self.records = 0
 
     def _open(self) -> Changes:
@@ -64,6 +66,7 @@ class Depositing(RuleBasedStateMachine):
             announcements=dict(self.announcements),
             disputes=set(self.disputes),
             opened_at={(user, EXCHANGE): NOW - timedelta(hours=1) for user in USERS},
+            watched_from={(user, key): NOW - timedelta(hours=1) for user in USERS for key in KEYS},
             user_status=dict(self.status),
         )
         return changes
@@ -144,10 +147,19 @@ class Depositing(RuleBasedStateMachine):
         if status is _S.CREDITED:
             self.ever_credited.add(entry.exchange_deposit_id)
 
-    @rule(key=st.sampled_from(KEYS), skip=st.integers(0, 3), settled=st.booleans())
-    def watch(self, key: str, skip: int, settled: bool) -> None:
-        """Reads the history with one of the user's keys; some entries may not be listed yet. `settled`: its reports are applied at once."""
+    @rule(position=st.integers(0, 9))
+    def exchange_lists_again(self, position: int) -> None:
+        if self.entries:
+            self.listed_again.add(list(self.entries)[position % len(self.entries)])
+
+    @rule(key=st.sampled_from(KEYS), skip=st.integers(0, 3), settled=st.booleans(), shared=st.sampled_from([False, False, True]))
+    def watch(self, key: str, skip: int, settled: bool, shared: bool) -> None:
+        """Reads the history with one of the user's keys; some entries may not be listed yet. `settled`: its reports are applied at once.
+        `shared`: another user's key is for the same account."""
         shown = [entry for number, entry in enumerate(self.entries.values()) if not skip or number % 4 != skip]
+        shown += [self.entries[name].model_copy(update={"exchange_deposit_id": f"{name}-again"}) for name in sorted(self.listed_again)]
+        if shared:
+            shown = [entry.model_copy(update={"user_id": OTHER}) for entry in shown]
         book = self._open().deposits
         told: list[DepositReport | AnnouncementReport] = []
         for entry in shown:
@@ -197,7 +209,9 @@ class Depositing(RuleBasedStateMachine):
         for one in self.deposits.values():
             assert self.cleared.get(one.deposit_id, Decimal(0)) == (one.amount if one.status is _S.CREDITED else 0)
             if one.credited_at is not None:
-                assert one.exchange_deposit_id in self.ever_credited
+                assert one.exchange_deposit_id.removesuffix("-again") in self.ever_credited
+        credited = {one.exchange_deposit_id for one in self.deposits.values() if one.status is _S.CREDITED}
+        assert not any({name, f"{name}-again"} <= credited for name in self.listed_again), "listed twice, credited twice"
         assert self.cleared.keys() <= self.deposits.keys()
 
     @invariant()
@@ -225,8 +239,8 @@ class Depositing(RuleBasedStateMachine):
         """When all is looked at once more, our books are the exchange's, but for what a person must look at."""
         self.now += timedelta(seconds=1)
         self._apply(list(self.reports))
-        self.watch(KEYS[0], 0, True)
-        self.watch(KEYS[0], 0, True)
+        self.watch(KEYS[0], 0, True, False)
+        self.watch(KEYS[0], 0, True, False)
         disputed = {deposit_id for _, deposit_id, _ in self.disputes}
         for entry in self.entries.values():
             ours = self.deposits.get(deposit_id_in(entry))

@@ -77,6 +77,7 @@ def arriving(
         deposits={one.deposit_id: one for one in deposits},
         announcements={one.announcement_id: one for one in announcements},
         opened_at={(user, EXCHANGE): NOW - timedelta(hours=1) for user in named},
+        watched_from={(user, key): NOW - timedelta(hours=3) for user in named for key in ("k1", "k2")},
         user_status=dict.fromkeys(named, "active"),
     )
     for one in deposits:

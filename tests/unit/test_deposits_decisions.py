@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -171,6 +171,19 @@ def test_deposit_known_before_the_opening_balance_and_credited_before_it_is_part
     changes = arriving(deposit_of(_S.CONFIRMING))
     told = deposit_report(completed_at=NOW - timedelta(minutes=61), looked_up_at=NOW + timedelta(seconds=1))
     assert verdict_on(told, changes.deposits) is None
+
+
+@pytest.mark.parametrize(
+    ("stored_at", "is_news"), [(NOW - timedelta(seconds=61), True), (NOW - timedelta(seconds=59), False), (None, False)]
+)
+def test_deposit_that_came_before_its_key_was_stored_is_not_credited(stored_at: datetime | None, is_news: bool) -> None:
+    """It may be spent long since: crediting it would invent money. One that was on its way then is credited when it is success."""
+    changes = arriving()
+    changes.deposits.watched_from = {} if stored_at is None else {(USER, "k1"): stored_at}
+    assert (verdict_on(deposit_report(), changes.deposits) is not None) is is_news
+    apply_deposit_report(deposit_report(_S.CONFIRMING), changes)
+    apply_deposit_report(deposit_report(looked_up_at=NOW + timedelta(seconds=1)), changes)
+    assert changes.ledger.balance(USDT).posted == 100
 
 
 def test_deposit_of_a_user_who_is_not_known_is_not_credited() -> None:
