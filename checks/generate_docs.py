@@ -66,7 +66,7 @@ _TOPIC_USE: Final[dict[str, tuple[str, str, str]]] = {
         "reconciliation, the watches of withdrawals, deposits and balances",
         "what a look-up at an exchange proved",
     ),
-    "commands": ("scope", "operators", "commands; nothing reads it in this version"),
+    "commands": ("scope", "operators", "halts and decisions of operators, each with a token and a one-time code"),
     "results": ("`request_id`", "all agents", "the answers"),
     "audit": ("`order_id:seq`, or `account:seq` where there is no order", "all agents", "one event per state change, hash-chained"),
     "state": ("`order_id`", "all agents", "the newest snapshot of each order, withdrawal and deposit, for dashboards"),
