@@ -113,7 +113,7 @@ _EMPTY: Final = Balance()
 
 
 def _is_user(account: AccountKey) -> bool:
-    return not account.owner.startswith("@")
+    return account.owner[:1] != "@"
 
 
 def same_again(before: Transfer, transfer: Transfer) -> Outcome:
@@ -199,9 +199,10 @@ class Ledger:
         before = self.known.get(transfer.transfer_id)
         if before is not None:
             return same_again(before, transfer)
-        _require_sound(transfer)
+        from_user, to_user = _is_user(transfer.debit), _is_user(transfer.credit)
+        _require_sound(transfer, from_user, to_user)
         moved: dict[AccountKey, Balance] = {}
-        for account, posted, pending in _effects(transfer):
+        for account, posted, pending in _effects(transfer, from_user, to_user):
             held = self.balance(account)
             after = Balance(held.posted + posted, held.pending + pending, held.cost_quantity, held.cost_usd)
             # What is held is no less than nothing, and what is owned no less than that.
@@ -223,25 +224,24 @@ def _described(transfer: Transfer) -> str:
     return f"{transfer.kind.value} of {transfer.amount.normalize():f} from {transfer.debit} to {transfer.credit}{about}"
 
 
-def _require_sound(transfer: Transfer) -> None:
-    """Raises InvariantViolation for what no transfer may be."""
+def _require_sound(transfer: Transfer, from_user: bool, to_user: bool) -> None:
+    """Raises InvariantViolation for what no transfer may be. `from_user` and `to_user`: whose its sides are."""
     debit, credit = transfer.debit, transfer.credit
     if not is_amount(transfer.amount):
         raise InvariantViolation(f"transfer {transfer.transfer_id} moves {transfer.amount}; nothing was written. This is a defect.")
     # All but the owner: exchange, book and asset.
     if debit[1:] != credit[1:]:
         raise InvariantViolation(f"transfer {transfer.transfer_id} would turn {debit} into {credit}; nothing was written.")
-    if not _owners_fit(transfer):
+    if not _owners_fit(transfer, from_user, to_user):
         raise InvariantViolation(
             f"transfer {transfer.transfer_id} would be {_described(transfer)}, which no such transfer may be; nothing was written. "
             "This is a defect."
         )
 
 
-def _owners_fit(transfer: Transfer) -> bool:
+def _owners_fit(transfer: Transfer, from_user: bool, to_user: bool) -> bool:
     """Whether the sides are those of the transfer's kind. The database's constraint `kind_fits_owners` says the same."""
     debit, credit = transfer.debit.owner, transfer.credit.owner
-    from_user, to_user = _is_user(transfer.debit), _is_user(transfer.credit)
     if not (from_user or debit in SYSTEM_OWNERS) or not (to_user or credit in SYSTEM_OWNERS) or credit == "@opening":
         return False
     match transfer.kind:
@@ -255,7 +255,7 @@ def _owners_fit(transfer: Transfer) -> bool:
             return debit not in (credit, "@opening") and not (from_user and to_user)
 
 
-def _effects(transfer: Transfer) -> Iterable[tuple[AccountKey, Decimal, Decimal]]:
+def _effects(transfer: Transfer, from_user: bool, to_user: bool) -> Iterable[tuple[AccountKey, Decimal, Decimal]]:
     """(account, change of posted, change of pending) for the users' accounts that a transfer touches."""
     amount = transfer.amount
     if transfer.kind is TransferKind.HOLD:
@@ -264,9 +264,9 @@ def _effects(transfer: Transfer) -> Iterable[tuple[AccountKey, Decimal, Decimal]
         return ((transfer.debit, ZERO, -amount),)
     held = -amount if transfer.kind is TransferKind.POST_HELD else ZERO
     effects = []
-    if _is_user(transfer.debit):
+    if from_user:
         effects.append((transfer.debit, -amount, held))
-    if _is_user(transfer.credit):
+    if to_user:
         effects.append((transfer.credit, amount, ZERO))
     return effects
 
