@@ -40,7 +40,7 @@ from infra.kafka.transactions import CommitUnknown
 from infra.keyring import MasterKeyError
 from infra.log import configure_logging
 from infra.metrics import record_build
-from infra.postgres.migrate import DatabaseUnfit, migrate
+from infra.postgres.schema import DatabaseUnfit, is_newest
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
 from infra.trusted_keys import TrustedKeysError
@@ -213,7 +213,7 @@ async def _first_contact(settings: Settings, bootstrap_servers: str, database_ur
     while not stop.asked.is_set():
         try:
             await ensure_topics(settings, bootstrap_servers)
-            await migrate(database_url)
+            await _bring_up_to_date(database_url)
             return await connect(database_url, settings.database_pool_size, settings.database_timeout_seconds)
         except (Retryable, OSError, TimeoutError) as error:
             state.waiting_for = f"waiting to start: {str(error) or type(error).__name__}"
@@ -222,6 +222,15 @@ async def _first_contact(settings: Settings, bootstrap_servers: str, database_ur
                 said = state.waiting_for
         await stop.within(_START_RETRY_SECONDS)
     return None
+
+
+async def _bring_up_to_date(database_url: str) -> None:
+    """Applies the migrations that are missing. Raises as they do."""
+    if not await is_newest(database_url):
+        # A worker that starts again need not load it, and takes over its partitions that much sooner.
+        from infra.postgres.migrate import migrate  # noqa: PLC0415
+
+        await migrate(database_url)
 
 
 async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from infra.postgres.schema import DatabaseUnfit
 from pipeline.invariants import Retryable
 
 # Any number will do, as long as it is always the same: the lock's name.
@@ -24,10 +25,6 @@ _MIGRATION_SECONDS_MAX: Final = 600
 _UNFIT: Final = ("28", "3D000", "42501", "3F000")
 # Connection, resources (a full disk is one), somebody stopped the server, the system below it.
 _PASSING: Final = ("08", "53", "57P", "58")
-
-
-class DatabaseUnfit(Exception):
-    """The database cannot be used as it is. A person must decide; nothing is changed."""
 
 
 def engine_url(database_url: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from infra.postgres.migrate import engine_url, migrate
+from infra.postgres.schema import is_newest
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import arrival, limit
 
@@ -33,6 +34,17 @@ async def test_migration_of_a_database_in_use_changes_nothing(database_url: str)
         assert await _tables(database_url) == before
         async with plain_connection(database_url) as connection:
             assert await connection.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_schema_is_newest_when_every_migration_is_applied_and_only_then(empty_database_url: str) -> None:
+    """An empty database is not, nor is one of an older or of a newer version; the one that was migrated is."""
+    assert not await is_newest(empty_database_url)
+    await migrate(empty_database_url)
+    assert await is_newest(empty_database_url)
+    for other in ("0008", "9999"):
+        async with plain_connection(empty_database_url) as connection:
+            await connection.execute(f"UPDATE alembic_version SET version_num = '{other}'")  # noqa: S608 — a literal of the test
+        assert not await is_newest(empty_database_url)
 
 
 async def test_append_only_triggers_are_there_for_every_kind_of_change(database_url: str) -> None:
