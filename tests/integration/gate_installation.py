@@ -21,6 +21,7 @@ import pyotp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import RecordMetadata
 
+from agents.keys import KEPT_SECONDS
 from infra.exchange.simulator.records import OrderAccepted
 from infra.keyring import StoredSecret, keyring_of
 from tests.installation import Installation, installation
@@ -226,6 +227,11 @@ class GateInstallation:
         ciphertext = keyring.encrypt(user_id, "main", StoredSecret(api_key, secret))
         await self.pool.execute("UPDATE api_keys SET ciphertext = $2 WHERE user_id = $1", user_id, ciphertext)
         return bytes(before)
+
+    @staticmethod
+    async def until_keys_are_forgotten() -> None:
+        """Waits until no worker remembers a key as it was: the watch of deposits may have read it a moment before it was replaced."""
+        await asyncio.sleep(KEPT_SECONDS)
 
     async def limit(self, user_id: str, **limits: Decimal | int) -> None:
         """Limits of the user's own, as `limits set` stores them."""

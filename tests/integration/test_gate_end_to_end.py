@@ -256,6 +256,7 @@ async def a_key_that_the_exchange_refuses_is_marked(gate: GateInstallation, play
     player = players["refused-there"]
     # What a key that was deleted at the exchange looks like from here.
     ciphertext = await gate.replace_key("refused-there", "a-key-that-was-deleted", "its-secret")
+    await gate.until_keys_are_forgotten()
     first = await player.refused("API_KEY_PERMISSION", order("refused-there", "k"), await player.authenticator.code())
     assert "Invalid API-key" in first["reason"]
     assert await player.event_types() == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "KEY_REFUSED", "ORDER_REFUSED"]
@@ -277,6 +278,7 @@ async def a_key_whose_secret_was_changed_there_is_marked(gate: GateInstallation,
     """An exchange that does not know the key, or does not take its signature, refuses the key as much as one that withdraws permissions."""
     player = players["changed-there"]
     await gate.replace_key("changed-there", "key-changed-there", "not-its-secret")
+    await gate.until_keys_are_forgotten()
     first = await player.refused("API_KEY_UNKNOWN", order("changed-there", "k"), await player.authenticator.code())
     assert "Signature" in first["reason"]
     assert await player.event_types() == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "KEY_REFUSED", "ORDER_REFUSED"]

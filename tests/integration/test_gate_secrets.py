@@ -126,6 +126,7 @@ async def _trade(gate: GateInstallation, known: Secrets, signer: Issuer) -> None
         known.add(f"second factor of {user_id}", factors[user_id].secret)
         if user_id != "operator":
             await _new_credentials(gate, known, user_id, taken=user_id != "refused")
+    await gate.until_keys_are_forgotten()
     tokens = {user_id: known.token(bearer(user_id, signer)) for user_id in USERS if user_id != "operator"}
 
     async def code(user_id: str) -> str:
