@@ -233,10 +233,11 @@ def test_lag_of_a_group_that_never_ran_is_every_record_with_the_age_of_the_first
     rows = running.up.run("lag", "--json", settings=settings).json
     requests = [row for row in rows if row["topic"] == f"{running.prefix}trade.requests"]
     assert [row["committed"] for row in requests] == [None, None]
-    (waiting,) = [row for row in requests if row["behind"] == max(row["behind"] for row in requests)]
-    oldest = datetime.fromisoformat(waiting["oldest_at"])
-    assert waiting["behind"] > 0
-    assert abs((datetime.now(UTC) - oldest).total_seconds() - waiting["age_seconds"]) < 60
+    waiting = [row for row in requests if row["behind"] > 0]
+    assert waiting
+    for row in waiting:
+        oldest = datetime.fromisoformat(row["oldest_at"])
+        assert abs((datetime.now(UTC) - oldest).total_seconds() - row["age_seconds"]) < 60
 
 
 def test_doctor_finds_a_running_installation_well(running: Running) -> None:
