@@ -49,6 +49,13 @@ class Columns(Generic[T]):
         # The names come from the literals below, never from a request.
         return f"INSERT INTO {self.table} ({names}) SELECT {values} FROM {self.unnest(first)}"  # noqa: S608 — see above
 
+    def update(self, first: int = 1, only: str = "") -> str:
+        """An update of the batch's rows, found by the first column. `only` is a further condition, `AND` included."""
+        key = self.columns[0][0]
+        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in self.columns[1:])
+        where = f"{self.table}.{key} = given.{key}{only}"
+        return f"UPDATE {self.table} SET {assignments} FROM {self.unnest(first)} WHERE {where}"  # noqa: S608 — as above
+
     def arrays(self, objects: Iterable[T]) -> list[list[object]]:
         taken = list(objects)
         return [[take(value) for value in taken] for _, _, take in self.columns]

@@ -11,11 +11,11 @@ Invariants:
 Start with `store`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 from asyncpg.pool import PoolConnectionProxy
@@ -31,6 +31,7 @@ from infra.postgres.rows import (
     ORDERS,
     ORDERS_CHANGING,
     TRANSFERS,
+    Columns,
     columns_of,
 )
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
@@ -42,6 +43,8 @@ from schemas.results import RESULT
 from schemas.wire import format_time
 
 _CANCEL: Final = " AND ".join(f"cancels.{name} = given.{name}" for name, _, _ in CANCEL_ATTEMPTS.columns[:4])
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -119,59 +122,38 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
         )
 
 
-def _orders(statement: _Statement, changes: Changes) -> None:
-    if changes.made:
-        made = [changes.orders[order_id] for order_id in changes.made]
-        statement.add("orders_made", ORDERS.insert, ORDERS.arrays(made), len(made))
-    moved = [changes.orders[order_id] for order_id in changes.changed - changes.made]
+def _entities(
+    statement: _Statement,
+    name: str,
+    columns: tuple[Columns[T], Columns[T]],
+    entities: Mapping[str, T],
+    made: Collection[str],
+    changed: Collection[str],
+    only: str = "",
+) -> None:
+    """Adds what was made and what was moved of one kind, by id. `columns` are the whole row's and those that change; `only` is a further
+    condition on what may move."""
+    whole, changing = columns
+    new = [entities[entity_id] for entity_id in made]
+    if new:
+        statement.add(f"{name}_made", whole.insert, whole.arrays(new), len(new))
+    moved = [entities[entity_id] for entity_id in changed if entity_id not in made]
     if moved:
-        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ORDERS_CHANGING.columns[1:])
-        statement.add(
-            "orders_moved",
-            lambda first: (
-                f"UPDATE orders SET {assignments} FROM {ORDERS_CHANGING.unnest(first)} "  # noqa: S608 — literals
-                "WHERE orders.order_id = given.order_id"
-            ),
-            ORDERS_CHANGING.arrays(moved),
-            len(moved),
-        )
+        statement.add(f"{name}_moved", lambda first: changing.update(first, only), changing.arrays(moved), len(moved))
+
+
+def _orders(statement: _Statement, changes: Changes) -> None:
+    _entities(statement, "orders", (ORDERS, ORDERS_CHANGING), changes.orders, changes.made, changes.changed)
 
 
 def _withdrawals(statement: _Statement, changes: Changes) -> None:
-    if changes.withdrawals_made:
-        made = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_made]
-        statement.add("withdrawals_made", WITHDRAWALS.insert, WITHDRAWALS.arrays(made), len(made))
-    moved = [changes.withdrawals[withdrawal_id] for withdrawal_id in changes.withdrawals_changed - changes.withdrawals_made]
-    if moved:
-        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in WITHDRAWALS_CHANGING.columns[1:])
-        statement.add(
-            "withdrawals_moved",
-            lambda first: (
-                f"UPDATE withdrawals SET {assignments} FROM {WITHDRAWALS_CHANGING.unnest(first)} "  # noqa: S608 — literals
-                "WHERE withdrawals.withdrawal_id = given.withdrawal_id"
-            ),
-            WITHDRAWALS_CHANGING.arrays(moved),
-            len(moved),
-        )
+    columns = WITHDRAWALS, WITHDRAWALS_CHANGING
+    _entities(statement, "withdrawals", columns, changes.withdrawals, changes.withdrawals_made, changes.withdrawals_changed)
 
 
 def _deposits(statement: _Statement, changes: Changes) -> None:
     book = changes.deposits
-    if book.made:
-        made = [book.deposits[deposit_id] for deposit_id in book.made]
-        statement.add("deposits_made", DEPOSITS.insert, DEPOSITS.arrays(made), len(made))
-    moved = [book.deposits[deposit_id] for deposit_id in book.changed - book.made]
-    if moved:
-        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in DEPOSITS_CHANGING.columns[1:])
-        statement.add(
-            "deposits_moved",
-            lambda first: (
-                f"UPDATE deposits SET {assignments} FROM {DEPOSITS_CHANGING.unnest(first)} "  # noqa: S608 — literals
-                "WHERE deposits.deposit_id = given.deposit_id"
-            ),
-            DEPOSITS_CHANGING.arrays(moved),
-            len(moved),
-        )
+    _entities(statement, "deposits", (DEPOSITS, DEPOSITS_CHANGING), book.deposits, book.made, book.changed)
     if book.disputes_made:
         statement.add(
             "disputes_made",
@@ -380,20 +362,8 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
 async def _announcements(connection: PoolConnectionProxy, changes: Changes, subject: str) -> None:
     """After the deposits they refer to."""
     book, statement = changes.deposits, _Statement()
-    if book.announcements_made:
-        made = [book.announcements[announcement_id] for announcement_id in book.announcements_made]
-        statement.add("announcements_made", ANNOUNCEMENTS.insert, ANNOUNCEMENTS.arrays(made), len(made))
-    moved = [book.announcements[announcement_id] for announcement_id in book.announcements_changed - book.announcements_made]
-    if moved:
-        assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in ANNOUNCEMENTS_CHANGING.columns[1:])
-        statement.add(
-            "announcements_moved",
-            # Fewer rows than answers: a request would get a second final answer.
-            lambda first: (
-                f"UPDATE deposit_announcements SET {assignments} FROM {ANNOUNCEMENTS_CHANGING.unnest(first)} "  # noqa: S608 — literals
-                "WHERE deposit_announcements.announcement_id = given.announcement_id AND deposit_announcements.executed_at IS NULL"
-            ),
-            ANNOUNCEMENTS_CHANGING.arrays(moved),
-            len(moved),
-        )
+    columns = ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING
+    # Fewer rows than answers: a request would get a second final answer.
+    only = " AND deposit_announcements.executed_at IS NULL"
+    _entities(statement, "announcements", columns, book.announcements, book.announcements_made, book.announcements_changed, only)
     await statement.run(connection, subject)
