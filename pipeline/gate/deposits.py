@@ -10,11 +10,11 @@ Start with `ANNOUNCEMENT_CHECKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pipeline.gate.check import GateCheck, first_refusal
 from pipeline.gate.conduct import message_conforms
 from pipeline.gate.context import AccountState, ApiKeyState, Refusal
 from pipeline.gate.ladder import Step
@@ -130,53 +130,38 @@ def announcements_are_within_count(context: AnnouncementContext) -> Refusal | No
     return Refusal(R.OPEN_DEPOSITS_EXCEEDED, f"{text}. {_STILL_CREDITED} Wait until some have arrived or expired, and use a new key.")
 
 
-@dataclass(frozen=True, slots=True)
-class AnnouncementCheck:
-    """One check: its step, the codes it can give, the limits it goes by, and a sentence that says what holds when it passes."""
-
-    step: Step
-    function: Callable[[AnnouncementContext], Refusal | None]
-    codes: tuple[R, ...]
-    sentence: str
-    limits: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__
-
-
-ANNOUNCEMENT_CHECKS: Final = (
-    AnnouncementCheck(
+ANNOUNCEMENT_CHECKS: Final[tuple[GateCheck[AnnouncementContext], ...]] = (
+    GateCheck(
         Step.SAFETY,
         announcement_is_fresh,
         (R.REQUEST_STALE, R.REQUEST_EXPIRED),
         "The record is no older than keys are kept (24 h), and its time (`expires_at`, else 7 days) is not over.",
     ),
-    AnnouncementCheck(Step.SAFETY, announcement_mode_is_live, (R.REQUEST_UNSUPPORTED,), "It is real money that is to arrive."),
-    AnnouncementCheck(
+    GateCheck(Step.SAFETY, announcement_mode_is_live, (R.REQUEST_UNSUPPORTED,), "It is real money that is to arrive."),
+    GateCheck(
         Step.SAFETY, announcement_exchange_is_offered, (R.EXCHANGE_UNKNOWN,), "This installation is connected to the exchange."
     ),
-    AnnouncementCheck(
+    GateCheck(
         Step.SAFETY,
         user_may_announce,
         (R.USER_UNKNOWN, R.USER_UNVERIFIED, R.USER_INACTIVE),
         "The user exists, is verified, and neither frozen nor closed.",
     ),
-    AnnouncementCheck(
+    GateCheck(
         Step.API_KEY,
         announcement_key_is_usable,
         (R.API_KEY_UNKNOWN, R.API_KEY_PERMISSION, R.API_KEY_REVOKED, R.API_KEY_EXPIRED),
         "The user has stored this key, for this exchange, and it is active.",
     ),
-    AnnouncementCheck(
+    GateCheck(
         Step.RISK,
         announcement_rate_is_kept,
         (R.MESSAGE_RATE_EXCEEDED,),
         "The user's requests keep the rate, with bursts up to a number.",
         ("messages_per_second_max", "messages_burst_max"),
     ),
-    AnnouncementCheck(Step.RISK, announced_amount_is_positive, (R.AMOUNT_BELOW_MINIMUM,), "The amount is above zero."),
-    AnnouncementCheck(
+    GateCheck(Step.RISK, announced_amount_is_positive, (R.AMOUNT_BELOW_MINIMUM,), "The amount is above zero."),
+    GateCheck(
         Step.RISK,
         announcements_are_within_count,
         (R.OPEN_DEPOSITS_EXCEEDED,),
@@ -190,9 +175,4 @@ ANNOUNCEMENT_PASSED: Final = [check.name for check in ANNOUNCEMENT_CHECKS]
 
 def announcement_refusal(context: AnnouncementContext, step: Step) -> Refusal | None:
     """The first check of a step that does not hold, or None when all hold."""
-    for check in ANNOUNCEMENT_CHECKS:
-        if check.step is step:
-            refusal = check.function(context)
-            if refusal is not None:
-                return refusal
-    return None
+    return first_refusal(ANNOUNCEMENT_CHECKS, context, step)

@@ -10,7 +10,7 @@ Start with `WITHDRAWAL_CHECKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Final
 
 from pipeline.addresses import address_problem
+from pipeline.gate.check import GateCheck, first_refusal
 from pipeline.gate.conduct import cooldown_end, message_conforms
 from pipeline.gate.context import ONE, AccountState, ApiKeyState, HaltBook, Refusal
 from pipeline.gate.ladder import Step
@@ -287,82 +288,67 @@ def daily_withdrawals_are_within_limit(context: WithdrawalContext) -> Refusal | 
     return withdrawal_is_within_limit(context.account.limits, context.account.usage, value)
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawalCheck:
-    """One check: its step, the codes it can give, the limits it goes by, and a sentence that says what holds when it passes."""
-
-    step: Step
-    function: Callable[[WithdrawalContext], Refusal | None]
-    codes: tuple[R, ...]
-    sentence: str
-    limits: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__
-
-
-WITHDRAWAL_CHECKS: Final = (
-    WithdrawalCheck(
+WITHDRAWAL_CHECKS: Final[tuple[GateCheck[WithdrawalContext], ...]] = (
+    GateCheck(
         Step.SAFETY,
         withdrawal_is_fresh,
         (R.REQUEST_STALE, R.REQUEST_EXPIRED),
         "The record is no older than keys are kept (24 h), and its deadline (`expires_at`, else 30 s) has not passed.",
     ),
-    WithdrawalCheck(Step.SAFETY, withdrawal_mode_is_live, (R.REQUEST_UNSUPPORTED,), "It is real money that is to be paid out."),
-    WithdrawalCheck(
+    GateCheck(Step.SAFETY, withdrawal_mode_is_live, (R.REQUEST_UNSUPPORTED,), "It is real money that is to be paid out."),
+    GateCheck(
         Step.SAFETY, withdrawal_exchange_is_offered, (R.EXCHANGE_UNKNOWN,), "This installation is connected to the exchange."
     ),
-    WithdrawalCheck(Step.SAFETY, withdrawals_are_not_halted, (R.TRADING_HALTED,), "No halt, `reduce` included, covers it."),
-    WithdrawalCheck(
+    GateCheck(Step.SAFETY, withdrawals_are_not_halted, (R.TRADING_HALTED,), "No halt, `reduce` included, covers it."),
+    GateCheck(
         Step.SAFETY,
         user_may_withdraw,
         (R.USER_UNKNOWN, R.USER_UNVERIFIED, R.USER_INACTIVE),
         "The user exists, is verified, and neither frozen nor closed.",
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.API_KEY,
         withdrawal_key_is_usable,
         (R.API_KEY_UNKNOWN, R.API_KEY_PERMISSION, R.API_KEY_REVOKED, R.API_KEY_EXPIRED),
         "The user has stored this key, for this exchange, and it is active.",
     ),
-    WithdrawalCheck(Step.API_KEY, withdrawal_key_may_withdraw, (R.API_KEY_PERMISSION,), "The key has the permission `withdraw`."),
-    WithdrawalCheck(
+    GateCheck(Step.API_KEY, withdrawal_key_may_withdraw, (R.API_KEY_PERMISSION,), "The key has the permission `withdraw`."),
+    GateCheck(
         Step.RISK,
         withdrawal_rate_is_kept,
         (R.MESSAGE_RATE_EXCEEDED,),
         "The user's requests keep the rate, with bursts up to a number.",
         ("messages_per_second_max", "messages_burst_max"),
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK,
         withdrawal_cooldown_is_over,
         (R.COOLDOWN_ACTIVE,),
         "No cooldown runs; it follows this many failures in a row.",
         ("cooldown_failures", "cooldown"),
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK, address_fits_the_network, (R.ADDRESS_NOT_ALLOWED,), "The address has the form of its network, checksum included."
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK, address_is_on_the_list, (R.ADDRESS_NOT_ALLOWED,), "Exactly this network, address and tag are on the user's list."
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK, address_has_waited, (R.ADDRESS_NOT_ALLOWED,), "The address is on the list for `ORCHESTRATOR_ADDRESS_WAIT_HOURS`."
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK,
         network_is_known,
         (R.EXCHANGE_UNAVAILABLE,),
         "The exchange has told lately that it pays the asset out over the network, and its fee.",
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK,
         withdrawal_amount_fits,
         (R.AMOUNT_BELOW_MINIMUM, R.AMOUNT_ABOVE_MAXIMUM, R.PRECISION_INVALID),
         "The amount is above zero, and with the fee one that the exchange pays out.",
     ),
-    WithdrawalCheck(
+    GateCheck(
         Step.RISK,
         daily_withdrawals_are_within_limit,
         (R.DAILY_WITHDRAWAL_EXCEEDED, R.PRICE_UNAVAILABLE),
@@ -377,9 +363,4 @@ WITHDRAWAL_PASSED: Final = [*(check.name for check in WITHDRAWAL_CHECKS), "balan
 
 def withdrawal_refusal(context: WithdrawalContext, step: Step) -> Refusal | None:
     """The first check of a step that does not hold, or None when all hold."""
-    for check in WITHDRAWAL_CHECKS:
-        if check.step is step:
-            refusal = check.function(context)
-            if refusal is not None:
-                return refusal
-    return None
+    return first_refusal(WITHDRAWAL_CHECKS, context, step)
