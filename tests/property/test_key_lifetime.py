@@ -41,8 +41,8 @@ def _decided(document: dict[str, Any], offset: int, appended_at: datetime, now: 
 
 
 @pytest.mark.parametrize("document", [limit(), asking()], ids=["trade", "withdrawal"])
-@example(waits=timedelta(0), runs=timedelta(hours=30), copy_after_end=-timedelta(seconds=1), copy_waits=timedelta(seconds=2), records_end=True)
-@given(waits=st.timedeltas(timedelta(0), timedelta(seconds=29)), runs=_spans, copy_after_end=_shifts, copy_waits=_spans, records_end=st.booleans())
+@example(timedelta(0), timedelta(hours=30), -timedelta(seconds=1), timedelta(seconds=2), True)
+@given(st.timedeltas(timedelta(0), timedelta(seconds=29)), _spans, _shifts, _spans, st.booleans())
 def test_no_copy_is_executed_whenever_it_comes(
     document: dict[str, Any], waits: timedelta, runs: timedelta, copy_after_end: timedelta, copy_waits: timedelta, records_end: bool
 ) -> None:

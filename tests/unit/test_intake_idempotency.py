@@ -178,7 +178,8 @@ def test_key_is_free_for_records_appended_24_hours_after_the_decision(appended: 
 
 
 @pytest.mark.parametrize(
-    ("appended_before_the_key_is_free", "executed_again"), [(timedelta(0), True), (MICROSECOND, False), (DAY, False), (DAY + MICROSECOND, False)]
+    ("appended_before_the_key_is_free", "executed_again"),
+    [(timedelta(0), True), (MICROSECOND, False), (DAY, False), (DAY + MICROSECOND, False)],
 )
 def test_key_of_a_request_that_ran_long_lives_from_its_end(appended_before_the_key_is_free: timedelta, executed_again: bool) -> None:
     """An order that rested for 30 hours: no copy that was appended while it ran, or within 24 hours after, becomes a second order."""
