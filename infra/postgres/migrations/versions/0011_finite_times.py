@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 
 # By table, the columns that hold what a producer, an operator or an exchange has said. Workers of the last release may still store a moment
 # of the year 9999, which reads back well: so the constraint refuses what cannot be read alone (schemas.times has the bound).
