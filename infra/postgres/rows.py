@@ -236,27 +236,11 @@ def _fees_text(fees: tuple[Fee, ...]) -> str:
 
 
 def claim_of(row: Record) -> Claim:
-<<<<<<< HEAD
     """One row of `claims`. Raises RowUnreadable."""
     fields = fields_of(row, CLAIMS)
     fields["request_type"] = RequestType(row["request_type"]) if row["request_type"] else None
     fields["result"] = RESULT.validate_json(row["result"]) if row["result"] else None
     return Claim(**fields)
-=======
-    """One row of `claims`."""
-    return Claim(
-        user_id=row["user_id"],
-        idempotency_key=row["idempotency_key"],
-        source=source_of(row),
-        request_id=row["request_id"],
-        request_type=RequestType(row["request_type"]) if row["request_type"] else None,
-        fingerprint=row["fingerprint"],
-        order_id=row["order_id"],
-        claimed_at=row["claimed_at"],
-        result=RESULT.validate_json(row["result"]) if row["result"] else None,
-        ended_at=row["ended_at"],
-    )
->>>>>>> main
 
 
 def cancel_of(row: Record) -> PendingCancel:
