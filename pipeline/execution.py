@@ -22,7 +22,7 @@ from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
-from pipeline.venue import Confirmed, InDoubt, OrderReference, PaperTerms, Refused, Submission, SubmissionOutcome
+from pipeline.venue import Confirmed, InDoubt, OrderReference, OrderTerms, PaperTerms, Refused, Submission, SubmissionOutcome
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
@@ -209,4 +209,5 @@ def reference_of(order: Order) -> OrderReference:
         symbol=order.symbol,
         submitting_at=order.submitting_at,
         paper=paper,
+        terms=OrderTerms(order.side, order.order_type, order.quantity, order.quote_quantity, order.price),
     )
