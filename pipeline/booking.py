@@ -13,7 +13,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from pipeline.changes import Changes, PendingCancel, order_fields, result_of_order
+from pipeline.cancels import end_cancel
+from pipeline.changes import Changes, result_of_order
 from pipeline.cost import apply_cost
 from pipeline.gate.conduct import after_success
 from pipeline.ledger import AccountKey, book_of, clearing, fees
@@ -21,7 +22,7 @@ from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.venue import Fee, VenueOrder
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
-from schemas.orders import Mode, OrderStatus, RequestType, Side
+from schemas.orders import Mode, OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 
@@ -78,11 +79,6 @@ def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus,
     _charge_fees(order, fee_totals, changes)
     changes.advance(order, after, event_type, transfers_from)
     answer_order(after, changes)
-
-
-def refuse_cancel(cancel: PendingCancel, order: Order, code: ReasonCode, reason: str, changes: Changes) -> None:
-    """The final answer to a cancel that did not end its order."""
-    _end_cancel(cancel, order, changes, ResultStatus.REJECTED, code, reason)
 
 
 def status_told(venue_order: VenueOrder) -> OrderStatus:
@@ -161,34 +157,10 @@ def answer_order(order: Order, changes: Changes) -> None:
         return
     for cancel in changes.cancels.pop(order.order_id, []):
         if order.status is OrderStatus.CANCELED:
-            _end_cancel(cancel, order, changes, ResultStatus.EXECUTED, None, None)
+            end_cancel(cancel, order, changes, ResultStatus.EXECUTED, None, None)
         else:
             reason = f"the order was {order.status} before the cancel reached it"
-            _end_cancel(cancel, order, changes, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE, reason)
-
-
-def _end_cancel(
-    cancel: PendingCancel, order: Order, changes: Changes, status: ResultStatus, code: ReasonCode | None, reason: str | None
-) -> None:
-    changes.cancels_ended.append(cancel)
-    event_type = EventType.CANCEL_EXECUTED if status is ResultStatus.EXECUTED else EventType.CANCEL_REFUSED
-    fields = {**order_fields(order), "request_id": cancel.request_id, "reason_code": code.value if code else None, "reason": reason}
-    changes.audit(order.user_id, order.order_id, event_type, fields, cancel.traceparent)
-    result = replace(
-        result_of_order(order),
-        request_id=cancel.request_id,
-        idempotency_key=cancel.idempotency_key,
-        type=RequestType.CANCEL,
-        status=status,
-        reason_code=code,
-        reason=reason,
-        final=True,
-        requested_at=cancel.requested_at,
-        decided_at=cancel.decided_at,
-        executed_at=changes.now,
-        source=cancel.source,
-    )
-    changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
+            end_cancel(cancel, order, changes, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE, reason)
 
 
 def storable(detail: str) -> str:

@@ -22,11 +22,11 @@ from pipeline.booking import (
     answer_order,
     book_venue_order,
     has_grown,
-    refuse_cancel,
     release,
     status_told,
     storable,
 )
+from pipeline.cancels import repeat_pending_cancels
 from pipeline.changes import Changes
 from pipeline.corrections import cancel_stray, correct, is_watched
 from pipeline.gate.conduct import after_exchange_refusal
@@ -209,23 +209,3 @@ def _venue_order_of(report: Report, order: Order) -> VenueOrder:
         fees=tuple(Fee(fee.asset, fee.amount) for fee in report.fees),
         updated_at=report.looked_up_at,
     )
-
-
-def repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None:
-    """Sends the cancels of a resting order again whose outcome is not known: a second cancel cannot do harm."""
-    if order.status not in RESTING:
-        return
-    for position, cancel in enumerate(list(changes.cancels.get(order.order_id, []))):
-        if cancel.attempt >= rules.cancel_attempts_max:
-            changes.cancels[order.order_id].remove(cancel)
-            reason = f"the exchange did not confirm {cancel.attempt} cancels; the order is still {order.status} and its funds held"
-            refuse_cancel(cancel, order, ReasonCode.EXCHANGE_UNAVAILABLE, reason, changes)
-            continue
-        repeated = replace(cancel, attempt=cancel.attempt + 1)
-        changes.cancels[order.order_id][changes.cancels[order.order_id].index(cancel)] = repeated
-        changes.cancels_repeated.append(repeated)
-        if position == 0:
-            routed = RoutedOrder(
-                schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=repeated.attempt
-            )
-            changes.route(routed, order.exchange, cancel.traceparent)
