@@ -38,8 +38,8 @@ def engine_url(database_url: str) -> str:
     return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
-async def migrate(database_url: str) -> None:
-    """Applies every migration that is missing.
+async def migrate(database_url: str, revision: str = "head") -> None:
+    """Applies every migration that is missing, up to a revision.
 
     Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us or was made by a newer version.
     """
@@ -53,7 +53,7 @@ async def migrate(database_url: str) -> None:
         ) from None
     try:
         async with asyncio.timeout(_MIGRATION_SECONDS_MAX):
-            await _migrate(engine)
+            await _migrate(engine, revision)
     except (OSError, TimeoutError) as error:
         raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -79,17 +79,17 @@ def _named(sqlstate: str, text: str, error: Exception) -> Exception:
     return error
 
 
-async def _migrate(engine: AsyncEngine) -> None:
+async def _migrate(engine: AsyncEngine, revision: str) -> None:
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, revision)
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -305,14 +305,16 @@ class Database:
 
         Call it after Kafka has fenced the older owner's producer: a step that the old owner still stores cannot be published by it any
         more, and is found here.
+
+        The epoch is drawn from a sequence of the whole database, by a trigger on the row: an order keeps the epoch that it was sent under,
+        and an epoch that two partitions could share would let the second take the first's order for its own.
         """
         async with self.connection() as connection:
             row = await connection.fetchrow(
                 """
                 INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
-                VALUES ($1, $2, $3, 1, -1, -1, $4)
-                ON CONFLICT (consumer_group, topic, partition)
-                DO UPDATE SET fencing_epoch = input_partitions.fencing_epoch + 1
+                VALUES ($1, $2, $3, nextval('fencing_epochs'), -1, -1, $4)
+                ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET fencing_epoch = EXCLUDED.fencing_epoch
                 RETURNING fencing_epoch, base_offset, next_offset, outputs, carried
                 """,
                 consumer_group,

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from infra.postgres.migrate import engine_url, migrate
 from infra.postgres.schema import is_newest
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
-from tests.unit.builders import arrival, limit
+from tests.unit.builders import NOW, arrival, limit
 
 
 async def _tables(url: str) -> set[str]:
@@ -36,12 +36,26 @@ async def test_migration_of_a_database_in_use_changes_nothing(database_url: str)
             assert await connection.fetchval("SELECT count(*) FROM orders") == 1
 
 
+async def test_fencing_epochs_go_on_above_those_that_the_release_before_gave(empty_database_url: str) -> None:
+    """An order that was sent under an epoch of the old count is nobody's own under a new one: the sequence begins above every old epoch."""
+    await migrate(empty_database_url, "0009")
+    async with plain_connection(empty_database_url) as connection:
+        await connection.execute(
+            "INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at) "
+            "VALUES ('g', 't', 0, 7, -1, -1, now()), ('g', 't', 1, 31, -1, -1, now())"
+        )
+    await migrate(empty_database_url)
+    async with open_database(empty_database_url) as database:
+        owned, _ = await database.take_partition("g", "t", 0, NOW)
+        assert owned.fencing_epoch > 31
+
+
 async def test_schema_is_newest_when_every_migration_is_applied_and_only_then(empty_database_url: str) -> None:
     """An empty database is not, nor is one of an older or of a newer version; the one that was migrated is."""
     assert not await is_newest(empty_database_url)
     await migrate(empty_database_url)
     assert await is_newest(empty_database_url)
-    for other in ("0008", "9999"):
+    for other in ("0009", "9999"):
         async with plain_connection(empty_database_url) as connection:
             await connection.execute(f"UPDATE alembic_version SET version_num = '{other}'")  # noqa: S608 — a literal of the test
         assert not await is_newest(empty_database_url)
