@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.sqlstates import BY_CLASS, BY_CODE, Reaction, reaction_to_code
-from infra.postgres.step import Database, connect
+from infra.postgres.step import Database, InputPartition, connect
 from pipeline.invariants import InvariantViolation, Retryable
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import arrival, limit
@@ -78,7 +78,7 @@ async def _stopped_by(connection: PoolConnectionProxy, url: str, how: str) -> No
     async def stop() -> None:
         async with plain_connection(url) as other:
             await asyncio.sleep(0.2)
-            await other.execute(f"SELECT {how}({pid})")  # noqa: S608 — names of the test
+            await other.execute(f"SELECT {how}({pid})")
 
     stopping = asyncio.create_task(stop())
     try:
@@ -188,13 +188,13 @@ async def test_read_only_server_is_left_for_its_successor(database_url: str) -> 
             old = connection.get_server_pid()
             await connection.execute("SET default_transaction_read_only = on")
         with pytest.raises(Retryable):
-            async with database.step(await taken_over(database, database_url)) as step:
+            async with database.step(await _taken_by_another(database_url)) as step:
                 await step.connection.execute("UPDATE users SET status = status")
         async with database.connection() as connection:
             assert connection.get_server_pid() != old
 
 
-async def taken_over(database: Database, url: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 — as `taken`
+async def _taken_by_another(url: str) -> InputPartition:
     """A partition, taken in a session of its own: that of the pool cannot write."""
     async with open_database(url, users=()) as writable:
         return await taken(writable)
@@ -215,7 +215,7 @@ async def test_too_many_sessions_pass(database_url: str) -> None:
         await administrator.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0")
         try:
             url = make_url(database_url).set(username="crowded").render_as_string(hide_password=False)
-            with pytest.raises(Retryable, match="53300|TooManyConnections"):
+            with pytest.raises(Retryable, match=r"53300|TooManyConnections"):
                 await connect(url, 2, 5)
         finally:
             await administrator.execute(f'REVOKE ALL ON DATABASE "{name}" FROM crowded')
