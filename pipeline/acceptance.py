@@ -281,6 +281,7 @@ def _order_of(
         traceparent=arrival.traceparent,
         usd_value=usd_value,
         usd_rate=usd_rate,
+        market_id=context.market.market_id if context.market is not None else None,
     )
 
 

@@ -80,7 +80,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PendingCancel:
-    """A cancel request that waits for its order to end. `order_id` is the order meant."""
+    """A cancel request that waits for its order to end. `order_id` is the order meant.
+
+    `attempt` counts how often it was queued, `attempts_sent` the calls for it that were handed to the exchange. From `expires_at` on, UTC,
+    it is not sent any more.
+    """
 
     source: SourceOffset
     order_id: str
@@ -91,6 +95,8 @@ class PendingCancel:
     decided_at: datetime
     attempt: int
     traceparent: str | None
+    attempts_sent: int = 0
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +220,14 @@ class Changes:
         if self.conduct.get(user_id) != conduct:
             self.conduct[user_id] = conduct
             self.conduct_moved.add(user_id)
+
+    def move_cancel(self, before: PendingCancel, after: PendingCancel) -> None:
+        """Replaces a cancel that waits by its next form."""
+        pending = self.cancels[before.order_id]
+        pending[pending.index(before)] = after
+        # One row each: of two forms of one cancel the newest is stored.
+        self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
+        self.cancels_repeated.append(after)
 
     def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
         """Queues work for an execution agent, in order per user."""

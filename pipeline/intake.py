@@ -239,6 +239,7 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
         decided_at=changes.now,
         attempt=1,
         traceparent=arrival.traceparent,
+        expires_at=request.expires_at,
     )
     changes.cancels.setdefault(order.order_id, []).append(cancel)
     changes.cancels_made.append(cancel)

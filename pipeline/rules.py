@@ -31,7 +31,9 @@ class Rules:
     key_lifetime: timedelta
     receive_window: timedelta
     venue_timeout: timedelta
+    # A cancel is answered when so many calls were sent and the exchange confirmed none, or after this time.
     cancel_attempts_max: int
+    cancel_time_max: timedelta = timedelta(minutes=10)
     # A withdrawal worth more waits for an operator, this long at most.
     withdrawal_approval_usd: Decimal = Decimal(10_000)
     withdrawal_approval_time: timedelta = timedelta(hours=24)

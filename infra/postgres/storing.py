@@ -353,7 +353,8 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
         await connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
     if changes.cancels_repeated:
         await connection.execute(
-            f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            "UPDATE cancels SET attempt = given.attempt, attempts_sent = given.attempts_sent "  # noqa: S608 — literals
+            f"FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",
             *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
         )
     if changes.cancels_ended:
