@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0013"
+down_revision = "0012"
 
 _STATEMENTS = (
     # Whatever changes a user's status, here or by hand, ends the sessions that were begun before: they are of an older generation.
