@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.session import Session
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -147,6 +148,10 @@ class Changes:
     # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
     factors: dict[str, SecondFactor] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
+    # Sessions by id, which of them begin with this batch, and which have moved (used or ended).
+    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions_begun: set[str] = field(default_factory=set)
+    sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)

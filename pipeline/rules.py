@@ -10,6 +10,20 @@ READ_LAG_UNKNOWN: Final = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmationRules:
+    """What may stand for a code of its own: the most that a session may confirm, and for how long (`session_time` 0: there are none); what
+    the issuer's word on a second factor must name (`amr_confirming` empty: it is not taken), how old it may be, and how far the issuer's
+    clock may be off."""
+
+    session_time: timedelta = timedelta(hours=8)
+    session_orders_max: int = 1_000
+    session_amount_usd_max: Decimal = Decimal(1_000_000)
+    amr_confirming: frozenset[str] = frozenset()
+    auth_age_max: timedelta = timedelta(minutes=15)
+    token_leeway: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """`slippage_allowance` is a fraction of the price (0.05 = 5 %). What a user may do is in `Limits` (pipeline/gate/context)."""
 
@@ -41,6 +55,7 @@ class Rules:
     announcements_max: int = 100
     # An announcement may come so long after its deposit was credited.
     announcement_delay: timedelta = timedelta(hours=1)
+    confirmation: ConfirmationRules = ConfirmationRules()
     # How long an exchange's books may not show what it has accepted, by exchange; where nothing is said, as long as the slowest known.
     read_lags: Mapping[str, timedelta] = field(default_factory=dict)
     # An order that counts as not executed is looked up for so long all the same.
