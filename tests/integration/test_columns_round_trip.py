@@ -145,7 +145,7 @@ async def test_infinite_time_of_an_older_version_is_mended_by_the_migration(empt
         await connection.execute("INSERT INTO users (user_id, status, created_at) VALUES ('alice', 'active', now())")
         await connection.execute(_KEY, datetime.max.replace(tzinfo=UTC))
         assert await connection.fetchval("SELECT expires_at::text FROM api_keys") == "infinity"
-        module = importlib.import_module("infra.postgres.migrations.versions.0011_finite_times")
+        module = importlib.import_module("infra.postgres.migrations.versions.0015_finite_times")
         for statement in module.MENDING:
             await connection.execute(statement)
         await connection.execute(module.constraint_of("api_keys", ("expires_at",)))

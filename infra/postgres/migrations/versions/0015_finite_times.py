@@ -2,14 +2,14 @@
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0015"
+down_revision = "0014"
 
 # By table, the columns that hold what a producer, an operator or an exchange has said. Workers of the last release may still store a moment
 # of the year 9999, which reads back well: so the constraint refuses what cannot be read alone (schemas.times has the bound).
 _TIMES = {
     "orders": ("expires_at", "requested_at"),
-    "cancels": ("requested_at",),
+    "cancels": ("requested_at", "expires_at"),
     "withdrawals": ("expires_at", "requested_at"),
     "deposits": ("arrived_at", "looked_up_at"),
     "deposit_announcements": ("expires_at", "requested_at"),
