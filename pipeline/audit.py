@@ -26,7 +26,7 @@ Scalar = str | int | bool | None | Decimal | datetime
 Value = Scalar | list[str] | list[dict[str, str]]
 
 _EMPTY: Final[dict[str, Value]] = {
-    **dict.fromkeys(name for name in AuditEvent.model_fields if name != "hash"),
+    **dict.fromkeys(name for name, field_info in AuditEvent.model_fields.items() if name != "hash" and field_info.is_required()),
     "schema_version": SCHEMA_VERSION,
     "software_version": SOFTWARE_VERSION,
     "checks": [],
