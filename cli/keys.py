@@ -12,7 +12,7 @@ import getpass
 import re
 import stat
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
