@@ -22,8 +22,8 @@ import aiohttp
 import ccxt
 import structlog
 
-from infra.exchange.books import milliseconds
 from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.reading import milliseconds, moment, note_unreadable
 from infra.exchange.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.venues import Venue
 
@@ -118,6 +118,7 @@ class VenueConnection:
             await asyncio.shield(self._loading)
         except Exception as error:  # noqa: BLE001  whatever ccxt makes of a venue's nonsense, the venue cannot be used now
             self._load_again_at = time.monotonic() + _PAUSE_SECONDS
+            note_unreadable(self._row.exchange_id, "markets and clock", error)
             # Without the chain: ccxt's text is not ours to show.
             raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
 
@@ -125,7 +126,9 @@ class VenueConnection:
         if self.public is None:
             self.public = self._open()
         asked_ms, asked = milliseconds(self._clock()), time.monotonic()
-        server_ms = int(await self.public.fetch_time())
+        server_ms = await self.public.fetch_time()
+        if moment(server_ms) is None:
+            raise ccxt.BadResponse("the venue told no time")
         round_trip_ms = round((time.monotonic() - asked) * 1_000)
         if round_trip_ms > self.receive_window_ms:
             raise ccxt.RequestTimeout("the answer about the clock took longer than the receive window, so it says nothing")
@@ -137,9 +140,12 @@ class VenueConnection:
         if markets or not self.public.markets:
             # Into a copy: where the venue's answer is nonsense, what was known before stays in use.
             fresh = copy.copy(self.public)
+            fresh.rows_unreadable = []
             await fresh.load_markets(True)
             if not fresh.markets:
                 raise ccxt.BadResponse("the venue told no market")
+            if fresh.rows_unreadable != self.public.rows_unreadable:
+                _log.warning("markets_unreadable", exchange=self._row.exchange_id, count=len(fresh.rows_unreadable))
             self.public = fresh
             self._accounts.clear()
 
@@ -160,6 +166,7 @@ class VenueConnection:
         })
         exchange.http = self._http
         exchange.pause = Pause()
+        exchange.rows_unreadable = []
         exchange.wall_clock_ms = lambda: milliseconds(self._clock())
         if self._base_url is not None:
             exchange.urls = {**exchange.urls, "api": _redirected(exchange.urls["api"], self._base_url.rstrip("/"))}

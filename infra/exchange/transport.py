@@ -31,6 +31,7 @@ import aiohttp
 import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
+from infra.exchange.reading import UnreadableBooks, reading, shown
 from infra.exchange.venues import Evidence, OrderOnTheWire, Venue
 from pipeline.venue import Refused, Submission
 from schemas.reasons import ReasonCode
@@ -287,6 +288,20 @@ def _plain_trade(_self: Any, trade: dict[str, Any], _market: Any = None) -> dict
     return trade
 
 
+def _parse_market_alone(base: Any) -> Callable[[Any, Any], Any]:
+    """ccxt's `parse_market`, where a row that it fails over is left out and noted: one market's nonsense must not hide all others."""
+
+    def parse_market(self: Any, market: Any) -> Any:
+        try:
+            with reading("the market"):
+                return base.parse_market(self, market)
+        except UnreadableBooks:
+            self.rows_unreadable.append(shown(market.get("symbol")) if isinstance(market, dict) else shown(market))
+            return None
+
+    return parse_market
+
+
 @functools.cache
 def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
     """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
@@ -325,4 +340,5 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         "urlencode": staticmethod(urlencode),
         "safe_order": _plain_order,
         "safe_trade": _plain_trade,
+        "parse_market": _parse_market_alone(base),
     })

@@ -7,10 +7,11 @@ from decimal import Decimal
 import pytest
 from structlog.testing import capture_logs
 
+from agents.network_feed import NetworkFeed
 from infra.exchange.gateway import VenueUnavailable
 from infra.exchange.market_data import MarketDataFeed
 from pipeline.venue import Confirmed, Market, Quote
-from tests.integration.scripted_venue import answers, error, gateway_to, running_venue, submission
+from tests.integration.scripted_venue import answers, error, gateway_to, in_turn, running_venue, submission
 
 PRICES = "/api/v3/ticker/price"
 
@@ -162,3 +163,23 @@ async def test_feed_defect_is_logged_and_raised_by_stop(monkeypatch: pytest.Monk
             with pytest.raises(Exception, match="a defect"):
                 await feed.stop()
         assert "market_data_stopped" in [line["event"] for line in logs]
+
+
+@pytest.mark.parametrize("body", [[None], ["x"], [{"coin": "BTC", "networkList": [None]}], [{"coin": "BTC", "networkList": 5}]])
+async def test_network_feed_goes_on_after_nonsense(body: list[object]) -> None:
+    """An exchange that tells its networks in a shape of no kind leaves what was known, and the next answer is read."""
+    async def keys() -> list[tuple[str, str]]:
+        return [("alice", "key-1")]
+
+    networks = [{
+        "coin": "BTC", "withdrawAllEnable": True,
+        "networkList": [{"network": "BTC", "withdrawEnable": True, "withdrawFee": "0.0002", "withdrawMin": "0.001"}],
+    }]  # fmt: skip
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        feed = NetworkFeed("binance", gateway, keys)
+        venue.answers[("GET", "/sapi/v1/capital/config/getall")] = in_turn(answers(200, body), answers(200, networks))
+        with pytest.raises(VenueUnavailable):
+            await feed.look()
+        assert not feed.snapshot
+        assert await feed.look()
+        assert list(feed.snapshot) == [("BTC", "BTC")]

@@ -17,7 +17,8 @@ import pytest
 import uvloop
 
 from checks.floats import _LEFT_OUT, _PACKAGES, _TIME, _TIMES_OF, floats_in
-from infra.exchange.books import UnreadableBooks, amount, read_markets, read_order, with_fees
+from infra.exchange.books import read_markets, read_order, with_fees
+from infra.exchange.reading import UnreadableBooks, amount
 from infra.postgres.withdrawals import withdrawals
 from pipeline.changes import Changes
 from pipeline.execution import conclude, plan
