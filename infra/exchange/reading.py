@@ -89,7 +89,7 @@ def amount(value: object, name: str) -> Decimal:
     the contract has (schemas.decimals). A rebate is such a number: nothing of it is posted unseen.
     """
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise UnreadableBooks(f"{name} is {value!r}" if isinstance(value, float) else f"{name} is {shown(value)}")
+        raise UnreadableBooks(f"{name} is {shown(value)}")
     if isinstance(value, str) and len(value) > TEXT_MAX:
         raise UnreadableBooks(f"{name} has {len(value)} characters")
     try:
