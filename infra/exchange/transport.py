@@ -32,7 +32,7 @@ import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
 from infra.exchange.reading import UnreadableBooks, reading, shown
-from infra.exchange.venues import Evidence, OrderOnTheWire, Venue
+from infra.exchange.venues import Evidence, OrderOnTheWire, Venue, venue
 from pipeline.venue import Refused, Submission
 from schemas.reasons import ReasonCode
 
@@ -305,6 +305,7 @@ def _parse_market_alone(base: Any) -> Callable[[Any, Any], Any]:
 @functools.cache
 def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
     """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
+    quote_quantity_name = venue(exchange_id).order.quote_quantity
     base: Any = importlib.import_module(f"ccxt.async_support.{exchange_id}").__dict__[exchange_id]
 
     def sign(self: Any, path: str, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any) -> Any:
@@ -312,6 +313,15 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         call = current_call.get()
         if call is not None and call.expected:
             check_body(call.expected, request["body"])
+        return request
+
+    def create_order_request(self: Any, symbol: str, kind: str, side: str, amount: Any, price: Any = None, params: Any = None) -> Any:
+        """ccxt cuts a quote quantity to the price tick, which is no rule of the venue's: it takes the places of the quote asset. Quantity
+        and price that lie between steps are cut, too; what `check_body` sees of that is not sent."""
+        request = base.create_order_request(self, symbol, kind, side, amount, price, params or {})
+        asked = (params or {}).get("cost")
+        if asked is not None:
+            request[quote_quantity_name] = asked
         return request
 
     def milliseconds(self: Any) -> int:
@@ -336,6 +346,7 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         "number": str,
         "fetch": _exchange_fetch,
         "sign": sign,
+        "create_order_request": create_order_request,
         "milliseconds": milliseconds,
         "urlencode": staticmethod(urlencode),
         "safe_order": _plain_order,
