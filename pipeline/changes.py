@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.session import Session
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -48,8 +49,9 @@ class OutputRecord:
 class Claim:
     """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs.
 
-    A key lives from `claimed_at`, the time of the decision, not from the record's: so a record that was read late keeps its key as long
-    as any other. Copies appended within the key's lifetime get its answer, however late they are read.
+    A key lives from the later of `claimed_at`, the time of the decision, and its request's end (`key_lives_from`), not from the record's
+    time: so a record that was read late keeps its key as long as any other, and no copy that was appended while the request ran finds the
+    key free. Copies appended within the key's lifetime get its answer, however late they are read.
     """
 
     user_id: str
@@ -61,11 +63,28 @@ class Claim:
     order_id: str | None
     claimed_at: datetime
     result: Result | None
+    # None in rows of releases that did not keep it; their results say when they ended.
+    ended_at: datetime | None = None
+
+    @property
+    def key_lives_from(self) -> datetime | None:
+        """From when the key's lifetime counts, UTC: the latest of claim and end; None while the request runs or its end is not known, and
+        then the key is not free for anybody. `infra.postgres.rows` says the same in SQL."""
+        if self.result is None:
+            return None
+        # A rejection that was never executed ended when it was decided.
+        decided_at = self.result.decided_at if self.result.status is ResultStatus.REJECTED else None
+        known = [moment for moment in (self.ended_at, self.result.executed_at, decided_at) if moment is not None]
+        return max(self.claimed_at, *known) if known else None
 
 
 @dataclass(frozen=True, slots=True)
 class PendingCancel:
-    """A cancel request that waits for its order to end. `order_id` is the order meant."""
+    """A cancel request that waits for its order to end. `order_id` is the order meant.
+
+    `attempt` counts how often it was queued, `attempts_sent` the calls for it that were handed to the exchange. From `expires_at` on, UTC,
+    it is not sent any more.
+    """
 
     source: SourceOffset
     order_id: str
@@ -76,6 +95,8 @@ class PendingCancel:
     decided_at: datetime
     attempt: int
     traceparent: str | None
+    attempts_sent: int = 0
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,10 @@ class Changes:
     # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
     factors: dict[str, SecondFactor] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
+    # Sessions by id, which of them begin with this batch, and which have moved (used or ended).
+    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions_begun: set[str] = field(default_factory=set)
+    sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
@@ -176,7 +201,7 @@ class Changes:
             raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
         self.finished[key] = result
         if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result)
+            self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
         self.answer(result, traceparent)
 
     def audit(
@@ -195,6 +220,14 @@ class Changes:
         if self.conduct.get(user_id) != conduct:
             self.conduct[user_id] = conduct
             self.conduct_moved.add(user_id)
+
+    def move_cancel(self, before: PendingCancel, after: PendingCancel) -> None:
+        """Replaces a cancel that waits by its next form."""
+        pending = self.cancels[before.order_id]
+        pending[pending.index(before)] = after
+        # One row each: of two forms of one cancel the newest is stored.
+        self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
+        self.cancels_repeated.append(after)
 
     def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
         """Queues work for an execution agent, in order per user."""

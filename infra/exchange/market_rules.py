@@ -73,6 +73,7 @@ def read_market(symbol: str, row: Mapping[str, Any]) -> Market:
         resting_orders_max=_count(rules, "MAX_NUM_ORDERS", "maxNumOrders", "limit"),
         position_max=None if (rule := rules.get("MAX_POSITION")) is None else _bound(rule["maxPosition"], "greatest position"),
         taker_fee_rate=amount(row.get("taker"), "taker fee"),
+        market_id=text(row.get("id"), "the name of the market", _ASSET_MAX) or None,
     )
 
 

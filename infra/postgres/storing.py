@@ -28,12 +28,14 @@ from infra.postgres.rows import (
     CANCELS,
     CLAIM_RESULTS,
     CLAIMS,
+    KEY_LIVES_FROM,
     ORDERS,
     ORDERS_CHANGING,
     TRANSFERS,
     Columns,
     columns_of,
 )
+from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
@@ -87,9 +89,10 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    for part in drift_parts(changes):
+    for part in (*drift_parts(changes), *session_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
+    await remove_old(connection, changes)
     await _cancels(connection, changes)
     await _announcements(connection, changes, subject)
 
@@ -103,7 +106,7 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
             "claims_made",
             lambda first: (
                 f"{CLAIMS.insert(first)} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
-                f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= ${first + len(CLAIMS.columns)}"
+                f"WHERE claims.result IS NOT NULL AND {KEY_LIVES_FROM} <= ${first + len(CLAIMS.columns)}"
             ),
             [*CLAIMS.arrays(claims), older_than],
             len(claims),
@@ -114,10 +117,11 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
         statement.add(
             "claims_ended",
             lambda first: (
-                f"UPDATE claims SET result = given.result FROM {CLAIM_RESULTS.unnest(first)} "  # noqa: S608 — literals
+                f"UPDATE claims SET result = given.result, ended_at = ${first + 3} "  # noqa: S608 — literals
+                f"FROM {CLAIM_RESULTS.unnest(first)} "
                 "WHERE claims.user_id = given.user_id AND claims.idempotency_key = given.idempotency_key AND claims.result IS NULL"
             ),
-            columns_of(ended, 3),
+            [*columns_of(ended, 3), changes.now],
             len(ended),
         )
 
@@ -349,7 +353,8 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
         await connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
     if changes.cancels_repeated:
         await connection.execute(
-            f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            "UPDATE cancels SET attempt = given.attempt, attempts_sent = given.attempts_sent "  # noqa: S608 — literals
+            f"FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",
             *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
         )
     if changes.cancels_ended:

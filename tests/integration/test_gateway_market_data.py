@@ -26,6 +26,7 @@ async def test_markets_are_read_exactly() -> None:
             quantity_min=Decimal("0.00001"), quantity_max=Decimal(9000), notional_min=Decimal(5), taker_fee_rate=Decimal("0.001"),
             price_min=Decimal("0.01"), price_max=Decimal(1_000_000), notional_max=Decimal(9_000_000), quote_places=8,
             order_types=frozenset({OrderType.MARKET, OrderType.LIMIT, OrderType.LIMIT_MAKER}),
+            market_id="BTCUSDT",
         )
 
 
