@@ -25,7 +25,7 @@ def submission_of(order_type: OrderType, price: Decimal | None) -> Submission:
     return Submission(
         mode=Mode.PAPER, order_id=ORDER_ID, client_order_id="c", exchange=EXCHANGE, user_id=USER, api_key_id="k1", symbol="BTC/USDT",
         side=Side.BUY, order_type=order_type, quantity=Decimal("0.3"), quote_quantity=None, price=price, time_in_force=None,
-        submitting_at=NOW,
+        submitting_at=NOW, expires_at=NOW + RULES.submission_deadline,
     )  # fmt: skip
 
 
