@@ -18,6 +18,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from infra.exchange.market_rules import read_market
 from infra.exchange.reading import UnreadableBooks, amount, moment, reading, shown, text
 from infra.exchange.venues import Venue, canceled_id
 from pipeline.venue import Fee, Market, OrderReference, VenueOrder
@@ -98,32 +99,14 @@ def _order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
 
 
 def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
-    """The spot markets of a ccxt market table whose steps are ticks (`precisionMode` TICK_SIZE). A market without a price tick or
-    quantity step, or whose row cannot be read, is left out: no amount for it could be checked. It costs no other market anything."""
+    """The spot markets of a ccxt market table. One whose rules cannot be read, or have figures of too many digits, is left out: no amount
+    for it could be checked. It costs no other market anything."""
     found: dict[str, Market] = {}
     for symbol, row in markets.items():
         with suppress(UnreadableBooks), reading("the market"):
-            precision = row["precision"]
-            if row.get("spot") and precision.get("price") is not None and precision.get("amount") is not None:
-                found[symbol] = _market(symbol, row)
+            if row.get("spot"):
+                found[symbol] = read_market(symbol, row)
     return found
-
-
-def _market(symbol: str, row: Mapping[str, Any]) -> Market:
-    precision, limits = row["precision"], row["limits"]
-    quantity_max = limits["amount"].get("max")
-    return Market(
-        symbol=text(symbol, "symbol"),
-        base=text(row["base"], "base asset", _ASSET_MAX),
-        quote=text(row["quote"], "quote asset", _ASSET_MAX),
-        active=bool(row.get("active")),
-        price_tick=amount(precision["price"], "price tick"),
-        quantity_step=amount(precision["amount"], "quantity step"),
-        quantity_min=amount(limits["amount"].get("min") or 0, "least quantity"),
-        quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
-        notional_min=amount(limits["cost"].get("min") or 0, "least value"),
-        taker_fee_rate=amount(row.get("taker"), "taker fee"),
-    )
 
 
 def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:

@@ -23,6 +23,7 @@ import ccxt
 import structlog
 
 from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.market_rules import unknown_rules
 from infra.exchange.reading import milliseconds, moment, note_unreadable
 from infra.exchange.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.venues import Venue
@@ -31,6 +32,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _ACCOUNTS_MAX: Final = 1_024
 _PAUSE_SECONDS: Final = 1.0
+_RULES_TOLD_MAX: Final = 20
 # Idle connections are given up before a venue's load balancer closes them: a request on a closing connection ends in doubt.
 _KEEP_ALIVE_SECONDS: Final = 10.0
 
@@ -61,6 +63,7 @@ class VenueConnection:
         self._load_again_at = 0.0
         self._clock_known = False
         self._closed = False
+        self._rules_told: set[str] = set()
         self.receive_window_ms = receive_window // timedelta(milliseconds=1)
         self.clock_difference_ms = 0
         # ccxt's instance without keys, for public questions; None until the first load.
@@ -144,6 +147,10 @@ class VenueConnection:
             await fresh.load_markets(True)
             if not fresh.markets:
                 raise ccxt.BadResponse("the venue told no market")
+            unknown = unknown_rules(fresh.markets.values())
+            if unknown - self._rules_told:
+                _log.warning("market_rules_unknown", exchange=self._row.exchange_id, rules=sorted(unknown)[:_RULES_TOLD_MAX])
+                self._rules_told |= unknown
             if fresh.rows_unreadable != self.public.rows_unreadable:
                 _log.warning("markets_unreadable", exchange=self._row.exchange_id, count=len(fresh.rows_unreadable))
             self.public = fresh
@@ -152,7 +159,9 @@ class VenueConnection:
     def _open(self) -> Any:
         total = self._timeout_ms / 1_000
         self._http = aiohttp.ClientSession(
-            connector=ReportingConnector(limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            connector=ReportingConnector(
+                wall_clock_ms=lambda: milliseconds(self._clock()), limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS
+            ),
             # Accounts share the connections; a cookie of one must not travel with another.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=total, sock_connect=total, sock_read=total),

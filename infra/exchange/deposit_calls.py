@@ -14,7 +14,7 @@ from typing import Any
 from infra.exchange.account_calls import AccountCalls, whole_list
 from infra.exchange.reading import UnreadableBooks, amount, milliseconds, moment, reading, shown, text
 from infra.exchange.transport import Call
-from infra.exchange.venues import VenueDepositList
+from infra.exchange.venue_names import VenueDepositList
 from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.deposit import VenueDeposit, VenueDeposits
 from pipeline.venue import LookUpFailed, Refused

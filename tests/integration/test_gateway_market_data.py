@@ -11,6 +11,7 @@ from agents.network_feed import NetworkFeed
 from infra.exchange.gateway import VenueUnavailable
 from infra.exchange.market_data import MarketDataFeed
 from pipeline.venue import Confirmed, Market, Quote
+from schemas.orders import OrderType
 from tests.integration.scripted_venue import answers, error, gateway_to, in_turn, running_venue, submission
 
 PRICES = "/api/v3/ticker/price"
@@ -23,6 +24,9 @@ async def test_markets_are_read_exactly() -> None:
         assert markets["BTC/USDT"] == Market(
             symbol="BTC/USDT", base="BTC", quote="USDT", active=True, price_tick=Decimal("0.01"), quantity_step=Decimal("0.00001"),
             quantity_min=Decimal("0.00001"), quantity_max=Decimal(9000), notional_min=Decimal(5), taker_fee_rate=Decimal("0.001"),
+            price_min=Decimal("0.01"), price_max=Decimal(1_000_000), notional_max=Decimal(9_000_000), quote_places=8,
+            order_types=frozenset({OrderType.MARKET, OrderType.LIMIT, OrderType.LIMIT_MAKER}),
+            market_id="BTCUSDT",
         )
 
 

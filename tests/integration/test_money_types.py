@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, FloatOperation, getcontext
 from pathlib import Path
 from types import FrameType
@@ -60,7 +60,14 @@ ROOT = Path(__file__).parents[2]
 ORDER = {"id": "1", "status": "closed", "filled": "2", "cost": "199.999999999999999999", "clientOrderId": "c", "timestamp": 1}
 MARKET: dict[str, Any] = {
     "spot": True, "base": "BTC", "quote": "USDT", "active": True, "taker": "0.001", "precision": {"price": "0.01", "amount": "0.00001"},
-    "limits": {"amount": {"min": "0.00001", "max": "9000"}, "cost": {"min": "5"}},
+    "info": {
+        "status": "TRADING",
+        "filters": [
+            {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000", "tickSize": "0.01"},
+            {"filterType": "LOT_SIZE", "minQty": "0.00001", "maxQty": "9000", "stepSize": "0.00001"},
+            {"filterType": "NOTIONAL", "minNotional": "5", "applyMinToMarket": True},
+        ],
+    },
 }  # fmt: skip
 
 
@@ -187,7 +194,7 @@ def _simulated() -> Any:
     submission = Submission(
         mode=Mode.PAPER, order_id=ORDER_ID, client_order_id="c", exchange=EXCHANGE, user_id=USER, api_key_id="k1", symbol="BTC/USDT",
         side=order_of().side, order_type=order_of().order_type, quantity=Decimal("0.3"), quote_quantity=None, price=PRICE,
-        time_in_force=None, submitting_at=NOW,
+        time_in_force=None, submitting_at=NOW, expires_at=NOW + timedelta(seconds=30),
     )  # fmt: skip
     return at_submission(submission, BTC_USDT, Quote(PRICE, datetime.now(UTC)))
 
@@ -202,7 +209,8 @@ def test_a_float_in_an_exchanges_answer_is_no_amount(value: object) -> None:
 @pytest.mark.parametrize(("greatest", "listed"), [("9" * 20, True), ("1" + "0" * 30, False), ("0." + "0" * 18 + "1", False)])
 def test_market_with_too_many_digits_is_left_out_alone(greatest: str, listed: bool) -> None:
     """A coin with a supply of 10^30, or a step below 18 places, is not traded; the others are."""
-    market = {**MARKET, "limits": {**MARKET["limits"], "amount": {"min": "1", "max": greatest}}}
+    price, lot, notional = MARKET["info"]["filters"]
+    market = {**MARKET, "info": {**MARKET["info"], "filters": [price, {**lot, "maxQty": greatest}, notional]}}
     assert set(read_markets({"BTC/USDT": MARKET, "X/USDT": market})) == ({"BTC/USDT", "X/USDT"} if listed else {"BTC/USDT"})
 
 

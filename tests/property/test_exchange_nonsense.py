@@ -115,7 +115,7 @@ ACCOUNT = ("alice", "key-1")
 def payout() -> WithdrawalSubmission:
     return WithdrawalSubmission(
         "w" + "1" * 32, PAYOUT_ID, "binance", *ACCOUNT, "BTC", "BTC", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", None, Decimal("0.01"),
-        Decimal("0.0002"), datetime.now(UTC),
+        Decimal("0.0002"), datetime.now(UTC), datetime.now(UTC) + timedelta(seconds=30),
     )  # fmt: skip
 
 
