@@ -21,7 +21,7 @@ from infra.exchange.reading import UnreadableBooks, amount, milliseconds, note_u
 from infra.exchange.transport import Call
 from infra.exchange.venues import VenueWithdrawals
 from infra.exchange.wire import asked, withdrawal_form
-from pipeline.settlement import storable
+from pipeline.booking import storable
 from pipeline.venue import InDoubt, LookUpFailed, Refused
 from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode

@@ -20,7 +20,7 @@ import ccxt
 from pydantic_core import PydanticCustomError
 
 from infra.metrics import ANSWERS_UNREADABLE
-from pipeline.settlement import storable
+from pipeline.booking import storable
 from schemas.decimals import format_decimal, parse_decimal
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
