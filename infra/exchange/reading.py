@@ -4,14 +4,14 @@ Invariants:
 1. Nothing that a venue can send makes a reader raise anything but UnreadableBooks: `reading` turns every failure inside it into one. So no
    call site lists what Python raises for which nonsense, and none can leave one out.
 2. What was read can be kept: text without NUL or halves of surrogate pairs and of bounded length, amounts within the contract's digits
-   (schemas/decimals), times between 1970 and 2200.
+   (schemas/decimals), times within the bounds of schemas/times.
 
 Start with `reading`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -22,10 +22,8 @@ from pydantic_core import PydanticCustomError
 from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.booking import storable
 from schemas.decimals import format_decimal, parse_decimal
+from schemas.times import EARLIEST, moment_of
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# No moment that a venue means is later; the largest that stores and clients carry lies far behind it.
-_MOMENT_MS_MAX: Final = (datetime(2200, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1)
 # Longer than any id, asset, address or transaction of a venue.
 TEXT_MAX: Final = 512
 _SHOWN_MAX: Final = 64
@@ -70,16 +68,12 @@ def shown(value: object) -> str:
 
 def milliseconds(moment: datetime) -> int:
     """UTC time in whole ms since 1970, rounded down."""
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+    return (moment - EARLIEST) // timedelta(milliseconds=1)
 
 
 def moment(timestamp_ms: object) -> datetime | None:
-    """The UTC time of a timestamp in ms since 1970, None where the venue gave none. Raises UnreadableBooks for one out of range."""
-    if not isinstance(timestamp_ms, int) or isinstance(timestamp_ms, bool):
-        return None
-    if not 0 <= timestamp_ms <= _MOMENT_MS_MAX:
-        raise UnreadableBooks(f"a time of it is {shown(timestamp_ms)}")
-    return EPOCH + timedelta(milliseconds=timestamp_ms)
+    """The UTC time of a timestamp in ms since 1970, None where the venue gave none that every store can carry (schemas/times)."""
+    return moment_of(timestamp_ms, 1_000)
 
 
 def amount(value: object, name: str) -> Decimal:

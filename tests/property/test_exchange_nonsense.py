@@ -208,7 +208,7 @@ def _storable(value: object) -> bool:
     if isinstance(value, Decimal):
         return value.is_finite() and value < 10**20 and value % Decimal("1e-18") == 0
     if isinstance(value, datetime):
-        return value.utcoffset() == timedelta(0) and value.year < 2300
+        return value.utcoffset() == timedelta(0) and value.year < 9999
     if isinstance(value, Mapping):
         return all(_storable(name) and _storable(item) for name, item in value.items())
     if isinstance(value, (list, tuple, frozenset)):
