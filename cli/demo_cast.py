@@ -21,8 +21,9 @@ from cli.demo_identities import Identities, Proof
 from cli.demo_members import EXPIRED_KEY, MEMBERS, OPERATOR, READING_KEY, REVOKED_KEY, Bounds, Standing, member_id
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, StoredSecret
-from infra.postgres.administration import By, StatusChange, add_user, enrol_second_factor, set_limit, set_user_status
+from infra.postgres.administration import StatusChange, add_user, enrol_second_factor, set_limit, set_user_status
 from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from infra.settings import Settings
 from pipeline.invariants import Retryable
@@ -48,9 +49,8 @@ def member_ids(run: str) -> list[str]:
     return [member_id(run, member.name) for member in MEMBERS if member.standing is not Standing.PENDING]
 
 
-async def equip(database: Database, keyring: Keyring, identities: Identities, user_ids: Sequence[str], run: str, by: By) -> list[str]:
-    """Gives everybody a second factor, and the members what they are there for; returns whoever it was about. The users in `user_ids` are
-    there already."""
+async def equip(database: Database, keyring: Keyring, identities: Identities, user_ids: Sequence[str], run: str, by: By) -> None:
+    """Gives everybody a second factor, and the members what they are there for. The users in `user_ids` are there already."""
     operator, pending = member_id(run, OPERATOR), member_id(run, "pending")
     await add_user(database, operator, "operator", pending=False, by=by)
     await add_user(database, pending, "trader", pending=True, by=by)
@@ -64,7 +64,6 @@ async def equip(database: Database, keyring: Keyring, identities: Identities, us
         if member.standing is Standing.FROZEN:
             await set_user_status(database, member_id(run, member.name), StatusChange.FREEZE, by)
     await _unfit_keys(database, keyring, member_id(run, "keys"), by)
-    return everybody
 
 
 async def _unfit_keys(database: Database, keyring: Keyring, user_id: str, by: By) -> None:
