@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 from pydantic import TypeAdapter, ValidationError
 
 from cli.installation import Installation
-from cli.orders import database_failed
+from cli.orders import database_failed, reading, require_user
 from cli.output import CommandFailed, Exit, reason_of, say, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
@@ -73,6 +73,15 @@ def key_id_of(text: str) -> str:
 def exchange_of(text: str) -> str:
     """An exchange id. Raises CommandFailed."""
     return _checked(_NAME, text, "exchange")
+
+
+def exchange_here(settings: Settings, text: str) -> str:
+    """The id of one of this installation's exchanges. Raises CommandFailed for another: as a user or a key, it is not there."""
+    exchange = exchange_of(text)
+    if exchange not in settings.exchanges:
+        known = ", ".join(settings.exchanges)
+        raise CommandFailed(f"There is no exchange {exchange} here, only {known}. Nothing was changed.", Exit.NOT_SO)
+    return exchange
 
 
 def by_operator(operator: str | None, reason: str | None = None) -> By:
@@ -196,6 +205,9 @@ async def change(installation: Installation, accounts: Sequence[str], work: Chan
 
 async def publish(installation: Installation, user_ids: Sequence[str]) -> None:
     """Publishes the events of administration of these users again. Changes nothing."""
+    async with reading(installation) as connection:
+        for user_id in user_ids:
+            await require_user(connection, user_id)
     async with administering(installation) as administration:
         count = await administration.published(user_ids)
     say(f"{count} audit events of administration are on trade.audit.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cli.administration import administering, by_operator, exchange_of, key_id_of, keyring_for, usage, user_id_of
+from cli.administration import administering, by_operator, exchange_here, key_id_of, keyring_for, usage, user_id_of
 from cli.installation import Installation
 from cli.key_gateway import asking_with
 from cli.orders import Row
@@ -29,10 +29,8 @@ async def import_account(
 ) -> None:
     """Asks the exchange and books what it shows. Raises CommandFailed, also where the exchange does not answer; nothing is changed then."""
     by = by_operator(operator, reason)
-    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_of(exchange)
     settings = installation.settings
-    if exchange not in settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(settings.exchanges)}.")
+    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_here(settings, exchange)
     keyring = keyring_for(settings)
     async with administering(installation) as administration:
         key = await stored_key(administration.database, user_id, api_key_id)

@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from cli.administration import by_operator, change, usage, user_id_of
 from cli.installation import Installation
-from cli.orders import Row, reading
+from cli.orders import Row, reading, unknown_user
 from cli.output import print_table
-from cli.users import rows_of, unknown
+from cli.users import rows_of
 from infra.limits import limits_of
 from infra.postgres.administration import set_limit
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
@@ -75,7 +75,7 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
     user_id = user_id_of(user_id)
     async with reading(installation) as connection:
         if not await rows_of(connection, _EXISTS, user_id=user_id):
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         own = {str(row["name"]): row for row in await rows_of(connection, _OWN, user_id=user_id)}
     defaults = limits_of(installation.settings)
     rows: list[Row] = []
@@ -105,7 +105,9 @@ async def set_one(installation: Installation, user_id: str, name: str, amount: s
 async def clear(installation: Installation, user_id: str, name: str, *, reason: str | None, operator: str | None) -> None:
     """Takes a user's own limit away, so that the one for everybody holds. Raises CommandFailed."""
     user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    # A name of another version is taken too: it must be possible to get rid of it.
-    if not name.isidentifier() or len(name) > 64:
-        checked_name(name)
+    if name not in NAMES:
+        # A name of another version is taken too: it must be possible to get rid of it.
+        async with reading(installation) as connection:
+            if not any(row["name"] == name for row in await rows_of(connection, _OWN, user_id=user_id)):
+                checked_name(name)
     await change(installation, [user_id], lambda database: set_limit(database, user_id, name, None, by))

@@ -68,7 +68,7 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests to publish.")] = 2_000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 2,
     kill: Annotated[bool, typer.Option("--kill", help="Kill and pause workers at random times, with exchange faults.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the requests and the faults.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the requests and the faults.")] = 1,
     as_json: _AsJson = False,
 ) -> None:
     """Start everything, trade at a simulated exchange under load, check every promise, stop everything."""
@@ -114,7 +114,9 @@ def simulator(context: typer.Context) -> None:
 def submit(
     file: Annotated[str, typer.Argument(metavar="FILE.jsonl|-", help="One request a line, as JSON; - is standard input.")],
     wait: Annotated[bool, typer.Option("--wait", help="Print the final result of each request, as it comes.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --wait: how long, after the last line.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400.0, metavar="SECONDS", help="With --wait: how long, after the last line.")
+    ] = 60.0,
     raw: Annotated[bool, typer.Option("--raw", help="Publish lines that are no JSON objects too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Without --wait: print where each line was published.")] = False,
 ) -> None:

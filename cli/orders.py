@@ -94,15 +94,21 @@ async def _rows(connection: AsyncConnection, statement: Any, **parameters: objec
     return [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
 
 
-async def _require_user(connection: AsyncConnection, user_id: str | None) -> None:
+def unknown_user(user_id: str) -> CommandFailed:
+    """The error for a user who is not there."""
+    return CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed. `orchestrator users list` shows all.", Exit.NOT_SO)
+
+
+async def require_user(connection: AsyncConnection, user_id: str | None) -> None:
+    """Raises CommandFailed for a user who is not there: an empty listing would say that a misspelt one has nothing."""
     if user_id is not None and not await _rows(connection, _USER, user_id=user_id):
-        raise CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed.", Exit.NOT_SO)
+        raise unknown_user(user_id)
 
 
 async def show_orders(installation: Installation, *, user_id: str | None, status: OrderStatus | None, limit: int, as_json: bool) -> None:
     """Prints the newest orders first. Raises CommandFailed for an unknown user or when the database is out of reach."""
     async with reading(installation) as connection:
-        await _require_user(connection, user_id)
+        await require_user(connection, user_id)
         rows = await _rows(connection, _ORDERS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No order fits.")
 
@@ -110,7 +116,7 @@ async def show_orders(installation: Installation, *, user_id: str | None, status
 async def show_balances(installation: Installation, *, user_id: str | None, as_json: bool) -> None:
     """Prints what each account has posted, what orders hold of it (pending), and the rest. Amounts in units of the asset."""
     async with reading(installation) as connection:
-        await _require_user(connection, user_id)
+        await require_user(connection, user_id)
         rows = await _rows(connection, _BALANCES, user_id=user_id)
     columns = ("user_id", "exchange", "book", "asset", "posted", "pending", "available")
     print_table(rows, columns, as_json=as_json, nothing="There are no accounts.")

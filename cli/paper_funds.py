@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic_core import PydanticCustomError
 
-from cli.administration import by_operator, change, exchange_of, usage, user_id_of
+from cli.administration import by_operator, change, exchange_here, usage, user_id_of
 from cli.installation import Installation
 from infra.postgres.paper_funds import PaperFunds, fund_paper
 from schemas.decimals import parse_decimal
@@ -23,9 +23,7 @@ async def fund(
 ) -> None:
     """Gives a user simulated funds. Raises CommandFailed."""
     user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    exchange = exchange_of(exchange)
-    if exchange not in installation.settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(installation.settings.exchanges)}.")
+    exchange = exchange_here(installation.settings, exchange)
     if not _ASSET.fullmatch(asset):
         raise usage("The asset must be a currency code in capitals, such as USDT.")
     funds = PaperFunds(exchange, asset, _amount_of(amount))

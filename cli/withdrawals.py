@@ -22,7 +22,7 @@ from sqlalchemy import text
 from cli.administration import by_operator, usage
 from cli.installation import Installation
 from cli.operator_commands import operator_headers, producing, subject_of, token_in
-from cli.orders import Row, reading
+from cli.orders import Row, reading, require_user
 from cli.output import CommandFailed, Exit, print_table, printable, reason_of, say, table_lines, to_json, to_text, write_line
 from cli.users import rows_of
 from schemas.audit import EventType
@@ -78,6 +78,7 @@ async def show_withdrawals(
 ) -> None:
     """Prints the newest withdrawals first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No withdrawal fits.")
 
