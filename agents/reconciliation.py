@@ -157,8 +157,8 @@ class Reconciler:
         if monotonic() < self._purge_due:
             return
         self._purge_due = monotonic() + _PURGE_SECONDS
-        # A record that is just not stale yet was appended a lifetime ago, and asks for claims of the lifetime before that. One hour for
-        # clocks that differ and for what is under way.
+        # A record that is just not stale yet was appended a lifetime ago, and asks for claims of requests that ended in the lifetime
+        # before that. One hour for clocks that differ and for what is under way.
         purged = await purge_claims(self._database, self._clock() - 2 * self._rules.key_lifetime - timedelta(hours=1))
         if purged:
             log.info("claims_purged", claims=purged)

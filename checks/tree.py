@@ -17,7 +17,8 @@ def ignored_patterns(root: Path) -> tuple[str, ...]:
     strange = [pattern for pattern in patterns if pattern.startswith("!") or "**" in pattern]
     if strange:
         raise ValueError(f".gitignore has patterns that checks/tree.py does not understand: {', '.join(strange)}")
-    return (".git/", *patterns)
+    # A directory, or a file in a linked work tree.
+    return (".git", *patterns)
 
 
 def _is_ignored(relative: str, name: str, is_directory: bool, patterns: tuple[str, ...]) -> bool:

@@ -48,8 +48,9 @@ class OutputRecord:
 class Claim:
     """A `(user_id, idempotency_key)` with the record that claimed it. `result` is its final answer, None while it runs.
 
-    A key lives from `claimed_at`, the time of the decision, not from the record's: so a record that was read late keeps its key as long
-    as any other. Copies appended within the key's lifetime get its answer, however late they are read.
+    A key lives from the later of `claimed_at`, the time of the decision, and its request's end (`key_lives_from`), not from the record's
+    time: so a record that was read late keeps its key as long as any other, and no copy that was appended while the request ran finds the
+    key free. Copies appended within the key's lifetime get its answer, however late they are read.
     """
 
     user_id: str
@@ -61,6 +62,19 @@ class Claim:
     order_id: str | None
     claimed_at: datetime
     result: Result | None
+    # None in rows of releases that did not keep it; their results say when they ended.
+    ended_at: datetime | None = None
+
+    @property
+    def key_lives_from(self) -> datetime | None:
+        """From when the key's lifetime counts, UTC: the latest of claim and end; None while the request runs or its end is not known, and
+        then the key is not free for anybody. `infra.postgres.rows` says the same in SQL."""
+        if self.result is None:
+            return None
+        # A rejection that was never executed ended when it was decided.
+        decided_at = self.result.decided_at if self.result.status is ResultStatus.REJECTED else None
+        known = [moment for moment in (self.ended_at, self.result.executed_at, decided_at) if moment is not None]
+        return max(self.claimed_at, *known) if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +190,7 @@ class Changes:
             raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
         self.finished[key] = result
         if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result)
+            self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
         self.answer(result, traceparent)
 
     def audit(

@@ -7,7 +7,7 @@ The ladder for one record, top to bottom:
 4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
    (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/announcements)
 5. a cancel → ends an order that was not sent yet, or is queued for the exchange
-What it is answered under its claimed key is kept for copies appended within 24 hours of the decision.
+What it is answered under its claimed key is kept for copies appended within 24 hours of the request's end.
 
 Invariants:
 1. Each record gets exactly one answer that is final, now or (for what is accepted) later.
@@ -88,14 +88,15 @@ def _fingerprint(arrival: Arrival) -> str:
 
 
 def _has_expired(claim: Claim, arrival: Arrival, rules: Rules, changes: Changes) -> bool:
-    """Whether a key is free again for this record: its request is over, and was decided a key's lifetime before this record was appended.
+    """Whether a key is free again for this record: its request was over a key's lifetime before this record was appended.
 
     The time of this record's own decision does not count: a copy that waits out an outage in the topic must not find its key free.
     """
-    if claim.result is None or (claim.user_id, claim.idempotency_key) in changes.finished:
+    lives_from = claim.key_lives_from
+    if lives_from is None or (claim.user_id, claim.idempotency_key) in changes.finished:
         return False
     # The broker's clock may be ahead of ours.
-    return min(arrival.appended_at, changes.now) - claim.claimed_at >= rules.key_lifetime
+    return min(arrival.appended_at, changes.now) - lives_from >= rules.key_lifetime
 
 
 def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:

@@ -6,7 +6,7 @@ Each table lists its columns once: name, SQL type and how to take the value from
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import orjson
 from asyncpg import Record
@@ -136,10 +136,19 @@ CLAIMS: Columns[Claim] = Columns(
         ("order_id", "text", lambda claim: claim.order_id),
         ("claimed_at", _TIME, lambda claim: claim.claimed_at),
         ("result", "text", lambda claim: RESULT.dump_json(claim.result).decode() if claim.result else None),
+        ("ended_at", _TIME, lambda claim: claim.ended_at),
     ),
 )
 
 CLAIM_RESULTS: Columns[Claim] = CLAIMS.only("user_id", "idempotency_key", "result")
+
+# From when a key's lifetime counts, as `Claim.key_lives_from` has it. A row of a worker that does not know `ended_at` is judged by what its
+# result says; an older `ended_at` may be left in a row that such a worker took over, so the latest counts. A decision is never after the
+# end.
+KEY_LIVES_FROM: Final = (
+    "GREATEST(claims.claimed_at, claims.ended_at, (claims.result::jsonb ->> 'executed_at')::timestamptz, "
+    "(claims.result::jsonb ->> 'decided_at')::timestamptz)"
+)
 
 CANCELS: Columns[PendingCancel] = Columns(
     "cancels",
@@ -220,6 +229,7 @@ def claim_of(row: Record) -> Claim:
         order_id=row["order_id"],
         claimed_at=row["claimed_at"],
         result=RESULT.validate_json(row["result"]) if row["result"] else None,
+        ended_at=row["ended_at"],
     )
 
 

@@ -28,6 +28,7 @@ from infra.postgres.rows import (
     CANCELS,
     CLAIM_RESULTS,
     CLAIMS,
+    KEY_LIVES_FROM,
     ORDERS,
     ORDERS_CHANGING,
     TRANSFERS,
@@ -103,7 +104,7 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
             "claims_made",
             lambda first: (
                 f"{CLAIMS.insert(first)} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
-                f"WHERE claims.result IS NOT NULL AND claims.claimed_at <= ${first + len(CLAIMS.columns)}"
+                f"WHERE claims.result IS NOT NULL AND {KEY_LIVES_FROM} <= ${first + len(CLAIMS.columns)}"
             ),
             [*CLAIMS.arrays(claims), older_than],
             len(claims),
@@ -114,10 +115,11 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
         statement.add(
             "claims_ended",
             lambda first: (
-                f"UPDATE claims SET result = given.result FROM {CLAIM_RESULTS.unnest(first)} "  # noqa: S608 — literals
+                f"UPDATE claims SET result = given.result, ended_at = ${first + 3} "  # noqa: S608 — literals
+                f"FROM {CLAIM_RESULTS.unnest(first)} "
                 "WHERE claims.user_id = given.user_id AND claims.idempotency_key = given.idempotency_key AND claims.result IS NULL"
             ),
-            columns_of(ended, 3),
+            [*columns_of(ended, 3), changes.now],
             len(ended),
         )
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from time import monotonic
 from typing import Final
 
-from infra.postgres.rows import order_of
+from infra.postgres.rows import KEY_LIVES_FROM, order_of
 from infra.postgres.step import Database
 from pipeline.order import Order
 from schemas.orders import OrderStatus
@@ -51,7 +51,7 @@ async def unfinished_orders(
 
 
 async def purge_claims(database: Database, older_than: datetime) -> int:
-    """Deletes claims that have expired; returns how many. A claim whose request still runs is kept, however old.
+    """Deletes claims whose request was over at `older_than`; returns how many. A claim whose request still runs is kept, however old.
 
     Stops after some seconds; what is left goes the next time.
     """
@@ -60,12 +60,13 @@ async def purge_claims(database: Database, older_than: datetime) -> int:
     while part == _CLAIMS_PURGED_AT_ONCE and monotonic() < stop_at:
         async with database.connection() as connection:
             status = await connection.execute(
-                """
+                f"""
                 DELETE FROM claims WHERE (user_id, idempotency_key) IN (
-                    SELECT user_id, idempotency_key FROM claims WHERE claimed_at <= $1 AND result IS NOT NULL
+                    SELECT user_id, idempotency_key FROM claims
+                    WHERE claimed_at <= $1 AND result IS NOT NULL AND {KEY_LIVES_FROM} <= $1
                     ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
                 )
-                """,
+                """,  # noqa: S608 — a literal
                 older_than,
                 _CLAIMS_PURGED_AT_ONCE,
             )

@@ -21,8 +21,9 @@ UNTOUCHED: Final = "Nothing was sent or held."
 
 
 def stale_refusal(appended_at: datetime, now: datetime, rules: Rules) -> Refusal | None:
-    """Refuses a record for which the claims that could show it to be a copy may be gone already. Unit: the rules' key lifetime (24 h),
-    counted from the broker's time of the record. Source: how long keys are kept (architecture, Idempotency)."""
+    """Refuses a record for which the claims that could show it to be a copy may be gone already: claims are kept for twice the key's
+    lifetime after their request's end. Unit: the rules' key lifetime (24 h), counted from the broker's time of the record. Source: how
+    long keys are kept (architecture, Idempotency)."""
     if now - appended_at <= rules.key_lifetime:
         return None
     return Refusal(

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import asyncpg
 import pytest
 
 from infra.postgres.accounts import NewUser, add_users, stored_keys
-from infra.postgres.step import Database
+from infra.postgres.step import Database, InputPartition
 from infra.postgres.unfinished import purge_claims
 from pipeline.audit import hash_of_value
 from pipeline.changes import Changes
@@ -18,8 +18,9 @@ from pipeline.gate.context import NO_HALTS
 from pipeline.intake import decide
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import AccountKey, Balance, clearing
-from pipeline.settlement import apply_venue_order
+from pipeline.settlement import apply_venue_order, end_order_unsent
 from pipeline.venue import Fee
+from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -179,6 +180,42 @@ async def test_expired_key_is_taken_over_with_its_row(database_url: str, age: ti
             (claim,) = (await step.claims([("alice", "key-1")])).values()
             assert claim.source.offset == (1 if again else 0)
         assert await counts(database_url, "claims") == {"claims": 1}
+
+
+@pytest.mark.parametrize("by_an_old_worker", [False, True])
+async def test_key_of_a_request_that_ran_long_is_taken_over_a_day_after_its_end(database_url: str, by_an_old_worker: bool) -> None:
+    """The database itself refuses what a decision that missed the end would store, and the purge keeps the row; also where a worker of an
+    older release has ended the request, which keeps no time of it."""
+    end = NOW + timedelta(hours=30)
+    async with open_database(database_url) as database, plain_connection(database_url) as connection:
+        owned = await taken(database)
+        first, _ = await take_in(database, owned, [arrival(limit(), 0)], 1)
+        (order_id,) = first.made
+        async with database.step(owned) as step:
+            changes = await changes_in(step, ["alice"], now=end, orders=[order_id])
+            changes.claims = await step.claims([("alice", "key-1")])
+            order = changes.orders[order_id]
+            canceled = replace(order, status=OrderStatus.CANCELED, updated_at=end, executed_at=end)
+            end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+            await step.store(changes, end - RULES.key_lifetime)
+        if by_an_old_worker:
+            await connection.execute("UPDATE claims SET ended_at = NULL")
+        assert await purge_claims(database, end - timedelta(microseconds=1)) == 0
+        assert not await _decided_blindly(database, owned, end + DAY - timedelta(microseconds=1))
+        assert await _decided_blindly(database, owned, end + DAY)
+        assert await connection.fetchval("SELECT source_offset FROM claims") == 9
+
+
+async def _decided_blindly(database: Database, owned: InputPartition, now: datetime) -> bool:
+    """Whether a batch that never saw the claim of `key-1` could be stored."""
+    try:
+        async with database.step(owned) as step:
+            changes = await changes_in(step, ["alice"], now=now)
+            decide([arrival(trade(**UNSUPPORTED), 9, appended_at=now)], intake_state(), changes)
+            await step.store(changes, now - RULES.key_lifetime)
+    except InvariantViolation:
+        return False
+    return True
 
 
 async def test_running_claim_is_neither_taken_over_nor_purged(database_url: str) -> None:

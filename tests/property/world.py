@@ -256,12 +256,13 @@ class World:
     def _store(self, changes: Changes, *, publish: bool = True) -> None:
         for key in changes.claimed:
             before = self.claims.get(key)
-            assert before is None or (before.result is not None and before.claimed_at <= self.now - RULES.key_lifetime)
+            lives_from = None if before is None else before.key_lives_from
+            assert before is None or (lives_from is not None and lives_from <= self.now - RULES.key_lifetime)
             self.claims[key] = changes.claims[key]
         for key, result in changes.finished.items():
             if key not in changes.claimed:
                 assert self.claims[key].result is None, "a request would get a second final answer"
-                self.claims[key] = replace(self.claims[key], result=result)
+                self.claims[key] = replace(self.claims[key], result=result, ended_at=changes.now)
         assert not changes.made & self.orders.keys()
         for order_id in changes.made | changes.changed:
             self.orders[order_id] = changes.orders[order_id]

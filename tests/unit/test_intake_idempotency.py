@@ -52,11 +52,11 @@ def _after(changes: Changes, now: datetime = NOW) -> Changes:
     return later
 
 
-def _ended(changes: Changes, status: ResultStatus = ResultStatus.EXECUTED) -> Result:
+def _ended(changes: Changes, status: ResultStatus = ResultStatus.EXECUTED, at: datetime = NOW) -> Result:
     """Gives the running request of `key-1` its final answer, as the execution agent would."""
     first = results_of(changes)[0]
     result = replace(first, status=status, final=True, order_id=first.order_id)
-    changes.claims[KEY] = replace(changes.claims[KEY], result=result)
+    changes.claims[KEY] = replace(changes.claims[KEY], result=result, ended_at=at)
     return result
 
 
@@ -175,6 +175,34 @@ def test_key_is_free_for_records_appended_24_hours_after_the_decision(appended: 
         assert KEY in later.claimed
     else:
         assert finals_of(later)[0].replayed
+
+
+@pytest.mark.parametrize(
+    ("appended_before_the_key_is_free", "executed_again"),
+    [(timedelta(0), True), (MICROSECOND, False), (DAY, False), (DAY + MICROSECOND, False)],
+)
+def test_key_of_a_request_that_ran_long_lives_from_its_end(appended_before_the_key_is_free: timedelta, executed_again: bool) -> None:
+    """An order that rested for 30 hours: no copy that was appended while it ran, or within 24 hours after, becomes a second order."""
+    end = NOW + timedelta(hours=30)
+    appended = end + DAY - appended_before_the_key_is_free
+    read = max(appended, end) + timedelta(seconds=1)
+    changes = _decided(arrival(limit(), 0))
+    _ended(changes, at=end)
+    later = _after(changes, now=read)
+    decide([arrival(limit(), 1, appended_at=appended)], intake_state(market_data={EXCHANGE: market_data(observed_at=read)}), later)
+    assert len(later.made) == (1 if executed_again else 0)
+
+
+def test_key_of_an_end_that_nobody_knows_is_never_free() -> None:
+    """What a claim does not say is not guessed: its answer is given again."""
+    changes = _decided(arrival(limit(), 0))
+    result = _ended(changes)
+    for known, free in ((replace(result, executed_at=NOW), True), (result, False)):
+        later = _after(changes, now=NOW + DAY)
+        later.claims[KEY] = replace(later.claims[KEY], result=known, ended_at=None)
+        state = intake_state(market_data={EXCHANGE: market_data(observed_at=NOW + DAY)})
+        decide([arrival(limit(), 1, appended_at=NOW + DAY)], state, later)
+        assert bool(later.made) is free
 
 
 def test_running_request_keeps_its_key_for_as_long_as_it_runs() -> None:
