@@ -124,9 +124,9 @@ class Up:
         return self.errors_file.read_text(errors="replace")
 
 
-def start_up(data_dir: Path, errors_file: Path, *, workers: int = 1, settings: dict[str, str] | None = None) -> Up:
+def start_up(data_dir: Path, errors_file: Path, *arguments: str, workers: int = 1, settings: dict[str, str] | None = None) -> Up:
     """Starts `up` and returns at once."""
-    command = [sys.executable, "-m", "cli", "up", "--json", "--workers", str(workers)]
+    command = [sys.executable, "-m", "cli", "up", "--json", "--workers", str(workers), *arguments]
     with errors_file.open("wb") as errors:
         process = subprocess.Popen(command, cwd=_ROOT, env=environment(data_dir, settings), stdout=subprocess.PIPE, stderr=errors)
     return Up(data_dir, process, errors_file)
