@@ -61,7 +61,7 @@ async def _users(connection: AsyncConnection, statement: TextClause) -> list[str
 async def _by_state(connection: AsyncConnection, statement: TextClause, states: tuple[str, ...]) -> list[Row]:
     """One row per exchange, with how many there are in each state."""
     rows: dict[str, Row] = {}
-    for exchange, status, count in (await connection.execute(statement)).tuples():
+    for exchange, status, count in await connection.execute(statement):
         row = rows.setdefault(exchange, {"exchange": exchange, **dict.fromkeys(states, 0)})
         if status in states:
             row[status] = count

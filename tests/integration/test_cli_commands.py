@@ -193,6 +193,62 @@ def test_order_is_found_by_either_id_with_its_history_and_its_transfers(running:
     assert "submitting → filled" in text
 
 
+def test_order_is_found_by_any_of_its_names(running: Running) -> None:
+    """By the exchange's id, its request's id and its idempotency key as by its own; a name of two orders is told apart by the user."""
+    for user in ("bob", "carol"):
+        assert running.up.run("submit", "-", "--wait", given=_order("names", user_id=user)).code == 0
+    (order,) = [row for row in running.up.run("orders", "--user", "bob", "--json").json if row["idempotency_key"] == "names"]
+    for name in (order["order_id"], order["client_order_id"], order["request_id"]):
+        assert running.up.run("order", name, "--json").json["order"]["order_id"] == order["order_id"]
+    for name in (order["exchange_order_id"], "names"):
+        found = running.up.run("order", name, "--user", "bob", "--json").json
+        assert found["order"]["order_id"] == order["order_id"]
+        assert [event["event_type"] for event in found["history"]] == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "ORDER_FILLED"]
+    ambiguous = running.up.run("order", "names")
+    assert (ambiguous.code, ambiguous.output) == (2, "")
+    assert order["order_id"] in ambiguous.errors
+
+
+def test_request_that_became_no_order_is_found_with_the_reason(running: Running) -> None:
+    """By its key and by its request id: what was answered, and its event in the audit trail."""
+    refused = running.up.run("submit", "-", "--wait", "--fail-on-reject", given=_order("too-large", quantity="90000"))
+    assert refused.code == 1
+    assert "1 line answered: 1 rejected (" in refused.errors
+    (result,) = refused.json_lines
+    for name in ("too-large", result["request_id"]):
+        found = running.up.run("order", name, "--json")
+        assert found.code == 0, found.errors
+        assert found.json["order"] is None
+        assert found.json["requests"][0]["result"]["reason_code"] == result["reason_code"]
+        assert [event["event_type"] for event in found.json["history"]] == ["REQUEST_REJECTED"]
+    assert "No order came of it." in running.up.run("order", "too-large").output
+    # An id of somebody is no name of a request.
+    assert running.up.run("order", "alice").code == 1
+
+
+def test_results_are_read_from_the_beginning_and_followed(running: Running) -> None:
+    """Without a consumer group: by key, by user and status; with --follow also what comes, until Ctrl-C."""
+    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="erin")).code == 0
+    (told,) = running.up.run("results", "--id", "told", "--final", "--json").json_lines
+    assert (told["user_id"], told["status"]) == ("erin", "executed")
+    assert {row["user_id"] for row in running.up.run("results", "--user", "erin", "--json").json_lines} == {"erin"}
+    assert "told" in running.up.run("results", "--user", "erin", "--status", "executed").output
+    nothing = running.up.run("results", "--id", "never")
+    assert (nothing.code, nothing.output) == (0, "")
+    command = [sys.executable, "-m", "cli", "results", "--follow", "--id", "followed", "--json", "--final"]
+    with subprocess.Popen(
+        command, cwd=_ROOT, env=environment(running.up.data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        if process.stdout is None:
+            raise RuntimeError("no pipe")
+        assert running.up.run("submit", "-", "--wait", given=_order("followed")).code == 0
+        assert json.loads(process.stdout.readline())["idempotency_key"] == "followed"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
 # What is not there: a user, a key, an order, an address, an exchange. One finding, one code, whichever command meets it.
 _ABSENT = """
     users show nobody | users freeze nobody --reason x | users unfreeze nobody --reason x | users verify nobody --reason x
