@@ -22,7 +22,7 @@ from typing import Final
 from agents.app import ExchangeNotPermitted, require_permitted
 from cli.findings import Finding, Findings
 from cli.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
-from cli.output import Exit, print_table, printable, say, wrapped, write_line
+from cli.output import Exit, as_called, print_table, printable, say, wrapped, write_line
 from cli.service_checks import check_broker, check_database, check_exchange, check_offsets
 from infra.embedded.data_dir import FREE_BYTES_MIN
 from infra.keyring import MasterKeyError, keyring_of
@@ -175,7 +175,7 @@ async def run_doctor(*, as_json: bool) -> Exit:
         print_table([finding.row() for finding in findings], (), as_json=True, nothing="")
     else:
         for finding in findings:
-            write_line("\n".join(wrapped(finding.line(), len("problem  "))))
+            write_line("\n".join(wrapped(as_called(finding.line()), len("problem  "))))
     wrong = [finding for finding in findings if finding.status != "ok"]
     if wrong:
         say(f"{len(wrong)} of {len(findings)} checks need attention. Funds and orders were not touched.")

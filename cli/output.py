@@ -8,6 +8,8 @@ Invariants:
 Start with `CommandFailed` and `print_table`.
 """
 
+import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -52,9 +56,33 @@ class ReaderGone(Exception):
     """Whoever read our standard output has ended, as `head` does: there is nobody left to tell."""
 
 
+@lru_cache(maxsize=1)
+def called() -> str:
+    """This command as it was called, so that what is printed can be pasted from any directory: its name where the shell finds it by that,
+    else its path."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m cli"
+    found = shutil.which(_NAME)
+    if program.name != _NAME or (found is not None and Path(found).resolve() == program.resolve()):
+        # Another name is a test's or a program's that uses this as a library: the name that the documents have says most.
+        return _NAME
+    return shlex.quote(str(program.absolute()))
+
+
+_NAME: Final = "orchestrator"
+# A command in a sentence, as our messages have it.
+_QUOTED_COMMAND: Final = re.compile(r"`orchestrator(?= [a-z])")
+
+
+def as_called(text: str) -> str:
+    """A sentence with the commands in it as they can be pasted."""
+    return _QUOTED_COMMAND.sub(lambda _: f"`{called()}", text)
+
+
 def say(text: str) -> None:
     """A sentence for people, on standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{as_called(text)}\n")
     sys.stderr.flush()
 
 
