@@ -44,7 +44,8 @@ _CLAIMS: Final = text("""
 _MENTIONS: Final = text("""
     SELECT account, seq, event_id, hash, body FROM audit_events
     WHERE (CAST(:user_id AS text) IS NULL OR account = :user_id) AND order_id IS NULL
-        AND position('"event_type":"REQUEST_' IN body) > 0 AND EXISTS (SELECT 1 FROM unnest(CAST(:needles AS text[])) AS needle WHERE position(needle IN body) > 0)
+        AND position('"event_type":"REQUEST_' IN body) > 0
+        AND EXISTS (SELECT 1 FROM unnest(CAST(:needles AS text[])) AS needle WHERE position(needle IN body) > 0)
     ORDER BY account, seq LIMIT :limit
 """)
 _HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")

@@ -42,6 +42,7 @@ _BASES: Final[dict[str, Fields]] = {
     "withdrawal": {
         **_COMMON, "type": "withdrawal", "exchange": "binance", "api_key_id": "main", "asset": "USDT", "amount": "1", "address": "0x1",
     },
+    "session": {name: value for name, value in _COMMON.items() if name != "mode"} | {"type": "session"},
     "deposit": {**_COMMON, "type": "deposit", "exchange": "binance", "api_key_id": "main", "asset": "USDT", "amount": "1"},
 }  # fmt: skip
 _ORDER_TYPES: Final = [order_type.value for order_type in OrderType]
@@ -55,6 +56,7 @@ _OTHER: Final = [None, True, 1, 2, 1.5, [], {}, "nonsense"]
 _FIELDS: Final = sorted({name for schema in _SCHEMA["$defs"].values() for name in schema.get("properties", {})})
 _VALUES: Final = st.sampled_from([
     *_ORDER_TYPES, *_AMOUNTS, *_TEXTS, *_TIMES, *_OTHER, "live", "paper", "buy", "sell", "GTC", "IOC", "FOK", "trade", "cancel",
+    ["BTC/USDT"], [""], ["x"] * 99, False, 10**9,
 ])  # fmt: skip
 # Most of what is tried is nearly right: prices and quantities, there, null or absent, under every order type.
 _NEARLY: Final = st.fixed_dictionaries(
