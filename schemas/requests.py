@@ -387,7 +387,7 @@ def _message(problem: ErrorDetails, document: dict[str, object]) -> str:
     if kind.startswith("union_tag"):
         # pydantic repeats an unknown tag in its message.
         names = list(document)[:_NAMES_MAX] if "type" not in document else []
-        near = [name for name in names if len(name) <= _NAME_LENGTH_MAX and difflib.get_close_matches("type", [name.lower()], cutoff=0.7)]
+        near = [name for name in names if len(name) <= _NAME_LENGTH_MAX and difflib.get_close_matches("type", [name.lower()])]
         return f"type must be {', '.join(list(_FIELDS)[:-1])} or {list(_FIELDS)[-1]}" + ("; it has a misspelt `type`" if near else "")
     if kind != "extra_forbidden" or len(location) != 2:
         return problem["msg"][:120]
