@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     """How old a signed request may be when the exchange gets it. Orders are sent in its first half."""
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
     """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof."""
+    # Facts: infra/exchange/venues.
+    venue_read_lag_ms: int | None = Field(default=None, ge=0, le=3_600_000)
+    """How long the exchange's books may not show what it has accepted. Unset: what is known of each exchange (Binance: 120,000). So long,
+    and the two times above, an order in doubt must stay unseen before it counts as not executed. Less only in a sandbox."""
     exchange_concurrency: int = Field(default=32, ge=1, le=512)
     """Calls under way at once, per exchange and worker."""
     exchange_rate_limit: bool = True

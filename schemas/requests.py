@@ -14,7 +14,7 @@ import difflib
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
@@ -34,6 +34,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from schemas.decimals import DecimalString
 from schemas.orders import Mode, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
+from schemas.times import OutOfBounds, bounded
 from schemas.topics import DEAD_LETTER_BYTES_MAX, REQUEST_BYTES_MAX
 from schemas.wire import SCHEMA_VERSION, WireModel
 
@@ -65,11 +66,11 @@ def _require_rfc_3339(value: object) -> object:
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def _in_bounds(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("rfc_3339", "must lie between the years 1 and 9999 in UTC") from None
+        return bounded(value)
+    except OutOfBounds as error:
+        raise PydanticCustomError("time_out_of_bounds", "{bound}", {"bound": str(error)}) from None
 
 
 def _require_no_order_id(value: str) -> str:
@@ -89,7 +90,7 @@ Version = Annotated[Literal[1], BeforeValidator(_require_version)]
 Deadline = Annotated[
     AwareDatetime,
     BeforeValidator(_require_rfc_3339),
-    AfterValidator(_in_utc),
+    AfterValidator(_in_bounds),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": f"^{_RFC_3339.pattern.replace(chr(92) + 'd', '[0-9]')}$"}),
 ]
 # Any text is a key, but NUL cannot be stored in PostgreSQL's text type.
