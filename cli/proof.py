@@ -18,9 +18,8 @@ from typing import Final
 import orjson
 import pyotp
 
-from cli.administration import usage
+from cli.credentials import token_in, usage
 from cli.lines import Line
-from cli.operator_commands import token_in
 from cli.output import say
 from schemas.orders import Mode
 

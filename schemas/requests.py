@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from schemas.decimals import DecimalString
+from schemas.order_kinds import ORDER_KINDS, PRICE_FIELDS
 from schemas.orders import Mode, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from schemas.times import OutOfBounds, bounded
@@ -98,23 +99,9 @@ IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_L
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
 
-# Which price fields an order type must carry; it must not carry the others.
-_PRICES_NEEDED: Final[dict[OrderType, frozenset[str]]] = {
-    OrderType.MARKET: frozenset(),
-    OrderType.LIMIT: frozenset({"price"}),
-    OrderType.LIMIT_MAKER: frozenset({"price"}),
-    OrderType.STOP_LOSS: frozenset({"stop_price"}),
-    OrderType.TAKE_PROFIT: frozenset({"stop_price"}),
-    OrderType.STOP_LOSS_LIMIT: frozenset({"price", "stop_price"}),
-    OrderType.TAKE_PROFIT_LIMIT: frozenset({"price", "stop_price"}),
-    OrderType.TRAILING_STOP: frozenset({"trailing_delta"}),
-}
-
-
 # JSON Schema of a field that is there. Every optional field may also be null, which means the same as leaving it out.
 _GIVEN: Final = {"not": {"type": "null"}}
 _LEFT_OUT: Final = {"type": "null"}
-_PRICES: Final = ("price", "stop_price", "trailing_delta")
 
 
 def _only(given: str, left_out: str) -> dict[str, object]:
@@ -123,11 +110,12 @@ def _only(given: str, left_out: str) -> dict[str, object]:
 
 def _prices_of(order_type: OrderType) -> dict[str, object]:
     """What JSON Schema says of an order type: the fields that it needs, and those that it does not take."""
-    needed = sorted(_PRICES_NEEDED[order_type])
-    fields: dict[str, object] = {name: _GIVEN if name in needed else _LEFT_OUT for name in _PRICES}
-    if order_type is OrderType.MARKET:
+    kind = ORDER_KINDS[order_type]
+    needed = sorted(kind.prices)
+    fields: dict[str, object] = {name: _GIVEN if name in needed else _LEFT_OUT for name in PRICE_FIELDS}
+    if not kind.takes_time_in_force:
         fields["time_in_force"] = _LEFT_OUT
-    else:
+    if not kind.takes_quote_quantity:
         fields["quote_quantity"] = _LEFT_OUT
     return {
         "if": {"properties": {"order_type": {"const": order_type.value}}, "required": ["order_type"]},
@@ -187,15 +175,16 @@ class TradeRequest(MoneyRequest):
     def _amounts_and_prices_fit_the_order_type(self) -> "TradeRequest":
         if (self.quantity is None) == (self.quote_quantity is None):
             raise PydanticCustomError("amounts", "give exactly one of quantity and quote_quantity")
-        if self.quote_quantity is not None and self.order_type is not OrderType.MARKET:
+        kind = ORDER_KINDS[self.order_type]
+        if self.quote_quantity is not None and not kind.takes_quote_quantity:
             raise PydanticCustomError("amounts", "quote_quantity is for market orders; other types need quantity")
-        needed = _PRICES_NEEDED[self.order_type]
-        given = {name for name in _PRICES if getattr(self, name) is not None}
+        needed = kind.prices
+        given = {name for name in PRICE_FIELDS if getattr(self, name) is not None}
         if missing := ", ".join(sorted(needed - given)):
             raise PydanticCustomError("prices", "{order_type} needs {names}", {"order_type": self.order_type, "names": missing})
         if surplus := ", ".join(sorted(given - needed)):
             raise PydanticCustomError("prices", "{order_type} takes no {names}", {"order_type": self.order_type, "names": surplus})
-        if self.time_in_force is not None and self.order_type is OrderType.MARKET:
+        if self.time_in_force is not None and not kind.takes_time_in_force:
             raise PydanticCustomError("time_in_force", "a market order takes no time_in_force")
         return self
 
