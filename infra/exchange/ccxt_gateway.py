@@ -340,9 +340,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
-        else:
-            return order
-        return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+            return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+        return order
 
     def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
         if reference.submitting_at is None:
