@@ -27,15 +27,17 @@ from cli.administration import (
     user_id_of,
 )
 from cli.installation import Installation
+from cli.key_accounts import with_accounts
 from cli.orders import reading
 from cli.output import CommandFailed, Exit, print_table, say, write_line
 from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues import venue
 from infra.keyring import MasterKeyError, StoredSecret
-from infra.postgres.administration import ADMINISTRATION
+from infra.postgres.administration import ADMINISTRATION, Done
 from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
 from infra.postgres.rotation import rotate as rotate_secrets
+from infra.postgres.step import Database
 from schemas.times import OutOfBounds, bounded
 
 _INPUT_BYTES_MAX: Final = 8_192
@@ -137,7 +139,12 @@ async def add(
     keyring = keyring_for(installation.settings)
     ciphertext = keyring.encrypt(user_id, api_key_id, read_secret(source))
     key = NewKey(user_id, api_key_id, exchange, granted, until, keyring.key_id, ciphertext)
-    await change(installation, [user_id], lambda database: add_key(database, key, replace=replace, by=by))
+
+    async def store(database: Database) -> Done:
+        asked = await with_accounts(installation.settings, keyring, database, key) if replace else key
+        return await add_key(database, asked, replace=replace, by=by)
+
+    await change(installation, [user_id], store)
 
 
 async def revoke(installation: Installation, user_id: str, api_key_id: str, *, reason: str | None, operator: str | None) -> None:

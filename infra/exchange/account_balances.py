@@ -7,6 +7,7 @@ Start with `BalanceCalls.account_balances`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -30,7 +31,7 @@ class BalanceCalls(AccountCalls):
         async with self._calling(call):
             try:
                 answer = await getattr(exchange, names.call)(dict(names.parameters))
-                return read_balances(answer, names, exchange.safe_currency_code)
+                return replace(read_balances(answer, names, exchange.safe_currency_code), key_version=credentials.version)
             except UnreadableBooks as error:
                 return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
             except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered

@@ -28,6 +28,7 @@ from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, re
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
+from infra.exchange.key_accounts import is_account_of, other_account
 from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.payouts import PayoutCalls
 from infra.exchange.resting import after_cancel, knowing
@@ -126,6 +127,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; {_NOTHING_SENT}")
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
@@ -152,6 +156,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
         exchange, market_id = knowing(exchange, reference)
         call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
@@ -177,6 +183,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return LookUpFailed(other_account(reference.api_key_id))
         exchange, _ = knowing(exchange, reference)
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
