@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0017"
+down_revision = "0016"
 
 _STATEMENTS = (
     "ALTER TABLE api_keys ADD COLUMN version integer NOT NULL DEFAULT 1, ADD COLUMN account_id text",
