@@ -301,6 +301,25 @@ def test_what_cannot_be_meant_ends_with_2(running: Running, run_here: RunHere, l
     assert "Traceback" not in ended.errors
 
 
+def test_change_tells_programs_what_it_did(running: Running, run_here: RunHere) -> None:
+    """One object: the command, what it was about, whether anything is different now, and the sentence that people read."""
+    changes = [
+        ("users add zoe --pending", "users add", "zoe", True),
+        ("users verify zoe --reason seen", "users verify", "zoe", True),
+        ("users freeze zoe --reason why", "users freeze", "zoe", True),
+        ("users freeze zoe --reason again", "users freeze", "zoe", False),
+        ("limits set zoe trade_usd_max 5 --reason why", "limits set", "zoe", True),
+        ("balances fund-paper zoe USDT 5 --exchange binance", "balances fund-paper", "zoe", True),
+    ]
+    for line, command, target_id, changed in changes:
+        ended = run_here(running.up.data_dir, *line.split(), "--json")
+        assert ended.code == 0, ended.errors
+        told = ended.json
+        assert (told["command"], told["target_id"], told["changed"]) == (command, target_id, changed)
+        assert told["what"]
+    assert run_here(running.up.data_dir, "users", "publish", "zoe", "--json").json["published"] >= 1
+
+
 def test_healthy_start_logs_no_error(running: Running) -> None:
     """What a person would have to look into is at level `error`, and a start in which nothing is wrong has nothing of it."""
     lines = (running.up.data_dir / "workers" / "worker-1.log").read_text().splitlines()
