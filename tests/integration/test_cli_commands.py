@@ -228,11 +228,11 @@ def test_request_that_became_no_order_is_found_with_the_reason(running: Running)
 
 def test_results_are_read_from_the_beginning_and_followed(running: Running) -> None:
     """Without a consumer group: by key, by user and status; with --follow also what comes, until Ctrl-C."""
-    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="erin")).code == 0
+    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="bob")).code == 0
     (told,) = running.up.run("results", "--id", "told", "--final", "--json").json_lines
-    assert (told["user_id"], told["status"]) == ("erin", "executed")
-    assert {row["user_id"] for row in running.up.run("results", "--user", "erin", "--json").json_lines} == {"erin"}
-    assert "told" in running.up.run("results", "--user", "erin", "--status", "executed").output
+    assert (told["user_id"], told["status"]) == ("bob", "executed")
+    assert {row["user_id"] for row in running.up.run("results", "--user", "bob", "--json").json_lines} == {"bob"}
+    assert "told" in running.up.run("results", "--user", "bob", "--status", "executed").output
     nothing = running.up.run("results", "--id", "never")
     assert (nothing.code, nothing.output) == (0, "")
     command = [sys.executable, "-m", "cli", "results", "--follow", "--id", "followed", "--json", "--final"]
