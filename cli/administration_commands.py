@@ -130,6 +130,15 @@ def users_unlock_totp(user: _UserId, reason: _MayHaveReason = None, operator: _O
     finish(unlock_totp(find_installation(), user, reason=reason, operator=operator))
 
 
+@users_app.command("clear-cooldown")
+def users_clear_cooldown(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+    """Forget a user's failures in a row, and with them the cooldown that they began."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import end_cooldown  # noqa: PLC0415 — the module's invariant
+
+    finish(end_cooldown(find_installation(), user, reason=reason, operator=operator))
+
+
 @users_app.command("publish")
 def users_publish(users: Annotated[list[str], typer.Argument(metavar="USER…", help="Whose events.")]) -> None:
     """Publish the audit events of changes again, where the broker was away. Changes nothing."""

@@ -296,7 +296,7 @@ _UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
     "unknown_field": tuple({name: "1"} for name in ("stopprice", "leverage", "Quantity")),
     "wrong_version": tuple({"schema_version": version} for version in (0, 2, "1")),
     "wrong_type": tuple({name: 7} for name in ("user_id", "symbol", "side", "idempotency_key")),
-    # Above the highest price that the exchange takes, which only the exchange knows.
+    # Above the highest price that the exchange takes, as its list of markets says.
     "refused_by_exchange": ({"side": "sell", "order_type": "limit", "quantity": "0.0001", "price": "2000000"},),
     "two_amounts": ({"quote_quantity": "50"},),
 }

@@ -13,6 +13,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.administration import administering, by_operator, change, keyring_for, user_id_of
+from cli.cooldowns import running_cooldowns
 from cli.installation import Installation
 from cli.orders import Row, reading
 from cli.output import Cell, CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
@@ -22,6 +23,7 @@ from infra.postgres.administration import (
     Role,
     StatusChange,
     add_user,
+    clear_cooldown,
     enrol_second_factor,
     set_user_status,
     unlock_second_factor,
@@ -91,13 +93,17 @@ async def show_user(installation: Installation, user_id: str, *, as_json: bool) 
         factors = await rows_of(connection, _FACTOR, user_id=user_id)
         keys = await rows_of(connection, KEYS, user_id=user_id, limit=1_000)
         limits = await rows_of(connection, _LIMITS, user_id=user_id)
+        cooldowns = await running_cooldowns(connection, installation, user_id)
         history = await rows_of(connection, _HISTORY, user_id=user_id, limit=_HISTORY_MAX)
     factor = factors[0] if factors else None
     if as_json:
-        write_line(to_json({**users[0], "second_factor": factor, "keys": keys, "limits": limits, "history": history}))
+        cooldown = cooldowns[0] if cooldowns else None
+        more = {"second_factor": factor, "cooldown": cooldown, "keys": keys, "limits": limits, "history": history}
+        write_line(to_json({**users[0], **more}))
         return
     lines = _pairs(users[0])
     lines += ["", "== second factor", *(["none"] if factor is None else _pairs(factor))]
+    lines += ["", "== cooldown", *(_pairs(cooldowns[0]) if cooldowns else ["none"])]
     sections: Mapping[str, tuple[list[Row], tuple[str, ...]]] = {
         "keys": (keys, KEY_COLUMNS[1:]),
         "limits of its own": (limits, ("name", "amount", "changed_at", "changed_by")),
@@ -129,6 +135,12 @@ async def unlock_totp(installation: Installation, user_id: str, *, reason: str |
     """Unlocks a second factor after too many wrong codes. Raises CommandFailed for a user without one."""
     user_id, by = user_id_of(user_id), by_operator(operator, reason)
     await change(installation, [user_id], lambda database: unlock_second_factor(database, user_id, by))
+
+
+async def end_cooldown(installation: Installation, user_id: str, *, reason: str, operator: str | None) -> None:
+    """Forgets a user's failures in a row. Raises CommandFailed for an unknown user."""
+    user_id, by = user_id_of(user_id), by_operator(operator, reason)
+    await change(installation, [user_id], lambda database: clear_cooldown(database, user_id, by))
 
 
 async def enrol_totp(installation: Installation, user_id: str, *, replace: bool, operator: str | None, as_json: bool) -> None:

@@ -27,14 +27,13 @@ from infra.exchange.books import ID_MAX, read_markets, read_order, read_prices, 
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
-from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyQuestion, KeyRefused, KeyUnanswered, read_answer
+from infra.exchange.key_calls import KeyCalls
 from infra.exchange.payouts import PayoutCalls
 from infra.exchange.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.resting import after_cancel, knowing
 from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from infra.exchange.wire import NotHandedOver, cancel_form, order_form
-from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.booking import storable
 from pipeline.venue import (
     Absent,
@@ -68,7 +67,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
+class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
     """See `gateway.Gateway`, for what is paid out `gateway.WithdrawalGateway`, for what arrives `gateway.DepositGateway`, and for what
     accounts hold `gateway.AccountGateway`.
 
@@ -195,38 +194,6 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             return Found(await self._with_fees(exchange, reference.symbol, order))
 
         return await self._answer_to("order", call, credentials, ask)
-
-    async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
-        account = await self._account(user_id, api_key_id)
-        if isinstance(account, Refused):
-            return KeyUnanswered(account.detail)
-        credentials, exchange = account
-        for question in self._venue.key_questions:
-            call = Call()
-            async with self._calling(call):
-                try:
-                    answer = await getattr(exchange, question.call)()
-                except Exception as error:  # noqa: BLE001  whatever failed, the evidence decides
-                    evidence = call.evidence(self._venue)
-                    if evidence.http_status == NO_SUCH_ENDPOINT and not evidence.code:
-                        continue
-                    if evidence.code in self._venue.clock_refused_codes:
-                        self._connection.doubt_clock()
-                    detail = self._describe(call, error, credentials)
-                    reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
-                    return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
-            return self._key_answer(question, answer)
-        return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
-
-    def _key_answer(self, question: KeyQuestion, answer: Any) -> KeyAnswer:
-        try:
-            with reading("the answer about the key"):
-                found = read_answer(question, answer)
-        except UnreadableBooks:
-            found = None
-        if found is None:
-            ANSWERS_UNREADABLE.labels(self.exchange, "key").inc()
-        return found or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
 
     async def markets(self) -> dict[str, Market]:
         async def ask() -> dict[str, Market]:

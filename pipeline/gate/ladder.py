@@ -108,7 +108,7 @@ CHECKS: Final = (
         Step.RISK,
         risk.cooldown_is_over,
         (R.COOLDOWN_ACTIVE,),
-        "No cooldown runs; it follows this many failures in a row.",
+        "No cooldown runs, or the order is a sale into US dollars; a cooldown follows this many failures in a row.",
         "cooldown_failures",
         "cooldown",
     ),

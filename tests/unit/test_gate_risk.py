@@ -68,6 +68,8 @@ def _recent(*orders: Any, **changes: Any) -> dict[str, Any]:
         (trade(), {"conduct": Conduct(3, NOW - COOLDOWN)}, None),
         (trade(), {"conduct": Conduct(3, NOW - COOLDOWN + MICROSECOND)}, R.COOLDOWN_ACTIVE),
         (trade(), {"conduct": Conduct(3)}, None),
+        (trade(side="sell"), {"conduct": Conduct(3, NOW)}, None),
+        (trade(side="sell", symbol="ETH/BTC"), {"conduct": Conduct(3, NOW)}, R.COOLDOWN_ACTIVE),
         (trade(), {"conduct": Conduct(3, NOW - MICROSECOND), **_limits(cooldown=timedelta(0))}, None),
         # price band: 10 % to either side of 50,000
         (limit_at_market(price="55000"), {}, None),
