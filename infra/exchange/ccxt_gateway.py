@@ -7,7 +7,6 @@ Invariants:
    a process that was paused between intent and sending cannot land an order after the receive window.
 3. No text that leaves this module holds a key, a secret, a signature or a URL's query.
 4. Everything is bounded: calls at a time, accounts kept, the time of each call, pages read.
-
 Start with `submit`, then `_judge`.
 """
 
@@ -27,6 +26,7 @@ from infra.exchange.books import ID_MAX, read_markets, read_order, read_prices, 
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
+from infra.exchange.key_accounts import is_account_of, other_account
 from infra.exchange.key_calls import KeyCalls
 from infra.exchange.payouts import PayoutCalls
 from infra.exchange.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
@@ -127,6 +127,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; {_NOTHING_SENT}")
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
@@ -153,6 +156,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
         exchange, market_id = knowing(exchange, reference)
         call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
@@ -180,6 +185,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return LookUpFailed(other_account(reference.api_key_id))
         exchange, _ = knowing(exchange, reference)
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
@@ -307,9 +314,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
-        else:
-            return order
-        return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+            return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+        return order
 
     def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
         if reference.submitting_at is None:

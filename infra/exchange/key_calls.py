@@ -1,4 +1,7 @@
-"""What a venue says of a user's key, asked with it. The part of the gateway that reads it; what an answer means stands in `key_check`."""
+"""What a venue says of a key, asked over HTTP. The part of the gateway that does so; what an answer means stands in `key_check`.
+
+Start with `KeyCalls.check_key`.
+"""
 
 from typing import Any
 

@@ -68,6 +68,7 @@ COUNTS: Final[Mapping[ReasonCode, bool]] = {
             ReasonCode.PRICE_UNAVAILABLE,
             ReasonCode.EXCHANGE_UNAVAILABLE,
             ReasonCode.ORDER_NOT_EXECUTED,
+            ReasonCode.INTERNAL_ERROR,
             ReasonCode.APPROVAL_NOT_ALLOWED,
             ReasonCode.APPROVAL_NOT_PENDING,
             ReasonCode.APPROVAL_REFUSED,

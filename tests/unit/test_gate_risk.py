@@ -243,8 +243,8 @@ def test_withdrawal_answers_each_side_of_its_boundary(withdrawn: str, value: str
     [
         (
             {"conduct": Conduct(3, NOW)},
-            "after 3 failures in a row no orders are taken until 2026-11-24T07:05:00+00:00. Nothing was sent or held. See what the "
-            "failures were, wait, and use a new key.",
+            "after 3 failures in a row only sales into US dollars and cancels are taken until 2026-11-24T07:05:00+00:00. Nothing was sent "
+            "or held. See what the failures were, wait, and use a new key. An operator can end the cooldown.",
         ),
         (
             _opened(OWN_SALE),
