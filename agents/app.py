@@ -256,7 +256,7 @@ def compose(
     }
     for exchange, gateway in gateways.items():
         sent_at_once = settings.submission_batch_size_max
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, sent_at_once)
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, limits, sent_at_once)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:

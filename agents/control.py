@@ -16,7 +16,7 @@ from agents.batch import Batch, StepContext
 from agents.settlement import require_withdrawals_published
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import users_of_withdrawals, withdrawals
+from infra.postgres.withdrawals import payees, users_of_withdrawals, withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
@@ -79,6 +79,7 @@ class ControlStep:
             withdrawals=await withdrawals(step.connection, withdrawal_ids),
             conduct=locked.conduct,
             halts=await halts(step.connection),
+            payees=await payees(step.connection, owners, self._limits, self._context.rules.address_wait, now),
         )
         for refusal in decide_commands(arrivals, states, changes):
             log.warning("command_refused", reason_code=refusal.code.value, what=refusal.reason)

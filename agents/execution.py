@@ -21,11 +21,12 @@ from agents.halt_watch import HaltWatch
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import withdrawals
+from infra.postgres.withdrawals import payees, withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import CancelOutcome, NotSent, Outcome, Plan, conclude, is_stopped, plan
+from pipeline.gate.context import Limits
 from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.payouts import Outcome as PayoutOutcome
@@ -93,6 +94,7 @@ class ExecutionStep:
         gateways: Mapping[Mode, Gateway],
         payouts: WithdrawalGateway,
         halt_watch: HaltWatch,
+        limits: Limits,
         batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
@@ -100,6 +102,7 @@ class ExecutionStep:
         self._gateways = gateways
         self._payouts = payouts
         self._halt_watch = halt_watch
+        self._limits = limits
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
@@ -140,6 +143,8 @@ class ExecutionStep:
         orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
         decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets)
         payouts = [routed for routed in work if routed.action is Action.WITHDRAW]
+        users = sorted({routed.user_id for routed in payouts})
+        changes.payees = await payees(step.connection, users, self._limits, self._context.rules.address_wait, changes.now)
         decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts)
         await step.store(changes, changes.now - self._context.rules.key_lifetime)
         if decided.submissions or decided.cancels or decided.withdrawals:

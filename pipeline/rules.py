@@ -29,6 +29,8 @@ class Rules:
     network_age_max: timedelta = timedelta(hours=1)
     # How long after the acceptance horizon an exchange's withdrawal history may still lack what it accepted.
     withdrawal_history_lag: timedelta = timedelta(seconds=60)
+    # What counts as not executed is looked up for so long all the same.
+    watch_time: timedelta = timedelta(hours=24)
     # An account whose balances differ from the ledger's by more than this, for so long, is halted.
     balance_drift_halt_usd: Decimal = Decimal(100)
     balance_drift_age: timedelta = timedelta(seconds=600)

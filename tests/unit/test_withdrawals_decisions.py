@@ -12,9 +12,10 @@ import pytest
 from pipeline.changes import Changes
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.intake import decide
+from pipeline.invariants import InvariantViolation
 from pipeline.ledger import TransferKind
 from pipeline.second_factor import SecondFactor
-from pipeline.withdrawal import TRANSITIONS, Withdrawal
+from pipeline.withdrawal import TRANSITIONS, Withdrawal, require_transition
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import AuditEvent, EventType
 from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, WithdrawalDecision
@@ -287,5 +288,17 @@ def test_withdrawal_moves_along_the_table_alone(before: WithdrawalStatus, after:
         assert legal is (before is _S.SUBMITTING)
     if after is _S.SUBMITTING:
         assert legal is (before is _S.ACCEPTED)
+    if after is _S.ACCEPTED:
+        assert legal is (before in {_S.RECEIVED, _S.PENDING_APPROVAL, _S.SUBMITTING})
     if after is _S.COMPLETED:
         assert legal is (before in {_S.SUBMITTING, _S.IN_DOUBT, _S.PROCESSING})
+    # An end is left by a correction alone, and only by one of what was proven absent.
+    watched = withdrawal_of(status=before, watched_until=NOW)
+    found = replace(watched, status=after, corrected_at=NOW)
+    corrects = before is _S.REJECTED and after in {_S.PROCESSING, _S.COMPLETED}
+    for start, allowed in ((watched, legal or corrects), (replace(watched, watched_until=None), legal)):
+        if allowed:
+            require_transition(start, found)
+        else:
+            with pytest.raises(InvariantViolation):
+                require_transition(start, found)

@@ -93,6 +93,7 @@ def withdrawal_of(**fields: Any) -> Withdrawal:
         "updated_at": NOW - timedelta(seconds=1),
         "executed_at": NOW if over else None,
         "traceparent": None,
+        "first_submitting_at": fields.get("submitting_at", NOW - timedelta(seconds=1) if sent else None),
     }
     return Withdrawal(**{**values, **fields})
 
