@@ -12,7 +12,6 @@ Start with `submit`, then `_judge`.
 """
 
 import asyncio
-import copy
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -31,6 +30,7 @@ from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
 from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.payouts import PayoutCalls
+from infra.exchange.resting import after_cancel, knowing
 from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from infra.exchange.wire import NotHandedOver, cancel_form, order_form
@@ -152,7 +152,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
-        exchange, market_id = self._knowing(exchange, reference)
+        exchange, market_id = knowing(exchange, reference)
         call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
         params = self._named(reference, self._venue.cancel_parameter)
@@ -167,7 +167,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
                     return self._judge(call, error, credentials)
-        return _after_cancel(await self.look_up(reference), gone)
+        return after_cancel(await self.look_up(reference), gone)
 
     async def look_up(self, reference: OrderReference) -> LookUpOutcome:
         if reference.mode is not Mode.LIVE:
@@ -178,7 +178,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
-        exchange, _ = self._knowing(exchange, reference)
+        exchange, _ = knowing(exchange, reference)
         call = Call()
         async with self._calling(call):
             try:
@@ -308,27 +308,6 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             except Exception as error:  # noqa: BLE001  the order stands; the next look-up reads what is missing
                 return InDoubt(f"{self.exchange} took order {order.exchange_order_id}; {self._describe(call, error, credentials)}")
 
-    def _knowing(self, exchange: Any, reference: OrderReference) -> tuple[Any, str]:
-        """The account's instance as one that knows the order's market, and the venue's name of it.
-
-        ccxt looks every symbol up in the venue's list of today, and raises BadSymbol without asking where it is not there any more. An
-        order outlives that: what was stored with it names its market.
-        """
-        listed = exchange.markets.get(reference.symbol)
-        market_id = reference.market_id or (str(listed["id"]) if listed is not None else reference.symbol.replace("/", ""))
-        if listed is not None and listed["id"] == market_id:
-            return exchange, market_id
-        base, _, quote = reference.symbol.partition("/")
-        market = exchange.safe_market_structure({
-            "id": market_id, "symbol": reference.symbol, "base": base, "quote": quote, "baseId": base, "quoteId": quote, "type": "spot",
-            "spot": True, "margin": False, "swap": False, "future": False, "option": False, "contract": False, "active": False,
-        })
-        # A copy for this call: what is offered for trading stays the venue's own list.
-        knowing = copy.copy(exchange)
-        knowing.markets = {**exchange.markets, reference.symbol: market}
-        knowing.markets_by_id = {**exchange.markets_by_id, market_id: [market]}
-        return knowing, market_id
-
     def _named(self, reference: OrderReference, parameter: str) -> dict[str, object]:
         """By the venue's own id where it is known, and by that alone: the client order id of a canceled order may have been replaced, and a
         venue that is given both refuses the pair then."""
@@ -419,20 +398,3 @@ def _reason_before_sending(error: Exception) -> ReasonCode:
     if isinstance(error, ccxt.AuthenticationError):
         return ReasonCode.API_KEY_UNKNOWN
     return ReasonCode.EXCHANGE_REFUSED
-
-
-def _after_cancel(found: LookUpOutcome, gone: bool) -> CancelOutcome:
-    """What a cancel came to, by the venue's books after it. `gone`: the venue said there was nothing to cancel, which it also says to the
-    second copy of a cancel that succeeded."""
-    if isinstance(found, LookUpFailed):
-        return InDoubt(f"the cancel was answered, but the order could not be read afterwards: {found.detail}"[:_DETAIL_MAX])
-    if isinstance(found, Absent):
-        if gone:
-            return Refused(ReasonCode.ORDER_NOT_FOUND, "the venue's books do not know the order", by_venue=True)
-        return InDoubt("the venue confirmed the cancel of an order that its books do not show")
-    status = found.order.order_status
-    if status in {OrderStatus.CANCELED, OrderStatus.EXPIRED}:
-        return Confirmed(found.order)
-    if status in {OrderStatus.FILLED, OrderStatus.REJECTED}:
-        return Refused(ReasonCode.ORDER_NOT_CANCELABLE, f"the order is {status}: it ended before the cancel arrived", by_venue=True)
-    return InDoubt(f"the order still stands as {status} after the cancel was answered")
