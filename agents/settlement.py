@@ -112,13 +112,13 @@ class SettlementStep:
             await require_published(step, order_ids, self._context)
             await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
             await arrivals.load(step, batch, changes)
-            for report in reports:
-                apply_report(report, changes, self._context.rules)
             try:
+                for report in reports:
+                    apply_report(report, changes, self._context.rules)
                 for payout in payouts:
                     apply_withdrawal_report(payout, changes, self._context.rules)
             except LocksMissing:
-                # A withdrawal that shows up after all halts its user. That must not happen, and all partitions would wait for this lock.
+                # What shows up after all halts its user. That must not happen, and all partitions would wait for this lock.
                 moves_halts = True
                 raise
             if looks:

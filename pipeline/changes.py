@@ -22,6 +22,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.session import Session
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -151,6 +152,10 @@ class Changes:
     # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
     factors: dict[str, SecondFactor] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
+    # Sessions by id, which of them begin with this batch, and which have moved (used or ended).
+    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions_begun: set[str] = field(default_factory=set)
+    sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
@@ -253,7 +258,7 @@ class Changes:
 
         `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
         """
-        require_transition(before.order_id, before.status, after.status)
+        require_transition(before, after)
         if after.cum_quantity < before.cum_quantity:
             raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
         self.orders[after.order_id] = after
@@ -347,8 +352,10 @@ def result_of_order(order: Order) -> Result:
     """The answer that an order's status stands for: final when the order is over.
 
     An order that the venue ended after filling a part of it (IOC, or a market order that found no more offers) counts as executed.
+    One whose final answer was wrong has had it: what is said of it from then on corrects that answer, and is not final itself.
     """
     status, final = _RESULT_STATUS[order.status]
+    corrects = order.corrected_at is not None
     if order.status is OrderStatus.EXPIRED and order.cum_quantity > 0:
         status = ResultStatus.EXECUTED
     average_price = round_down(order.cum_quote / order.cum_quantity) if order.cum_quantity > 0 else None
@@ -371,12 +378,13 @@ def result_of_order(order: Order) -> Result:
         fee=order.fee if order.fee_asset else None,
         fee_asset=order.fee_asset,
         remaining_quantity=order.leaves_quantity,
-        final=final,
+        final=final and not corrects,
         replayed=False,
         duplicate_of=None,
         requested_at=order.requested_at,
         decided_at=order.decided_at,
         executed_at=order.executed_at,
         source=order.source,
+        corrects=corrects,
     )
 

@@ -20,6 +20,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from pipeline.booking import DETAIL_MAX, storable
 from pipeline.changes import Changes
 from pipeline.cost import trim_cost
 from pipeline.execution import NotSent
@@ -29,7 +30,7 @@ from pipeline.gate.payouts import NOBODY, Payee, payout_refusal
 from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import book_of, clearing, fees
 from pipeline.rules import Rules
-from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
+from pipeline.settlement import ATTEMPTS_MAX
 from pipeline.trip import apply_trip
 from pipeline.venue import WINDOW_MIN, InDoubt, Refused
 from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission

@@ -1,8 +1,26 @@
 """The numbers that decisions depend on, as one value (defaults: infra/settings.py)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from typing import Final
+
+READ_LAG_UNKNOWN: Final = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationRules:
+    """What may stand for a code of its own: the most that a session may confirm, and for how long (`session_time` 0: there are none); what
+    the issuer's word on a second factor must name (`amr_confirming` empty: it is not taken), how old it may be, and how far the issuer's
+    clock may be off."""
+
+    session_time: timedelta = timedelta(hours=8)
+    session_orders_max: int = 1_000
+    session_amount_usd_max: Decimal = Decimal(1_000_000)
+    amr_confirming: frozenset[str] = frozenset()
+    auth_age_max: timedelta = timedelta(minutes=15)
+    token_leeway: timedelta = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +47,6 @@ class Rules:
     network_age_max: timedelta = timedelta(hours=1)
     # How long after the acceptance horizon an exchange's withdrawal history may still lack what it accepted.
     withdrawal_history_lag: timedelta = timedelta(seconds=60)
-    # What counts as not executed is looked up for so long all the same.
-    watch_time: timedelta = timedelta(hours=24)
     # An account whose balances differ from the ledger's by more than this, for so long, is halted.
     balance_drift_halt_usd: Decimal = Decimal(100)
     balance_drift_age: timedelta = timedelta(seconds=600)
@@ -39,3 +55,12 @@ class Rules:
     announcements_max: int = 100
     # An announcement may come so long after its deposit was credited.
     announcement_delay: timedelta = timedelta(hours=1)
+    confirmation: ConfirmationRules = ConfirmationRules()
+    # How long an exchange's books may not show what it has accepted, by exchange; where nothing is said, as long as the slowest known.
+    read_lags: Mapping[str, timedelta] = field(default_factory=dict)
+    # An order or a withdrawal that counts as not executed is looked up for so long all the same.
+    watch_time: timedelta = timedelta(hours=24)
+
+    def read_lag(self, exchange: str) -> timedelta:
+        """How long the books of an exchange may not show what it has accepted."""
+        return self.read_lags.get(exchange, READ_LAG_UNKNOWN)

@@ -113,6 +113,9 @@ ORDERS: Columns[Order] = Columns(
         ("fees", "text", lambda order: _fees_text(order.fees)),
         ("usd_value", _AMOUNT, lambda order: order.usd_value),
         ("usd_rate", _AMOUNT, lambda order: order.usd_rate),
+        ("absent_since", _TIME, lambda order: order.absent_since),
+        ("watched_until", _TIME, lambda order: order.watched_until),
+        ("corrected_at", _TIME, lambda order: order.corrected_at),
         ("market_id", "text", lambda order: order.market_id),
     ),
 )
@@ -120,7 +123,8 @@ ORDERS: Columns[Order] = Columns(
 # What changes in an order's life; the rest is written once.
 ORDERS_CHANGING: Columns[Order] = ORDERS.only(
     "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
-    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees",
+    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees", "absent_since", "watched_until",
+    "corrected_at",
 )  # fmt: skip
 
 CLAIMS: Columns[Claim] = Columns(

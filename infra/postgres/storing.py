@@ -36,6 +36,7 @@ from infra.postgres.rows import (
     Columns,
     columns_of,
 )
+from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
@@ -89,9 +90,10 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    for part in drift_parts(changes):
+    for part in (*drift_parts(changes), *session_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
+    await remove_old(connection, changes)
     await _cancels(connection, changes)
     await _announcements(connection, changes, subject)
     await _corrections(connection, changes)

@@ -3,8 +3,8 @@ needs a correction."""
 
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0015"
+down_revision = "0014"
 
 _STATEMENTS = (
     """
