@@ -263,7 +263,7 @@ def _correct(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes)
     The funds were released, so what is left of them is held again, and what they do not cover is advanced when it is paid (`@shortfall`).
     One that the exchange did not pay is what was said: nothing happens.
     """
-    if report.withdrawal_status not in {_S.PROCESSING, _S.COMPLETED}:
+    if withdrawal.status is not _S.REJECTED or report.withdrawal_status not in {_S.PROCESSING, _S.COMPLETED}:
         return
     if TRIPS_ACCOUNT not in changes.trail.heads:
         raise LocksMissing(f"withdrawal {withdrawal.withdrawal_id} shows up after all, and the halts are not locked")
