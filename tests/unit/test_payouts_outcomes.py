@@ -253,6 +253,8 @@ def test_withdrawal_that_shows_up_after_all_is_booked_and_its_user_halted(funds:
         assert only(changes).hold_amount == changes.ledger.balance(account("USDT")).pending == min(Decimal(funds), 100 + FEE)
     for _ in range(2):
         apply_withdrawal_report(report(NOT_EXECUTED), changes, RULES)
+    # A word that was overtaken.
+    apply_withdrawal_report(report(NOT_EXECUTED, withdrawal_status=_S.PROCESSING), changes, RULES)
     ended = only(changes)
     assert (ended.status, ended.hold_amount, ended.corrected_at) == (_S.COMPLETED, 0, NOW)
     balance = changes.ledger.balance(account("USDT"))
