@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -25,10 +25,10 @@ from infra.exchange.venues import Venue, canceled_id
 from pipeline.venue import Fee, Market, OrderReference, OrderTerms, VenueOrder
 from schemas.decimals import format_decimal, parse_decimal
 from schemas.orders import OrderStatus, OrderType
+from schemas.times import EARLIEST, moment_of
 
 # What this system's own client order ids look like (pipeline.identifiers), with the mark of its own cancel.
 _OUR_CLIENT_ORDER_ID: Final = re.compile(r"co[0-9a-f]{28}(-c)?")
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGES_MAX: Final = 10
 # Of the order and the trade list within the time in which an order can have been accepted.
 _LIST_PAGES_MAX: Final = 10
@@ -54,12 +54,12 @@ class TooManyDigits(UnreadableBooks):
 
 def milliseconds(moment: datetime) -> int:
     """UTC time in whole ms since 1970, rounded down."""
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+    return (moment - EARLIEST) // timedelta(milliseconds=1)
 
 
 def moment(timestamp_ms: object) -> datetime | None:
-    """The UTC time of a timestamp in ms, None where the venue gave none."""
-    return EPOCH + timedelta(milliseconds=timestamp_ms) if isinstance(timestamp_ms, int) else None
+    """The UTC time of a timestamp in ms, None where the venue gave none that every store can carry (schemas.times)."""
+    return moment_of(timestamp_ms, 1_000)
 
 
 def amount(value: object, name: str) -> Decimal:

@@ -13,6 +13,7 @@ from asyncpg import Record
 
 from pipeline.audit import AuditRow
 from pipeline.changes import Claim, PendingCancel
+from pipeline.invariants import RowUnreadable
 from pipeline.ledger import AccountKey, Transfer, TransferKind
 from pipeline.order import Order
 from pipeline.venue import Fee
@@ -208,10 +209,27 @@ AUDIT_EVENTS: Columns[AuditRow] = Columns(
 )
 
 
+def fields_of(row: Record, columns: Columns[T]) -> dict[str, Any]:
+    """A row's values by the names of its object's fields, its `source_` columns as one.
+
+    Raises RowUnreadable for a time without a zone, which is how the driver reads `infinity`: nothing can be compared with it.
+    """
+    fields: dict[str, Any] = {}
+    for name, sql_type, _ in columns.columns:
+        if name.startswith("source_"):
+            fields["source"] = source_of(row)
+            continue
+        value = row[name]
+        if sql_type == _TIME and value is not None and value.tzinfo is None:
+            key = columns.columns[0][0]
+            raise RowUnreadable(f"{columns.table} with {key} {row[key]} has no finite {name}; nothing was written, its funds stay held.")
+        fields[name] = value
+    return fields
+
+
 def order_of(row: Record) -> Order:
-    """One row of `orders`."""
-    fields: dict[str, Any] = {name: row[name] for name, _, _ in ORDERS.columns if not name.startswith("source_")}
-    fields["source"] = source_of(row)
+    """One row of `orders`. Raises RowUnreadable."""
+    fields = fields_of(row, ORDERS)
     fields["mode"] = Mode(row["mode"])
     fields["side"] = Side(row["side"])
     fields["order_type"] = OrderType(row["order_type"])
@@ -229,36 +247,16 @@ def _fees_text(fees: tuple[Fee, ...]) -> str:
 
 
 def claim_of(row: Record) -> Claim:
-    """One row of `claims`."""
-    return Claim(
-        user_id=row["user_id"],
-        idempotency_key=row["idempotency_key"],
-        source=source_of(row),
-        request_id=row["request_id"],
-        request_type=RequestType(row["request_type"]) if row["request_type"] else None,
-        fingerprint=row["fingerprint"],
-        order_id=row["order_id"],
-        claimed_at=row["claimed_at"],
-        result=RESULT.validate_json(row["result"]) if row["result"] else None,
-        ended_at=row["ended_at"],
-    )
+    """One row of `claims`. Raises RowUnreadable."""
+    fields = fields_of(row, CLAIMS)
+    fields["request_type"] = RequestType(row["request_type"]) if row["request_type"] else None
+    fields["result"] = RESULT.validate_json(row["result"]) if row["result"] else None
+    return Claim(**fields)
 
 
 def cancel_of(row: Record) -> PendingCancel:
-    """One row of `cancels`."""
-    return PendingCancel(
-        source=source_of(row),
-        order_id=row["order_id"],
-        user_id=row["user_id"],
-        idempotency_key=row["idempotency_key"],
-        request_id=row["request_id"],
-        requested_at=row["requested_at"],
-        decided_at=row["decided_at"],
-        attempt=row["attempt"],
-        traceparent=row["traceparent"],
-        attempts_sent=row["attempts_sent"],
-        expires_at=row["expires_at"],
-    )
+    """One row of `cancels`. Raises RowUnreadable."""
+    return PendingCancel(**fields_of(row, CANCELS))
 
 
 def transfer_of(row: Record) -> Transfer:

@@ -244,6 +244,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.APPROVAL_NOT_PENDING: "an operator's decision about a withdrawal",
     R.APPROVAL_REFUSED: "an operator's decision about a withdrawal",
     R.EXCHANGE_REFUSED: "the exchange's own answer to the order",
+    R.ORDER_NOT_EXECUTED: "the proof that the exchange never had an order or a withdrawal that was in doubt",
     R.ORDER_NOT_FOUND: "cancels",
     R.ORDER_NOT_CANCELABLE: "cancels",
 }
