@@ -18,6 +18,7 @@ import typer
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
 from cli.deposit_commands import deposits_app
 from cli.ending import finish as _finish
+from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from cli.session_commands import sessions_app
 from cli.withdrawal_commands import addresses_app, withdrawals_app
@@ -217,18 +218,9 @@ def verify_balances(
 _OnlyUser = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only for this user.")]
 _OnlySymbol = Annotated[str | None, typer.Option("--symbol", metavar="BASE/QUOTE", help="Only for this symbol.")]
 _OnlyExchange = Annotated[str | None, typer.Option("--exchange", metavar="ID", help="Only at this exchange.")]
-_Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 _CancelOpen = Annotated[
     bool, typer.Option("--cancel-open", help="Cancel what rests at the exchange and would not pass, while this is in force.")
 ]
-_Operator = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who asks; else whose token it is, or the login name.")]
-_TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file", metavar="FILE", envvar="ORCHESTRATOR_OPERATOR_TOKEN_FILE", help="Your token, with the scope `operate`."
-    ),
-]
-_Totp = Annotated[str | None, typer.Option("--totp", metavar="CODE", help="The code of your second factor; else it is asked for.")]
 
 
 def _command(
@@ -236,9 +228,7 @@ def _command(
     scope: tuple[str | None, str | None, str | None],
     reason: str,
     cancel_open: bool,
-    operator: str | None,
-    token_file: Path | None,
-    totp: str | None,
+    credentials: Credentials,
     as_json: bool,
 ) -> NoReturn:
     from cli.halts import CommandOptions, command, scope_of  # noqa: PLC0415 — invariant 1
@@ -246,58 +236,58 @@ def _command(
     from schemas.commands import CommandWord  # noqa: PLC0415 — invariant 1
 
     named = scope_of(*scope)
-    options = CommandOptions(CommandWord(word), *named, reason, cancel_open, operator, token_file, totp, as_json)
+    options = CommandOptions(CommandWord(word), *named, reason, cancel_open, credentials, as_json)
     _finish(command(find_installation(), options))
 
 
 @app.command()
+@with_credentials
 def halt(
-    reason: _Why,
+    reason: Reason,
     user: _OnlyUser = None,
     symbol: _OnlySymbol = None,
     exchange: _OnlyExchange = None,
     cancel_open: _CancelOpen = False,
-    operator: _Operator = None,
-    token_file: _TokenFile = None,
-    totp: _Totp = None,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Stop trading: nothing new is sent, for everybody, or for one user, symbol or exchange. Cancels still pass.
 
     Ends with 0 when it is in force, 1 when it was refused, 3 when no worker has applied it within 10 s.
     """
-    _command("halt", (user, symbol, exchange), reason, cancel_open, operator, token_file, totp, as_json)
+    _command("halt", (user, symbol, exchange), reason, cancel_open, credentials, as_json)
 
 
 @app.command()
+@with_credentials
 def reduce(
-    reason: _Why,
+    reason: Reason,
     user: _OnlyUser = None,
     symbol: _OnlySymbol = None,
     exchange: _OnlyExchange = None,
     cancel_open: _CancelOpen = False,
-    operator: _Operator = None,
-    token_file: _TokenFile = None,
-    totp: _Totp = None,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Let positions only be made smaller: sales into US dollars and cancels pass, nothing else. Exit codes as of `halt`."""
-    _command("reduce", (user, symbol, exchange), reason, cancel_open, operator, token_file, totp, as_json)
+    _command("reduce", (user, symbol, exchange), reason, cancel_open, credentials, as_json)
 
 
 @app.command()
+@with_credentials
 def resume(
-    reason: _Why,
+    reason: Reason,
     user: _OnlyUser = None,
     symbol: _OnlySymbol = None,
     exchange: _OnlyExchange = None,
-    operator: _Operator = None,
-    token_file: _TokenFile = None,
-    totp: _Totp = None,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Lift the halt of exactly this scope; those of other scopes stay. Exit codes as of `halt`."""
-    _command("resume", (user, symbol, exchange), reason, False, operator, token_file, totp, as_json)
+    _command("resume", (user, symbol, exchange), reason, False, credentials, as_json)
 
 
 @app.command()

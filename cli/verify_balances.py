@@ -19,7 +19,8 @@ import asyncpg
 
 from agents.app import credential_source, gateways_of, rules_of, utc_now
 from agents.balance_look import BalanceLooks
-from cli.administration import exchange_of, keyring_for, usage, user_id_of
+from cli.administration import exchange_of, keyring_for, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
 from cli.orders import Row, database_failed
 from cli.output import Exit, printable, say, table_lines, to_json, write_line

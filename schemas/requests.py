@@ -20,6 +20,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Stri
 from pydantic_core import PydanticCustomError
 
 from schemas.decimals import DecimalString
+from schemas.order_kinds import ORDER_KINDS, PRICE_FIELDS
 from schemas.orders import Mode, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from schemas.times import OutOfBounds, bounded
@@ -78,19 +79,6 @@ IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_L
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
 
-# Which price fields an order type must carry; it must not carry the others.
-_PRICES_NEEDED: Final[dict[OrderType, frozenset[str]]] = {
-    OrderType.MARKET: frozenset(),
-    OrderType.LIMIT: frozenset({"price"}),
-    OrderType.LIMIT_MAKER: frozenset({"price"}),
-    OrderType.STOP_LOSS: frozenset({"stop_price"}),
-    OrderType.TAKE_PROFIT: frozenset({"stop_price"}),
-    OrderType.STOP_LOSS_LIMIT: frozenset({"price", "stop_price"}),
-    OrderType.TAKE_PROFIT_LIMIT: frozenset({"price", "stop_price"}),
-    OrderType.TRAILING_STOP: frozenset({"trailing_delta"}),
-}
-
-
 class RequestBase(WireModel):
     """The fields of every request."""
 
@@ -127,15 +115,16 @@ class TradeRequest(MoneyRequest):
     def _amounts_and_prices_fit_the_order_type(self) -> "TradeRequest":
         if (self.quantity is None) == (self.quote_quantity is None):
             raise PydanticCustomError("amounts", "give exactly one of quantity and quote_quantity")
-        if self.quote_quantity is not None and self.order_type is not OrderType.MARKET:
+        kind = ORDER_KINDS[self.order_type]
+        if self.quote_quantity is not None and not kind.takes_quote_quantity:
             raise PydanticCustomError("amounts", "quote_quantity is for market orders; other types need quantity")
-        needed = _PRICES_NEEDED[self.order_type]
-        given = {name for name in ("price", "stop_price", "trailing_delta") if getattr(self, name) is not None}
+        needed = kind.prices
+        given = {name for name in PRICE_FIELDS if getattr(self, name) is not None}
         if missing := ", ".join(sorted(needed - given)):
             raise PydanticCustomError("prices", "{order_type} needs {names}", {"order_type": self.order_type, "names": missing})
         if surplus := ", ".join(sorted(given - needed)):
             raise PydanticCustomError("prices", "{order_type} takes no {names}", {"order_type": self.order_type, "names": surplus})
-        if self.time_in_force is not None and self.order_type is OrderType.MARKET:
+        if self.time_in_force is not None and not kind.takes_time_in_force:
             raise PydanticCustomError("time_in_force", "a market order takes no time_in_force")
         return self
 

@@ -19,21 +19,23 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import aiohttp
 import ccxt
 
 from infra.exchange.account_balances import BalanceCalls
 from infra.exchange.account_calls import TOO_LATE
-from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
+from infra.exchange.books import ID_MAX, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
-from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
+from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyQuestion, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.payouts import PayoutCalls
+from infra.exchange.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.resting import after_cancel, knowing
 from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from infra.exchange.wire import NotHandedOver, cancel_form, order_form
+from infra.metrics import ANSWERS_UNREADABLE
+from pipeline.booking import storable
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -162,7 +164,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             try:
                 answer = await exchange.cancel_order(reference.exchange_order_id, reference.symbol, params)
                 # The order may have another client order id from now on, so it is looked up by the venue's id.
-                reference = replace(reference, exchange_order_id=reference.exchange_order_id or answer.get("id"))
+                with reading("the answer to the cancel"):
+                    named = text(answer.get("id"), "its order id", ID_MAX)
+                reference = replace(reference, exchange_order_id=reference.exchange_order_id or named or None)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
@@ -181,18 +185,16 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
         call = Call()
-        async with self._calling(call):
-            try:
-                answer = await self._find(exchange, reference, call)
-                if answer is None:
-                    clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
-                    return clockless if looked_up_at is None else Absent(looked_up_at)
-                order = self._ours(answer, reference)
-                return Found(await self._with_fees(exchange, reference.symbol, order))
-            except UnreadableBooks as error:
-                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
-            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
-                return LookUpFailed(self._describe(call, error, credentials))
+
+        async def ask() -> Found | Absent | LookUpFailed:
+            answer = await self._find(exchange, reference, call)
+            if answer is None:
+                clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
+                return clockless if looked_up_at is None else Absent(looked_up_at)
+            order = self._ours(answer, reference)
+            return Found(await self._with_fees(exchange, reference.symbol, order))
+
+        return await self._answer_to("order", call, credentials, ask)
 
     async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
         account = await self._account(user_id, api_key_id)
@@ -213,30 +215,43 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
                     detail = self._describe(call, error, credentials)
                     reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
                     return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
-            return read_answer(question, answer) or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
+            return self._key_answer(question, answer)
         return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
 
-    async def markets(self) -> dict[str, Market]:
-        await self._connection.reload()
+    def _key_answer(self, question: KeyQuestion, answer: Any) -> KeyAnswer:
         try:
-            return read_markets(self._connection.public.markets)
-        except UnreadableBooks as error:
-            raise VenueUnavailable(f"{self.exchange} told markets that cannot be read: {error}") from error
+            with reading("the answer about the key"):
+                found = read_answer(question, answer)
+        except UnreadableBooks:
+            found = None
+        if found is None:
+            ANSWERS_UNREADABLE.labels(self.exchange, "key").inc()
+        return found or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
+
+    async def markets(self) -> dict[str, Market]:
+        async def ask() -> dict[str, Market]:
+            await self._connection.reload()
+            found = read_markets(self._connection.public.markets)
+            if not found:
+                raise UnreadableBooks("not one of its markets can be read")
+            return found
+
+        return await self._public_answer_to("markets", ask)
 
     async def quotes(self, symbols: Iterable[str]) -> dict[str, Quote]:
-        await self._connection.ready()
-        public = self._connection.public
-        wanted = {public.markets[symbol]["id"]: symbol for symbol in symbols if symbol in public.markets}
-        if not wanted:
-            return {}
-        # Before the question, not after the answer: a price is never made to look younger than it is.
-        observed_at = self._clock()
-        try:
+        async def ask() -> dict[str, Quote]:
+            await self._connection.ready()
+            public = self._connection.public
+            wanted = {public.markets[symbol]["id"]: symbol for symbol in symbols if symbol in public.markets}
+            if not wanted:
+                return {}
+            # Before the question, not after the answer: a price is never made to look younger than it is.
+            observed_at = self._clock()
             # The endpoint itself: ccxt's fetch_last_prices holds the loop for 80 ms where a venue has 3,000 markets.
             answer = await getattr(public, self._venue.prices_call)()
             return {symbol: Quote(price, observed_at) for symbol, price in read_prices(answer, wanted).items()}
-        except (ccxt.BaseError, aiohttp.ClientError, UnreadableBooks) as error:
-            raise VenueUnavailable(f"{self.exchange} told no prices ({type(error).__name__})") from None
+
+        return await self._public_answer_to("prices", ask)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -294,13 +309,15 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         try:
             order = read_order(answer, self._clock())
         except UnreadableBooks as error:
+            note_unreadable(self.exchange, "submit", error)
             return InDoubt(self._clean(f"{self.exchange} answered, but {error}", credentials))
         if order.client_order_id != submission.client_order_id:
             return InDoubt(f"{self.exchange} answered with order {order.exchange_order_id}, which carries another client order id")
         if order.order_status is OrderStatus.REJECTED and not order.cum_quantity:
             return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} rejected order {order.exchange_order_id}")
         try:
-            return Confirmed(with_fees(order, answer.get("trades") or []))
+            with reading("its fills"):
+                return Confirmed(with_fees(order, answer.get("trades") or []))
         except UnreadableBooks:
             pass
         call = Call()
@@ -380,7 +397,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         for secret in (credentials.secret, credentials.api_key, credentials.password):
             if secret:
                 text = text.replace(secret, "***")
-        return _SIGNATURE.sub(r"\1=***", _QUERY.sub(r"\1", text))[:_DETAIL_MAX]
+        return storable(_SIGNATURE.sub(r"\1=***", _QUERY.sub(r"\1", text))[:_DETAIL_MAX])
 
     @asynccontextmanager
     async def _calling(self, call: Call) -> AsyncIterator[None]:

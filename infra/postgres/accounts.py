@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+from infra.postgres.audit_outbox import await_publication
 from infra.postgres.rows import columns_of
 from infra.postgres.step import Connection, Database, lock_chains
 from infra.postgres.transfers import apply_transfers
@@ -33,7 +34,8 @@ class NewUser:
 
 
 async def add_users(database: Database, users: Sequence[NewUser], now: datetime, actor: str) -> list[AuditRow]:
-    """Adds those users that are not there yet, in one database transaction; returns their audit events, to be published.
+    """Adds those users that are not there yet, in one database transaction; returns their audit events, which
+    wait to be published.
 
     Opening balances are transfers from `@opening`: nothing else creates money. Raises ValueError for a negative one and for a user who is
     named twice; nothing is added then.
@@ -100,7 +102,8 @@ async def _insert_users(connection: Connection, users: Sequence[NewUser], now: d
 
 
 async def store_events(connection: Connection, trail: AuditTrail, now: datetime) -> None:
-    """Writes a trail's events and moves its accounts' chain heads, inside the caller's transaction, which holds their locks."""
+    """Writes a trail's events and moves its accounts' chain heads, inside the caller's transaction, which holds their locks. They wait for
+    their publication (infra/postgres/audit_outbox)."""
     heads = [(account, head.seq, head.hash) for account, head in trail.heads.items()]
     await connection.execute(
         """
@@ -118,6 +121,7 @@ async def store_events(connection: Connection, trail: AuditTrail, now: datetime)
         *columns_of(rows, 5),
         now,
     )
+    await await_publication(connection, trail.rows)
 
 
 async def stored_keys(database: Database, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:

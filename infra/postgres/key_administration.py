@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from infra.postgres.administration import By, Done, NotDone, UserChange, changing_user
+from infra.postgres.administration import Done, NotDone, UserChange, changing_user
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from schemas.audit import EventType
 
@@ -104,7 +105,7 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
         until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
         was = "" if before is None else f", in place of one that was {before['status']}"
         what = f"key {key.api_key_id} for {permissions}{until}{was}"
-        changing.record(EventType.KEY_ADDED, what, key.exchange)
+        changing.record(EventType.KEY_ADDED, what, key.exchange, more={"target_id": key.api_key_id})
     return Done(f"User {key.user_id} has {what} at {key.exchange}. `orchestrator keys check` asks the exchange about it.")
 
 
@@ -127,7 +128,8 @@ async def revoke_key(database: Database, user_id: str, api_key_id: str, by: By) 
         unfinished = await changing.connection.fetchval(
             "SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND executed_at IS NULL", user_id, api_key_id
         )
-        changing.record(EventType.KEY_REVOKED, f"key {api_key_id} revoked, was {row['status']}", row["exchange"])
+        what = f"key {api_key_id} revoked, was {row['status']}"
+        changing.record(EventType.KEY_REVOKED, what, row["exchange"], more={"target_id": api_key_id})
     stuck = (
         f" {unfinished} orders with it are not over: workers cannot look them up or cancel them any more. Cancel them at {row['exchange']} "
         "itself, or store a key under this id again."
@@ -182,9 +184,11 @@ async def record_check(database: Database, key: StoredKey, refused: str | None, 
         )
         if refused is None:
             again = ", which refused it before" if key.status == "refused" else ""
-            changing.record(EventType.KEY_CHECKED, f"key {key.api_key_id} is accepted by {key.exchange}{again}", key.exchange)
+            accepted = f"key {key.api_key_id} is accepted by {key.exchange}{again}"
+            changing.record(EventType.KEY_CHECKED, accepted, key.exchange, more={"target_id": key.api_key_id})
             return Done(f"{key.exchange} accepts key {key.api_key_id} of {key.user_id}{again}.", changed=key.status == "refused")
-        changing.record(EventType.KEY_REFUSED, f"key {key.api_key_id} is refused by {key.exchange}: {refused}", key.exchange)
+        what = f"key {key.api_key_id} is refused by {key.exchange}: {refused}"
+        changing.record(EventType.KEY_REFUSED, what, key.exchange, more={"target_id": key.api_key_id})
     return Done(
         f"{key.exchange} refuses key {key.api_key_id} of {key.user_id}: {refused.rstrip('.')}. New orders with it are refused here until a "
         "check finds it accepted, or another key is stored in its place."
