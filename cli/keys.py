@@ -20,7 +20,7 @@ from cli.administration import administering, asking, change, exchange_of, key_i
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.operator_options import Credentials
-from cli.orders import reading
+from cli.orders import reading, require_user
 from cli.output import CommandFailed, Exit, print_table, say, write_line
 from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
@@ -103,6 +103,7 @@ async def show_keys(installation: Installation, *, user_id: str | None, limit: i
     if user_id is not None:
         user_id = user_id_of(user_id)
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, KEYS, user_id=user_id, limit=limit)
     print_table(rows, KEY_COLUMNS, as_json=as_json, nothing="No key fits.")
 
@@ -126,7 +127,7 @@ async def add(
     try:
         venue(exchange)
     except UnknownVenue as error:
-        raise usage(f"{error}.") from error
+        raise CommandFailed(f"{error}. Nothing was changed.", Exit.NOT_SO) from error
     keyring = keyring_for(installation.settings)
     ciphertext = keyring.encrypt(user_id, api_key_id, read_secret(source))
     key = NewKey(user_id, api_key_id, exchange, granted, until, keyring.key_id, ciphertext)
