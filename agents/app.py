@@ -81,8 +81,7 @@ def require_permitted(settings: Settings) -> None:
         token_verifier(settings)
         if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
             _require_careful_withdrawals(settings)
-            refusal = lag_refusal(settings)
-            if refusal is not None:
+            if (refusal := lag_refusal(settings)) is not None:
                 raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
@@ -90,9 +89,8 @@ def require_permitted(settings: Settings) -> None:
         raise ExchangeNotPermitted(
             f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. With "
             "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
-            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a "
-            f"sandbox or the simulated exchange, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of "
-            "ORCHESTRATOR_EXCHANGES."
+            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a sandbox or the "
+            f"simulated one, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of ORCHESTRATOR_EXCHANGES."
         )
     real = [exchange for exchange in settings.exchanges if is_real_money(settings.exchange_urls[exchange])]
     if real:

@@ -73,6 +73,7 @@ def plan_withdrawals(
                 ended = replace(withdrawal, reason_code=refused.reason_code, reason=refused.detail)
                 end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
                 continue
+            key = changes.keys.get((withdrawal.user_id, withdrawal.api_key_id))
             submitting = replace(
                 withdrawal,
                 status=_S.SUBMITTING,
@@ -82,6 +83,8 @@ def plan_withdrawals(
                 submitting_at=changes.now,
                 first_submitting_at=withdrawal.sent_from or changes.now,
                 updated_at=changes.now,
+                key_version=key.version if key is not None else None,
+                account_id=key.account_id if key is not None else None,
             )
             payee.left_usd += withdrawal.usd_value
             move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
@@ -123,6 +126,7 @@ def submission_of(withdrawal: Withdrawal) -> WithdrawalSubmission:
         fee=withdrawal.fee,
         submitting_at=withdrawal.submitting_at,
         expires_at=withdrawal.expires_at,
+        sent_with=withdrawal.sent_with,
     )
 
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.invariants import InvariantViolation
-from pipeline.venue import InDoubt, Refused
+from pipeline.venue import InDoubt, KeyVersion, Refused
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
@@ -108,11 +108,18 @@ class Withdrawal:
     absent_since: datetime | None = None
     watched_until: datetime | None = None
     corrected_at: datetime | None = None
+    key_version: int | None = None
+    account_id: str | None = None
 
     @property
     def sent_from(self) -> datetime | None:
         """From when on the exchange may have it; None while it was never sent."""
         return self.first_submitting_at or self.submitting_at
+
+    @property
+    def sent_with(self) -> KeyVersion | None:
+        """The account of the newest intent; None where a worker made it that did not keep it."""
+        return None if self.key_version is None else KeyVersion(self.key_version, self.account_id)
 
     @property
     def total(self) -> Decimal:
@@ -165,6 +172,7 @@ class WithdrawalSubmission:
     fee: Decimal
     submitting_at: datetime
     expires_at: datetime
+    sent_with: KeyVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@ needs a correction."""
 
 from alembic import op
 
-revision = "0017"
-down_revision = "0016"
+revision = "0018"
+down_revision = "0017"
 
 _STATEMENTS = (
     """
