@@ -6,7 +6,8 @@ Invariants:
 1. A withdrawal is sent only from `accepted`, for the attempt that its record names, before its deadline, and while nothing that was looked
    at when it was accepted speaks against it any more: halts of any level, user, key, address list, the day's limit (pipeline/gate/payouts).
    One batch makes at most one call for it.
-2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+2. `submitting` means that it may have been sent: it is in doubt, and never sent blindly again, but where this very run of the step has
+   stored the intent and not made its calls yet.
 3. Once in doubt it is never sent again. Two looks at the exchange's history that do not show it, so far apart that it must have been shown
    in between, prove that it was not executed: it ends as `ORDER_NOT_EXECUTED`, its funds are released, and its producer decides.
 4. What was proven absent is watched for a day all the same. If it shows up after all, that is booked, its result is corrected by an event
@@ -23,7 +24,7 @@ from typing import Final
 from pipeline.booking import DETAIL_MAX, storable
 from pipeline.changes import Changes
 from pipeline.cost import trim_cost
-from pipeline.execution import NotSent
+from pipeline.execution import NotSent, OwnIntents
 from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.gate.context import HaltBook
 from pipeline.gate.payouts import NOBODY, Payee, payout_refusal
@@ -54,10 +55,18 @@ Outcome = WithdrawalOutcome | NotSent
 
 
 def plan_withdrawals(
-    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook
+    work: Sequence[RoutedOrder],
+    changes: Changes,
+    fencing_epoch: int,
+    work_partition: int,
+    halts: HaltBook,
+    own_intents: OwnIntents = (),
 ) -> list[WithdrawalSubmission]:
     """Decides what is sent. Those that need no call any more are ended or put in doubt here, in the same database transaction. Its users
-    are in `changes.payees`."""
+    are in `changes.payees`.
+
+    `own_intents` are those that earlier tries of this very step have stored, whose commit was answered late.
+    """
     submissions: list[WithdrawalSubmission] = []
     named: set[str] = set()
     for routed in work:
@@ -90,11 +99,11 @@ def plan_withdrawals(
             move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
             submissions.append(submission_of(submitting))
         elif withdrawal.status is _S.SUBMITTING and routed.attempt == withdrawal.attempt and not again:
-            if withdrawal.fencing_epoch == fencing_epoch:
+            if withdrawal.fencing_epoch == fencing_epoch and (withdrawal.withdrawal_id, withdrawal.attempt) in own_intents:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 submissions.append(submission_of(withdrawal))
             else:
-                _put_in_doubt(withdrawal, INTERRUPTED, changes)
+                put_in_doubt(withdrawal, INTERRUPTED, changes)
     return submissions
 
 
@@ -143,7 +152,7 @@ def conclude_withdrawals(outcomes: Mapping[str, Outcome], changes: Changes) -> N
                 # The key itself stays in use: a venue says the same of one that may trade and not withdraw.
                 _refuse(withdrawal, outcome, EventType.WITHDRAWAL_REFUSED, changes)
             case InDoubt(detail):
-                _put_in_doubt(withdrawal, detail, changes)
+                put_in_doubt(withdrawal, detail, changes)
             case NotSent(detail):
                 _requeue(withdrawal, detail, changes)
 
@@ -165,7 +174,7 @@ def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, cha
     end_unsent(ended, withdrawal, event_type, changes)
 
 
-def _put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
+def put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held until the exchange's history proves what became of it."""
     after = replace(withdrawal, status=_S.IN_DOUBT, reason=storable(detail), absent_since=None, updated_at=changes.now)
     move(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, len(changes.ledger.transfers), changes)
