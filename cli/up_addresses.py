@@ -10,6 +10,7 @@ from typing import Final
 
 from cli.installation import RunningInstallation, without_password
 from cli.output import Cell, called
+from cli.trial_issuer import SIGNING_KEY
 from cli.trial_users import API_KEY_ID, START_BALANCES, TRIAL_USERS
 from schemas.topics import Topics
 
@@ -69,11 +70,41 @@ def address_lines(running: RunningInstallation, directory: Path) -> list[str]:
     return [*lines, "", "Ctrl-C stops everything."]
 
 
+def _with_token(running: RunningInstallation, directory: Path, command: str, request: str) -> list[str]:
+    """The way to an order where tokens and codes are asked for: a second factor, a token, a session, the order."""
+    user = TRIAL_USERS[0]
+    token = shlex.quote(str(directory / f"{user}.token"))
+    signing_key = directory / SIGNING_KEY
+    if not signing_key.exists():
+        return ["", f"Requests need a token of the issuer that {running.token_keys_file} trusts, and real money a code."]
+    session = shlex.quote(json.dumps({"schema_version": 1, "type": "session", "idempotency_key": _KEY, "user_id": user}))
+    session = session.replace(_KEY, "session-'$(date +%s)'")
+    return [
+        "",
+        f"Requests need a token, and real money a one-time code. Make a second factor and a token for {user}, once:",
+        f"  {command} users enrol-totp {user}",
+        f"  (umask 077; {command} tokens issue {user} --signing-key {shlex.quote(str(signing_key))} --hours 8 > {token})",
+        "Begin a session with the code of your authenticator in place of 123456, and send orders without one:",
+        f"  echo {session} | {command} submit - --wait --token-file {token} --totp 123456",
+        f"  echo {request} | {command} submit - --wait --token-file {token}",
+        "The same with kcat:",
+        f"  echo {request} | kcat -P -b {running.kafka_bootstrap_servers} -t {Topics(running.topic_prefix).requests} -k {user} "
+        f"-X partitioner=murmur2_random -H \"authorization=Bearer $(cat {token})\"",
+    ]
+
+
 def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> list[str]:
     request = example_request(running.exchanges[0])
     # Always, as another terminal may stand in another directory.
     command = f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} {called()}"
     broker = f"-b {running.kafka_bootstrap_servers}"
+    look_around = ("orders", "results", f"balances --user {TRIAL_USERS[0]}", "lag", "verify", "doctor")
+    if running.authentication == "required":
+        return [
+            *_with_token(running, directory, command, request),
+            "Then look around:",
+            *(f"  {command} {words}" for words in (*look_around, "sessions list")),
+        ]
     return [
         "",
         "Send an order from another terminal and see its answer:",
@@ -82,5 +113,5 @@ def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> 
         f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {TRIAL_USERS[0]} -X partitioner=murmur2_random",
         f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
         "Then look around:",
-        *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {TRIAL_USERS[0]}", "lag", "verify", "doctor")),
+        *(f"  {command} {words}" for words in look_around),
     ]
