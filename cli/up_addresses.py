@@ -10,7 +10,6 @@ from typing import Final
 
 from cli.installation import RunningInstallation, without_password
 from cli.output import Cell, called
-from cli.trial_issuer import SIGNING_KEY
 from cli.trial_users import API_KEY_ID, START_BALANCES, TRIAL_USERS
 from schemas.topics import Topics
 
@@ -70,48 +69,46 @@ def address_lines(running: RunningInstallation, directory: Path) -> list[str]:
     return [*lines, "", "Ctrl-C stops everything."]
 
 
-def _with_token(running: RunningInstallation, directory: Path, command: str, request: str) -> list[str]:
-    """The way to an order where tokens and codes are asked for: a second factor, a token, a session, the order."""
-    user = TRIAL_USERS[0]
-    token = shlex.quote(str(directory / f"{user}.token"))
-    signing_key = directory / SIGNING_KEY
-    if not signing_key.exists():
-        return ["", f"Requests need a token of the issuer that {running.token_keys_file} trusts, and real money a code."]
-    session = shlex.quote(json.dumps({"schema_version": 1, "type": "session", "idempotency_key": _KEY, "user_id": user}))
-    session = session.replace(_KEY, "session-'$(date +%s)'")
-    return [
-        "",
-        f"Requests need a token, and real money a one-time code. Make a second factor and a token for {user}, once:",
-        f"  {command} users enrol-totp {user}",
-        f"  (umask 077; {command} tokens issue {user} --signing-key {shlex.quote(str(signing_key))} --hours 8 > {token})",
-        "Begin a session with the code of your authenticator in place of 123456, and send orders without one:",
-        f"  echo {session} | {command} submit - --wait --token-file {token} --totp 123456",
-        f"  echo {request} | {command} submit - --wait --token-file {token}",
-        "The same with kcat:",
-        f"  echo {request} | kcat -P -b {running.kafka_bootstrap_servers} -t {Topics(running.topic_prefix).requests} -k {user} "
-        f"-X partitioner=murmur2_random -H \"authorization=Bearer $(cat {token})\"",
-    ]
-
-
 def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> list[str]:
     request = example_request(running.exchanges[0])
     # Always, as another terminal may stand in another directory.
     command = f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} {called()}"
     broker = f"-b {running.kafka_bootstrap_servers}"
-    look_around = ("orders", "results", f"balances --user {TRIAL_USERS[0]}", "lag", "verify", "doctor")
+    user = TRIAL_USERS[0]
+    proof, options, headers = [], "", ""
     if running.authentication == "required":
-        return [
-            *_with_token(running, directory, command, request),
-            "Then look around:",
-            *(f"  {command} {words}" for words in (*look_around, "sessions list")),
+        options, headers = f" --token-file {user}.token --totp CODE", f' -H "authorization=Bearer $(cat {user}.token)" -H x-totp=CODE'
+        proof = [
+            "",
+            "Every request needs a token, and real money a code. Make both for a trial, once; CODE below stands for the code shown now:",
+            f"  {command} users enrol-totp {user}",
+            f"  {command} tokens issue {user} --hours 8 --signing-key {_signing_key(running)} > {user}.token",
         ]
     return [
+        *proof,
         "",
         "Send an order from another terminal and see its answer:",
-        f"  echo {request} | {command} submit - --wait",
+        f"  echo {request} | {command} submit - --wait{options}",
         "The same with kcat, and all answers:",
-        f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {TRIAL_USERS[0]} -X partitioner=murmur2_random",
+        f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {user} -X partitioner=murmur2_random{headers}",
         f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
+        *(_session_lines(command, user) if running.authentication == "required" else []),
         "Then look around:",
-        *(f"  {command} {words}" for words in look_around),
+        *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {user}", "lag", "verify", "doctor")),
     ]
+
+
+def _session_lines(command: str, user: str) -> list[str]:
+    """How one code lets many orders follow without one."""
+    session = json.dumps({"schema_version": 1, "type": "session", "idempotency_key": _KEY, "user_id": user})
+    session = shlex.quote(session).replace(_KEY, "session-'$(date +%s)'")
+    return [
+        "Or begin a session with one code, and send orders without one for hours:",
+        f"  echo {session} | {command} submit - --wait --token-file {user}.token --totp CODE",
+    ]
+
+
+def _signing_key(running: RunningInstallation) -> str:
+    """The private key that the documents put beside the public one, where it is there."""
+    beside = None if running.token_keys_file is None else running.token_keys_file.with_name("issuer.pem")
+    return "PRIVATE_KEY_FILE" if beside is None or not beside.is_file() else shlex.quote(str(beside))
