@@ -20,10 +20,10 @@ from tests.unit.tokens import AUDIENCE, ISSUER, issuer
 _GUIDE = (ROOT / "docs/authentication.md").read_text(encoding="utf-8").partition("### A bot with a session")[2]
 
 
-def _order(key: str) -> str:
+def _order(key: str, quantity: str = "0.001") -> str:
     document = {
         "schema_version": 1, "type": "trade", "idempotency_key": key, "user_id": "alice", "mode": "live", "exchange": "binance",
-        "api_key_id": "main", "symbol": "BTC/USDT", "side": "buy", "order_type": "market", "quantity": "0.001",
+        "api_key_id": "main", "symbol": "BTC/USDT", "side": "buy", "order_type": "market", "quantity": quantity,
     }  # fmt: skip
     return json.dumps(document) + "\n"
 
@@ -55,7 +55,7 @@ def test_up_with_tokens_required_trades_with_one_code(tmp_path: Path) -> None:
         with_token = ("--token-file", str(token))
         assert _answers(up, _order("none")) == [("rejected", "AUTH_TOKEN_MISSING")]
         assert _answers(up, _order("early"), *with_token) == [("rejected", "SESSION_UNKNOWN")]
-        lines = _session("begin") + _order("one") + _order("two")
+        lines = _session("begin") + _order("one") + _order("two", "0.002")
         answers = _answers(up, lines, *with_token, "--totp", _code(app))
         assert sorted(answers, key=str) == [("completed", None), ("executed", None), ("executed", None)]
         assert [row["orders_used"] for row in up.run("sessions", "list", "--json").json] == [2]
@@ -105,5 +105,5 @@ def _check_bot(up: Up, app: Any, directory: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     assert lines[0].startswith("completed None the session confirms trades until")
-    assert lines[1:4] == ["executed None 0.001"] * 3
+    assert lines[1:4] == [f"executed None 0.00{number}" for number in (1, 2, 3)]
     assert lines[4] == "completed"
