@@ -197,7 +197,7 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
     ReasonCode.INTERNAL_ERROR: "An error inside this system kept the record from being decided; it was set aside, and nothing was sent. "
     "Held funds are free again. Operators see it under the id that `reason` names; send the request again under a new key.",
-    ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
-    "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
-    "all the same, a result with `corrects: true` follows.",
+    ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order or the withdrawal, and now it is proven that it "
+    "did not. Held funds are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show "
+    "up within 24 hours all the same, a result with `corrects: true` follows.",
 }
