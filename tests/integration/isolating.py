@@ -106,7 +106,7 @@ class Stand:
             return SettlementStep(context, 500)
         gateways: Mapping[Mode, Gateway] = {Mode.LIVE: cast(Gateway, self.venue), Mode.PAPER: cast(Gateway, self.venue)}
         halts = HaltWatch(lambda: read_halts(self.database))
-        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, 500)
+        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, WIDE_LIMITS, 500)
 
     # What stands in for the partition's producer.
 
