@@ -261,9 +261,9 @@ def compose(
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
+    at_once = settings.submission_batch_size_max
     for exchange, gateway in gateways.items():
-        sent_at_once = settings.submission_batch_size_max
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, sent_at_once)
+        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, limits, at_once)
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -329,9 +329,7 @@ def compose(
     )
 
 
-def _trips(
-    settings: Settings, database: Database, producer: AIOKafkaProducer, market_data: Callable[[], dict[str, MarketData]]
-) -> Trips:
+def _trips(settings: Settings, database: Database, producer: AIOKafkaProducer, market_data: Callable[[], dict[str, MarketData]]) -> Trips:
     return Trips(
         database=database,
         producer=producer,
