@@ -23,6 +23,9 @@ RECORDS_BEHIND: Final = Gauge(
     "orchestrator_records_behind", "Records not worked on yet, for each input partition of this worker", ["topic", "partition"]
 )
 PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input partitions that this worker owns")
+PARTITIONS_STOPPED: Final = Gauge(
+    "orchestrator_partitions_stopped", "Input partitions of this worker that stand still because records are missing"
+)
 ORDERS_IN_DOUBT: Final = Gauge(
     "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
 )
