@@ -18,6 +18,7 @@ import typer
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
 from cli.deposit_commands import deposits_app
 from cli.ending import finish as _finish
+from cli.offset_commands import offsets_app
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from cli.withdrawal_commands import addresses_app, withdrawals_app
 from schemas.orders import OrderStatus
@@ -42,6 +43,7 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(deposits_app, name="deposits")
+app.add_typer(offsets_app, name="offsets")
 app.add_typer(schema_app, name="schema")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
