@@ -46,6 +46,7 @@ from infra.postgres.step import Database
 from infra.postgres.withdrawals import keys_that_withdraw
 from infra.settings import Settings
 from infra.trusted_keys import token_verifier
+from pipeline.call_record import CallRecord
 from pipeline.crash_points import Reached
 from pipeline.rules import Rules
 from pipeline.venue import MarketData
@@ -250,6 +251,7 @@ def compose(
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
     halt_watch = HaltWatch(partial(read_halts, database))
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
+    calls = {exchange: CallRecord() for exchange in gateways}
     context = StepContext(runner, topics, rules, utc_now, reached)
     steps: dict[str, Step] = {
         topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),
@@ -258,7 +260,9 @@ def compose(
     }
     for exchange, gateway in gateways.items():
         sent_at_once = settings.submission_batch_size_max
-        steps[topics.orders(exchange)] = ExecutionStep(context, exchange, by_mode[exchange], gateway, halt_watch, sent_at_once)
+        steps[topics.orders(exchange)] = ExecutionStep(
+            context, exchange, by_mode[exchange], gateway, halt_watch, calls[exchange], sent_at_once
+        )
     options = client_options(settings, bootstrap_servers)
 
     def new_producer(partition: TopicPartition) -> PartitionProducer:
@@ -313,7 +317,7 @@ def compose(
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
         ),
-        trips=_trips(settings, database, report_producer, market_data),
+        trips=_trips(settings, database, report_producer, market_data, calls),
         watchdog=Watchdog(
             app,
             partitions,
@@ -328,7 +332,11 @@ def compose(
 
 
 def _trips(
-    settings: Settings, database: Database, producer: AIOKafkaProducer, market_data: Callable[[], dict[str, MarketData]]
+    settings: Settings,
+    database: Database,
+    producer: AIOKafkaProducer,
+    market_data: Callable[[], dict[str, MarketData]],
+    calls: Mapping[str, CallRecord],
 ) -> Trips:
     return Trips(
         database=database,
@@ -336,7 +344,12 @@ def _trips(
         topic=Topics(settings.topic_prefix).reports,
         market_data=market_data,
         limits=limits_of(settings),
-        rules=TripRules(settings.in_doubt_halt_orders, timedelta(seconds=settings.price_stale_halt_seconds)),
+        calls=calls,
+        rules=TripRules(
+            settings.in_doubt_halt_orders,
+            settings.receive_window + settings.venue_timeout + timedelta(seconds=settings.in_doubt_halt_seconds),
+            timedelta(seconds=settings.price_stale_halt_seconds),
+        ),
         clock=utc_now,
     )
 

@@ -23,6 +23,7 @@ from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import withdrawals
 from pipeline.audit import AuditTrail
+from pipeline.call_record import BatchOfCalls, CallRecord
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, conclude, is_stopped, plan
@@ -93,6 +94,7 @@ class ExecutionStep:
         gateways: Mapping[Mode, Gateway],
         payouts: WithdrawalGateway,
         halt_watch: HaltWatch,
+        calls: CallRecord,
         batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
@@ -100,6 +102,7 @@ class ExecutionStep:
         self._gateways = gateways
         self._payouts = payouts
         self._halt_watch = halt_watch
+        self._calls = calls
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
@@ -116,6 +119,8 @@ class ExecutionStep:
             return decided
         self._context.reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
         outcomes = await self._call(decided)
+        # Here and not from the database: what a worker that died has left in doubt says nothing about the exchange.
+        self._calls.note(batch_of_calls(decided, outcomes, self._context.clock()))
         self._context.reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
@@ -232,6 +237,15 @@ class ExecutionStep:
         if level is None or not is_stopped(submission, level, self._context.rules.usd_assets):
             return None
         return Refused(ReasonCode.TRADING_HALTED, "trading was halted before its turn came")
+
+
+def batch_of_calls(decided: Plan, outcomes: _Outcomes, now: datetime) -> BatchOfCalls:
+    """How the exchange has answered the orders and withdrawals of one batch. Simulated orders go to no exchange; what was not sent, and
+    what is asked again by itself (cancels), says nothing."""
+    live = {submission.order_id for submission in decided.submissions if submission.mode is Mode.LIVE}
+    answers = [outcome for order_id, outcome in outcomes.submitted.items() if order_id in live]
+    sent = [outcome for outcome in (*answers, *outcomes.withdrawn.values()) if not isinstance(outcome, NotSent)]
+    return BatchOfCalls(now, len(sent), sum(isinstance(outcome, InDoubt) for outcome in sent))
 
 
 async def _one_after_another(calls: list[Callable[[], Awaitable[None]]]) -> None:
