@@ -11,6 +11,7 @@ from infra.postgres.administration import ADMINISTRATION, By, NotDone
 from infra.postgres.gaps import accept_loss, open_gap, open_gaps
 from infra.postgres.step import Database, InputPartition
 from pipeline.gaps import Gap
+from pipeline.invariants import InvariantViolation
 from schemas.routing import Action, RoutedOrder
 from tests.integration.step_database import EXCHANGE, GROUP, open_database, plain_connection, take_in, taken
 from tests.unit.builders import NOW, TOPICS, arrival, limit
@@ -109,6 +110,9 @@ async def test_log_that_was_cut_and_has_grown_again_still_stands(database_url: s
         assert await watch.stands(partition)
         assert await watch.look(partition, _kafka(partition), 100) is None
         await accept_loss(database, GROUP, partition.topic, 0, 100, 90, _BY)
+        with pytest.raises(InvariantViolation, match="goes back without an accepted loss"):
+            async with database.step(partition) as step:
+                await step.finish(80, (), NOW)
         assert await watch.look(partition, _kafka(partition), 100) == Passed(90, ())
 
 

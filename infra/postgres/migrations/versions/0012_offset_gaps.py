@@ -39,6 +39,25 @@ _STATEMENTS = (
         RETURN COALESCE(NEW, OLD);
     END $$
     """,
+    # A partition goes back only to the end of a log that was cut, and only where somebody has accepted that.
+    "ALTER TABLE input_partitions DROP CONSTRAINT input_partitions_check",
+    """
+    CREATE FUNCTION refuse_going_back() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NOT EXISTS (
+            SELECT FROM offset_gaps AS gaps
+            WHERE (gaps.consumer_group, gaps.topic, gaps.partition) = (OLD.consumer_group, OLD.topic, OLD.partition)
+              AND gaps.accepted_at IS NOT NULL AND gaps.position = OLD.next_offset AND gaps.log_end = NEW.next_offset
+        ) THEN
+            RAISE EXCEPTION 'input partition % goes back without an accepted loss', OLD.topic USING ERRCODE = 'restrict_violation';
+        END IF;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE TRIGGER goes_back_by_an_accepted_loss BEFORE UPDATE OF next_offset ON input_partitions FOR EACH ROW
+        WHEN (NEW.next_offset < OLD.next_offset) EXECUTE FUNCTION refuse_going_back()
+    """,
     """
     CREATE TRIGGER accepted_gap_stays BEFORE UPDATE OR DELETE ON offset_gaps
         FOR EACH ROW EXECUTE FUNCTION refuse_change_of_accepted_gap()
