@@ -5,7 +5,7 @@ and one that comes twice changes nothing. Each worker looks after the orders tha
 
 Invariants:
 1. `Absent` is reported only when the look-up began after the order's acceptance horizon. A simulated order has none.
-2. A look-up that failed is no answer: the order is asked about again.
+2. A look-up that failed is no answer: the order is asked about again. A cancel that waits for such an order is sent all the same.
 """
 
 import asyncio
@@ -24,11 +24,12 @@ from infra.postgres.step import Database
 from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders
 from pipeline.execution import reference_of
 from pipeline.invariants import Retryable
+from pipeline.order import Order
 from pipeline.rules import Rules
 from pipeline.settlement import absence_is_proven
 from pipeline.venue import Absent, Found, LookUpOutcome
 from schemas.orders import Mode, OrderStatus
-from schemas.routing import Report, ReportedFee
+from schemas.routing import Action, Report, ReportedFee, RoutedOrder
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -152,6 +153,17 @@ class Reconciler:
         if report is not None:
             key = report.order_id.encode()
             await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)
+        elif unfinished.cancel_pending and unfinished.order.status in _RESTING:
+            await self._queue_cancel(unfinished.order)
+
+    async def _queue_cancel(self, order: Order) -> None:
+        """Has the cancel of an order sent that no look-up can show: it needs none, and it must be answered in bounded time."""
+        routed = RoutedOrder(
+            schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt
+        )
+        # Beside the order's other records: one partition's batches never overlap.
+        topic, value, key = self._topics.orders(order.exchange), routed.model_dump_json().encode(), routed.user_id.encode()
+        await self._producer.send_and_wait(topic, value, key=key, partition=order.work_partition)
 
     async def _purge(self) -> None:
         if monotonic() < self._purge_due:

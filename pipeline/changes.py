@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.session import Session
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -79,7 +80,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PendingCancel:
-    """A cancel request that waits for its order to end. `order_id` is the order meant."""
+    """A cancel request that waits for its order to end. `order_id` is the order meant.
+
+    `attempt` counts how often it was queued, `attempts_sent` the calls for it that were handed to the exchange. From `expires_at` on, UTC,
+    it is not sent any more.
+    """
 
     source: SourceOffset
     order_id: str
@@ -90,6 +95,8 @@ class PendingCancel:
     decided_at: datetime
     attempt: int
     traceparent: str | None
+    attempts_sent: int = 0
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,10 @@ class Changes:
     # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
     factors: dict[str, SecondFactor] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
+    # Sessions by id, which of them begin with this batch, and which have moved (used or ended).
+    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions_begun: set[str] = field(default_factory=set)
+    sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
@@ -209,6 +220,14 @@ class Changes:
         if self.conduct.get(user_id) != conduct:
             self.conduct[user_id] = conduct
             self.conduct_moved.add(user_id)
+
+    def move_cancel(self, before: PendingCancel, after: PendingCancel) -> None:
+        """Replaces a cancel that waits by its next form."""
+        pending = self.cancels[before.order_id]
+        pending[pending.index(before)] = after
+        # One row each: of two forms of one cancel the newest is stored.
+        self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
+        self.cancels_repeated.append(after)
 
     def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
         """Queues work for an execution agent, in order per user."""

@@ -58,7 +58,8 @@ class Order:
     `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
     began; `fees` one entry per asset, of which `fee` and `fee_asset` show the first. `hold_amount` is what is still held, in units of
     `hold_asset`. `usd_value` is what it was worth when it was accepted, at `usd_rate` US dollars per quote unit. `attempt` counts intents,
-    from 0 before the first. `source` is the record that asked for it. Times are UTC.
+    from 0 before the first. `source` is the record that asked for it. `market_id` is the exchange's own name of the market when the order
+    was accepted, None where it was not kept: an order outlives its market's place in the exchange's list. Times are UTC.
     """
 
     order_id: str
@@ -100,6 +101,7 @@ class Order:
     fees: tuple[Fee, ...] = ()
     usd_value: Decimal = Decimal(0)
     usd_rate: Decimal = Decimal(0)
+    market_id: str | None = None
 
     @property
     def base(self) -> str:

@@ -14,7 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from pipeline.changes import Changes, PendingCancel, order_fields, result_of_order
+from pipeline.cancels import end_cancel, repeat_pending_cancels
+from pipeline.changes import Changes, result_of_order
 from pipeline.cost import apply_cost
 from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.invariants import InvariantViolation
@@ -24,7 +25,7 @@ from pipeline.rules import Rules
 from pipeline.venue import Fee, Refused, VenueOrder, acceptance_horizon
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
-from schemas.orders import Mode, OrderStatus, RequestType, Side
+from schemas.orders import Mode, OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, Report, RoutedOrder
@@ -193,11 +194,6 @@ def absence_is_proven(order: Order, looked_up_at: datetime, rules: Rules) -> boo
     return looked_up_at > acceptance_horizon(order.submitting_at, rules.receive_window, rules.venue_timeout)
 
 
-def refuse_cancel(cancel: PendingCancel, order: Order, code: ReasonCode, reason: str, changes: Changes) -> None:
-    """The final answer to a cancel that did not end its order."""
-    _end_cancel(cancel, order, changes, ResultStatus.REJECTED, code, reason)
-
-
 def _venue_order_of(report: Report, order: Order) -> VenueOrder:
     if report.order_status is None or report.cum_quantity is None or report.cum_quote is None or report.exchange_order_id is None:
         raise InvariantViolation(f"a report says that order {order.order_id} was found but not how it stands; nothing was written.")
@@ -286,51 +282,7 @@ def _answer(order: Order, changes: Changes) -> None:
     changes.finish((order.user_id, order.idempotency_key), result, order.traceparent)
     for cancel in changes.cancels.pop(order.order_id, []):
         if order.status is OrderStatus.CANCELED:
-            _end_cancel(cancel, order, changes, ResultStatus.EXECUTED, None, None)
+            end_cancel(cancel, order, changes, ResultStatus.EXECUTED, None, None)
         else:
             reason = f"the order was {order.status} before the cancel reached it"
-            _end_cancel(cancel, order, changes, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE, reason)
-
-
-def _end_cancel(
-    cancel: PendingCancel, order: Order, changes: Changes, status: ResultStatus, code: ReasonCode | None, reason: str | None
-) -> None:
-    changes.cancels_ended.append(cancel)
-    event_type = EventType.CANCEL_EXECUTED if status is ResultStatus.EXECUTED else EventType.CANCEL_REFUSED
-    fields = {**order_fields(order), "request_id": cancel.request_id, "reason_code": code.value if code else None, "reason": reason}
-    changes.audit(order.user_id, order.order_id, event_type, fields, cancel.traceparent)
-    result = replace(
-        result_of_order(order),
-        request_id=cancel.request_id,
-        idempotency_key=cancel.idempotency_key,
-        type=RequestType.CANCEL,
-        status=status,
-        reason_code=code,
-        reason=reason,
-        final=True,
-        requested_at=cancel.requested_at,
-        decided_at=cancel.decided_at,
-        executed_at=changes.now,
-        source=cancel.source,
-    )
-    changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
-
-
-def repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None:
-    """Sends the cancels of a resting order again whose outcome is not known: a second cancel cannot do harm."""
-    if order.status not in RESTING:
-        return
-    for position, cancel in enumerate(list(changes.cancels.get(order.order_id, []))):
-        if cancel.attempt >= rules.cancel_attempts_max:
-            changes.cancels[order.order_id].remove(cancel)
-            reason = f"the exchange did not confirm {cancel.attempt} cancels; the order is still {order.status} and its funds held"
-            refuse_cancel(cancel, order, ReasonCode.EXCHANGE_UNAVAILABLE, reason, changes)
-            continue
-        repeated = replace(cancel, attempt=cancel.attempt + 1)
-        changes.cancels[order.order_id][changes.cancels[order.order_id].index(cancel)] = repeated
-        changes.cancels_repeated.append(repeated)
-        if position == 0:
-            routed = RoutedOrder(
-                schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=repeated.attempt
-            )
-            changes.route(routed, order.exchange, cancel.traceparent)
+            end_cancel(cancel, order, changes, ResultStatus.REJECTED, ReasonCode.ORDER_NOT_CANCELABLE, reason)

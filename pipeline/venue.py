@@ -7,22 +7,28 @@ Invariants:
    acceptance horizon: intent time + receive window + the venue's own time-out (see `acceptance_horizon`).
 3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
    later therefore sends a request whose receive window is over, and the venue itself refuses it.
-4. `mode` has no default: nothing simulated is sent to an exchange because somebody forgot to say that it is.
+4. The receive window ends at the deadline at the latest (`window_of`): the venue itself refuses what arrives after it.
+5. `mode` has no default: nothing simulated is sent to an exchange because somebody forgot to say that it is.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Final
 
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
+
+# With less time left than this until its deadline a request is not sent: none reaches a venue in less.
+WINDOW_MIN: Final = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
-    two; `price` in quote per base, for limit orders. `submitting_at` is UTC."""
+    two; `price` in quote per base, for limit orders. `submitting_at` and `expires_at`, from which on it must not be taken any more, are
+    UTC. `market_id` is the venue's own name of the market when the order was accepted; None where it was not kept."""
 
     mode: Mode
     order_id: str
@@ -38,6 +44,8 @@ class Submission:
     price: Decimal | None
     time_in_force: TimeInForce | None
     submitting_at: datetime
+    expires_at: datetime
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ class OrderReference:
     """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one. `submitting_at`, UTC,
     bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read.
 
-    `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along."""
+    `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along. `market_id`
+    is the venue's own name of the market when the order was accepted: an order must be found whatever has become of its market since."""
 
     mode: Mode
     order_id: str
@@ -66,6 +75,7 @@ class OrderReference:
     symbol: str
     submitting_at: datetime | None = None
     paper: PaperTerms | None = None
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,8 @@ class AccountBalances:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %)."""
+    """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %).
+    `market_id` is the venue's own name of the market."""
 
     symbol: str
     base: str
@@ -165,6 +176,7 @@ class Market:
     quantity_max: Decimal | None
     notional_min: Decimal
     taker_fee_rate: Decimal
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,13 @@ class MarketData:
         """
         quote = self.quotes.get(symbol)
         return None if quote is None or quote.price <= 0 or abs(now - quote.observed_at) > age_max else quote
+
+
+def window_of(submitting_at: datetime, expires_at: datetime, receive_window: timedelta) -> timedelta | None:
+    """How long after the intent the venue may take a request in: the receive window, and never beyond the deadline; None where so little is
+    left that it is not sent."""
+    window = min(receive_window, expires_at - submitting_at)
+    return None if window < WINDOW_MIN else window
 
 
 def acceptance_horizon(submitting_at: datetime, receive_window: timedelta, venue_timeout: timedelta) -> datetime:

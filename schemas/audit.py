@@ -79,6 +79,17 @@ class EventType(StrEnum):
     DEPOSIT_DISPUTED = "DEPOSIT_DISPUTED"
     ADDRESS_ADDED = "ADDRESS_ADDED"
     ADDRESS_REMOVED = "ADDRESS_REMOVED"
+    SESSION_STARTED = "SESSION_STARTED"
+    SESSION_ENDED = "SESSION_ENDED"
+
+
+class ConfirmedBy(StrEnum):
+    """What confirmed that its user means a request: a one-time `code` of its own, a `session` that one began, or the word of the token's
+    `issuer`."""
+
+    CODE = "code"
+    SESSION = "session"
+    ISSUER = "issuer"
 
 
 class TransferEntry(WireModel):
@@ -139,3 +150,6 @@ class AuditEvent(WireModel):
     traceparent: str | None
     prev_hash: str
     hash: str
+    # Absent where they say nothing.
+    confirmed_by: ConfirmedBy | None = None
+    session_id: str | None = None

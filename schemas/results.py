@@ -35,7 +35,8 @@ class Result:
 
     Of a withdrawal `order_id` is the withdrawal's id, `client_order_id` and `exchange_order_id` are the ids under which the exchange knows
     it, and `filled_quantity` is what was paid out. Of an announced deposit `order_id` is the announcement's id, `exchange_order_id` the
-    exchange's id of the deposit that arrived, and `filled_quantity` what was credited.
+    exchange's id of the deposit that arrived, and `filled_quantity` what was credited. Of a session `order_id` is the session's id, and
+    `reason` what it confirms.
     `mode` is null where the request could not be read, and absent from answers of versions that offered `live` alone.
     """
 

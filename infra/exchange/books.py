@@ -156,6 +156,7 @@ def _market(symbol: str, row: Mapping[str, Any]) -> Market:
         quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
         notional_min=amount(limits["cost"].get("min") or 0, "least value"),
         taker_fee_rate=amount(row.get("taker"), "taker fee"),
+        market_id=str(row["id"]) if row.get("id") else None,
     )
 
 

@@ -146,7 +146,9 @@ class VenueConnection:
     def _open(self) -> Any:
         total = self._timeout_ms / 1_000
         self._http = aiohttp.ClientSession(
-            connector=ReportingConnector(limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            connector=ReportingConnector(
+                wall_clock_ms=lambda: milliseconds(self._clock()), limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS
+            ),
             # Accounts share the connections; a cookie of one must not travel with another.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=total, sock_connect=total, sock_read=total),

@@ -14,7 +14,7 @@ from typing import Any, Final
 from infra.exchange.account_calls import AccountCalls, whole_list
 from infra.exchange.books import UnreadableBooks, amount, milliseconds, moment
 from infra.exchange.transport import Call
-from infra.exchange.venues import VenueDepositList
+from infra.exchange.venue_names import VenueDepositList
 from pipeline.deposit import VenueDeposit, VenueDeposits
 from pipeline.settlement import storable
 from pipeline.venue import LookUpFailed, Refused

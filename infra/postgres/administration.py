@@ -29,14 +29,14 @@ Role = Literal["trader", "operator"]
 
 # The chain of what concerns no single user. No user id begins so.
 ADMINISTRATION: Final = "@administration"
-_ADMINISTRATION_PREFIXES: Final = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "OFFSETS_")
 # How far back unpublished events are looked for; an account's newest ones, whatever their kind.
 _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds and accepted losses of records."""
-    return tuple(kind.value for kind in EventType if kind.value.startswith(_ADMINISTRATION_PREFIXES))
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions and losses."""
+    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "OFFSETS_")
+    return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 
 class NotDone(Exception):

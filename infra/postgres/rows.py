@@ -113,6 +113,7 @@ ORDERS: Columns[Order] = Columns(
         ("fees", "text", lambda order: _fees_text(order.fees)),
         ("usd_value", _AMOUNT, lambda order: order.usd_value),
         ("usd_rate", _AMOUNT, lambda order: order.usd_rate),
+        ("market_id", "text", lambda order: order.market_id),
     ),
 )
 
@@ -164,10 +165,14 @@ CANCELS: Columns[PendingCancel] = Columns(
         ("decided_at", _TIME, lambda cancel: cancel.decided_at),
         ("attempt", "integer", lambda cancel: cancel.attempt),
         ("traceparent", "text", lambda cancel: cancel.traceparent),
+        ("attempts_sent", "integer", lambda cancel: cancel.attempts_sent),
+        ("expires_at", _TIME, lambda cancel: cancel.expires_at),
     ),
 )
 
-CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only("source_topic", "source_partition", "source_offset", "requested_at", "attempt")
+CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only(
+    "source_topic", "source_partition", "source_offset", "requested_at", "attempt", "attempts_sent"
+)
 
 TRANSFERS: Columns[Transfer] = Columns(
     "transfers",
@@ -245,6 +250,8 @@ def cancel_of(row: Record) -> PendingCancel:
         decided_at=row["decided_at"],
         attempt=row["attempt"],
         traceparent=row["traceparent"],
+        attempts_sent=row["attempts_sent"],
+        expires_at=row["expires_at"],
     )
 
 

@@ -35,6 +35,7 @@ from infra.postgres.rows import (
     Columns,
     columns_of,
 )
+from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
@@ -88,9 +89,10 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    for part in drift_parts(changes):
+    for part in (*drift_parts(changes), *session_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
+    await remove_old(connection, changes)
     await _cancels(connection, changes)
     await _announcements(connection, changes, subject)
 
@@ -351,7 +353,8 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
         await connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
     if changes.cancels_repeated:
         await connection.execute(
-            f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            "UPDATE cancels SET attempt = given.attempt, attempts_sent = given.attempts_sent "  # noqa: S608 — literals
+            f"FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",
             *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
         )
     if changes.cancels_ended:

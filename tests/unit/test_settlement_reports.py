@@ -1,5 +1,6 @@
 """What a look-up proves, and what it does not."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -163,13 +164,27 @@ def test_pending_cancel_is_repeated_while_the_order_rests() -> None:
     assert changes.cancels[ORDER_ID] == changes.cancels_repeated
 
 
-def test_cancel_that_is_never_confirmed_is_given_up_within_a_bound() -> None:
-    """After the last attempt its sender is told that the order still stands and its funds are held."""
-    changes = _applied(order_of(status=S.NEW), _found(S.NEW), cancels=(_cancel(1, attempt=3),))
+def test_cancel_that_was_never_sent_is_not_counted_by_its_reports() -> None:
+    """However often a look-up finds the order resting: what the exchange did not get, it did not fail to confirm. Time alone ends it, and
+    its sender is told that nothing was sent."""
+    order, cancel = order_of(status=S.NEW), _cancel(1, attempt=50)
+    assert len(_queued(_applied(order, _found(S.NEW), cancels=(cancel,), now=NOW + RULES.cancel_time_max - MICROSECOND))) == 1
+    changes = _applied(order, _found(S.NEW), cancels=(cancel,), now=NOW + RULES.cancel_time_max)
     (result,) = finals_of(changes)
     assert (result.reason_code, result.order_status) == (ReasonCode.EXCHANGE_UNAVAILABLE, S.NEW)
-    assert changes.cancels_ended == [_cancel(1, attempt=3)]
+    assert "no cancel could be sent" in (result.reason or "")
+    assert changes.cancels_ended == [cancel]
     assert changes.cancels[ORDER_ID] == []
+    assert not _queued(changes)
+
+
+def test_cancel_that_was_sent_as_often_as_allowed_is_given_up() -> None:
+    """After the last call its sender is told that the order still stands and its funds are held."""
+    cancel = replace(_cancel(1), attempts_sent=RULES.cancel_attempts_max)
+    changes = _applied(order_of(status=S.NEW), _found(S.NEW), cancels=(cancel,))
+    (result,) = finals_of(changes)
+    assert (result.reason_code, result.order_status) == (ReasonCode.EXCHANGE_UNAVAILABLE, S.NEW)
+    assert changes.cancels_ended == [cancel]
     assert not _queued(changes)
 
 

@@ -161,7 +161,7 @@ def test_calls_of_a_batch_are_what_was_sent_to_the_exchange_and_how_it_answered(
         submitted={
             "a": InDoubt("no answer"),
             "b": NotSent("too late"),
-            "c": Refused(ReasonCode.INSUFFICIENT_EXCHANGE_FUNDS, "no"),
+            "c": Refused(ReasonCode.EXCHANGE_REFUSED, "no"),
             "d": InDoubt("cut off"),
             "paper": InDoubt("no answer"),
         },
