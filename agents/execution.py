@@ -31,7 +31,7 @@ from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.payouts import Outcome as PayoutOutcome
 from pipeline.payouts import conclude_withdrawals, plan_withdrawals
-from pipeline.venue import OrderReference, Refused, Submission
+from pipeline.venue import InDoubt, OrderReference, Refused, Submission
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
