@@ -25,6 +25,7 @@ from agents.intake import IntakeStep
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
+from agents.read_lags import lag_refusal, read_lags_of
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
 from agents.trips import TripRules, Trips
@@ -82,6 +83,9 @@ def require_permitted(settings: Settings) -> None:
         token_verifier(settings)
         if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
             _require_careful_withdrawals(settings)
+            refusal = lag_refusal(settings)
+            if refusal is not None:
+                raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
     if missing:
@@ -130,6 +134,7 @@ def rules_of(settings: Settings) -> Rules:
         balance_drift_age=timedelta(seconds=settings.balance_drift_age_seconds),
         announcement_time=timedelta(hours=settings.deposit_announcement_hours),
         announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
+        read_lags=read_lags_of(settings),
         confirmation=confirmation_rules_of(settings),
     )
 
@@ -340,6 +345,8 @@ def _trips(
     market_data: Callable[[], dict[str, MarketData]],
     calls: Mapping[str, CallRecord],
 ) -> Trips:
+    rules = rules_of(settings)
+    slowest = max(rules.read_lag(exchange) for exchange in calls)
     return Trips(
         database=database,
         producer=producer,
@@ -349,7 +356,7 @@ def _trips(
         calls=calls,
         rules=TripRules(
             settings.in_doubt_halt_orders,
-            settings.receive_window + settings.venue_timeout + timedelta(seconds=settings.in_doubt_halt_seconds),
+            rules.receive_window + rules.venue_timeout + 2 * slowest + timedelta(seconds=settings.in_doubt_halt_seconds),
             timedelta(seconds=settings.price_stale_halt_seconds),
         ),
         clock=utc_now,

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     """How old a signed request may be when the exchange gets it. Orders are sent in its first half."""
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
     """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof."""
+    # Facts: infra/exchange/venues.
+    venue_read_lag_ms: int | None = Field(default=None, ge=0, le=3_600_000)
+    """How long the exchange's books may not show what it has accepted. Unset: what is known of each exchange (Binance: 120,000). So long,
+    and the two times above, an order in doubt must stay unseen before it counts as not executed. Less only in a sandbox."""
     exchange_concurrency: int = Field(default=32, ge=1, le=512)
     """Calls under way at once, per exchange and worker."""
     exchange_rate_limit: bool = True
@@ -90,9 +94,9 @@ class Settings(BaseSettings):
     in_doubt_halt_orders: int = Field(default=25, ge=1)
     """So many orders and withdrawals without an answer halt their exchange until an operator resumes it: in doubt for longer than a look-up
     needs, or at least half of the newest calls of a worker there, over three batches or more. A worker that dies trips nothing."""
-    in_doubt_halt_seconds: int = Field(default=600, ge=1)
-    """How long after the exchange could have accepted it at the latest an order in doubt counts for that. Look-ups prove an absence by two
-    looks that are the exchange's read lag apart, so in about five minutes."""
+    in_doubt_halt_seconds: int = Field(default=300, ge=1)
+    """How much longer than the proof of an absence takes (the receive window, the exchange's time-out, and two looks that are its read lag
+    apart) an order is in doubt before it counts for that."""
     price_age_ms_max: int = Field(default=5_000, ge=100)
     """A price older than this is no price: orders that need one are refused as `PRICE_UNAVAILABLE`."""
 

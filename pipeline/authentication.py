@@ -30,6 +30,7 @@ from jwt import PyJWK
 from pipeline.gate.context import Refusal
 from pipeline.session import SESSION_CLAIM_LENGTH_MAX, session_id_of
 from schemas.reasons import ReasonCode
+from schemas.times import MICROSECONDS_END
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 TOKEN_BYTES_MAX: Final = 8_192
@@ -45,8 +46,8 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # What a number of JSON becomes; RFC 7519 lets seconds have fractions.
 _SECONDS: Final = (int, float)
-# The start of the year 9999: a leeway can still be added.
-_SECONDS_MAX: Final = 253_370_764_800
+# The end of what any moment may be: a leeway can still be added.
+_SECONDS_MAX: Final = MICROSECONDS_END // 1_000_000
 
 
 # Where issuers put what a token allows: RFC 8693, 4.2 (`scope`), and the names that widely used identity providers have for the same.

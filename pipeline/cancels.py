@@ -44,6 +44,7 @@ def end_cancel(
         reason_code=code,
         reason=reason,
         final=True,
+        corrects=False,
         requested_at=cancel.requested_at,
         decided_at=cancel.decided_at,
         executed_at=changes.now,

@@ -136,6 +136,8 @@ class Changes:
     claimed: set[tuple[str, str]] = field(default_factory=set)
     # Final answers, by the key whose claim they end.
     finished: dict[tuple[str, str], Result] = field(default_factory=dict)
+    # What corrects a final answer that was given before, by its key: a copy of the request is told this from now on.
+    corrected: dict[tuple[str, str], Result] = field(default_factory=dict)
     cancels: dict[str, list[PendingCancel]] = field(default_factory=dict)
     cancels_made: list[PendingCancel] = field(default_factory=list)
     cancels_ended: list[PendingCancel] = field(default_factory=list)
@@ -204,6 +206,13 @@ class Changes:
             self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
         self.answer(result, traceparent)
 
+    def correct(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
+        """Publishes what corrects the final answer to the record that claimed `key`, and keeps it for replays."""
+        self.corrected[key] = result
+        if key in self.claims:
+            self.claims[key] = replace(self.claims[key], result=result)
+        self.answer(result, traceparent)
+
     def audit(
         self, account: str, order_id: str | None, event_type: EventType, fields: Mapping[str, Value], traceparent: str | None
     ) -> None:
@@ -245,7 +254,7 @@ class Changes:
 
         `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
         """
-        require_transition(before.order_id, before.status, after.status)
+        require_transition(before, after)
         if after.cum_quantity < before.cum_quantity:
             raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
         self.orders[after.order_id] = after
@@ -339,8 +348,10 @@ def result_of_order(order: Order) -> Result:
     """The answer that an order's status stands for: final when the order is over.
 
     An order that the venue ended after filling a part of it (IOC, or a market order that found no more offers) counts as executed.
+    One whose final answer was wrong has had it: what is said of it from then on corrects that answer, and is not final itself.
     """
     status, final = _RESULT_STATUS[order.status]
+    corrects = order.corrected_at is not None
     if order.status is OrderStatus.EXPIRED and order.cum_quantity > 0:
         status = ResultStatus.EXECUTED
     average_price = round_down(order.cum_quote / order.cum_quantity) if order.cum_quantity > 0 else None
@@ -363,12 +374,13 @@ def result_of_order(order: Order) -> Result:
         fee=order.fee if order.fee_asset else None,
         fee_asset=order.fee_asset,
         remaining_quantity=order.leaves_quantity,
-        final=final,
+        final=final and not corrects,
         replayed=False,
         duplicate_of=None,
         requested_at=order.requested_at,
         decided_at=order.decided_at,
         executed_at=order.executed_at,
         source=order.source,
+        corrects=corrects,
     )
 

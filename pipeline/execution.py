@@ -24,7 +24,17 @@ from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
 from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, requeue
-from pipeline.venue import WINDOW_MIN, Confirmed, InDoubt, OrderReference, PaperTerms, Refused, Submission, SubmissionOutcome
+from pipeline.venue import (
+    WINDOW_MIN,
+    Confirmed,
+    InDoubt,
+    OrderReference,
+    OrderTerms,
+    PaperTerms,
+    Refused,
+    Submission,
+    SubmissionOutcome,
+)
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
@@ -76,9 +86,9 @@ def plan(
         stopped = level is not None and is_stopped(order, level, usd_assets)
         if routed.action is Action.CANCEL:
             end_expired_cancels(order, changes)
-            # Without a cancel that waits, and without a halt that asks for one, the record is a copy that was overtaken: its producer was
-            # told that the order stands.
-            if order.status in RESTING and not again and (changes.cancels.get(order.order_id) or stopped):
+            # Without a cancel that waits, and without a halt or a correction that asks for one, the record is a copy that was overtaken:
+            # its producer was told that the order stands.
+            if order.status in RESTING and not again and (changes.cancels.get(order.order_id) or stopped or order.corrected_at):
                 decided.cancels.append(reference_of(order))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
@@ -236,5 +246,6 @@ def reference_of(order: Order) -> OrderReference:
         symbol=order.symbol,
         submitting_at=order.submitting_at,
         paper=paper,
+        terms=OrderTerms(order.side, order.order_type, order.quantity, order.quote_quantity, order.price),
         market_id=order.market_id,
     )

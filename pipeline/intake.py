@@ -180,7 +180,8 @@ def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:
         event_type = EventType.REQUEST_REJECTED
         # `replayed` on purpose: this answer does not stand for an execution under the key.
         result = rejection(arrival, request_id, refusal, changes.now, replayed=True, duplicate_of=claim.request_id)
-    elif claim.result is None:
+    elif claim.result is None or claim.result.status is ResultStatus.OPEN:
+        # Open again: what counted as not executed stands at the exchange after all, and is being canceled there.
         text = f"request {claim.request_id} with this key is still running; its own result will follow. Nothing was executed for this copy."
         refusal = Refusal(ReasonCode.IDEMPOTENCY_IN_PROGRESS, text)
         fields = {"reason_code": refusal.code.value, "reason": refusal.reason}
@@ -198,6 +199,9 @@ def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:
             source=arrival.source,
             replayed=True,
             duplicate_of=claim.request_id,
+            # The answer to a copy is final also where the first one's had to be corrected.
+            final=True,
+            corrects=False,
         )
     changes.audit(claim.user_id, None, event_type, {**base_fields(arrival, request_id), **fields}, arrival.traceparent)
     changes.answer(result, arrival.traceparent)

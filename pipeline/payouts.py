@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from pipeline.booking import DETAIL_MAX, storable
 from pipeline.changes import Changes
 from pipeline.cost import trim_cost
 from pipeline.execution import NotSent
@@ -24,7 +25,7 @@ from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import book_of, clearing, fees
 from pipeline.rules import Rules
-from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
+from pipeline.settlement import ATTEMPTS_MAX
 from pipeline.venue import WINDOW_MIN, InDoubt, Refused, acceptance_horizon
 from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
 from pipeline.withdrawals import account_of, end_unsent, finish, move, release, result_of_withdrawal, route

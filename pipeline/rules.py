@@ -1,8 +1,12 @@
 """The numbers that decisions depend on, as one value (defaults: infra/settings.py)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from typing import Final
+
+READ_LAG_UNKNOWN: Final = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,11 @@ class Rules:
     # An announcement may come so long after its deposit was credited.
     announcement_delay: timedelta = timedelta(hours=1)
     confirmation: ConfirmationRules = ConfirmationRules()
+    # How long an exchange's books may not show what it has accepted, by exchange; where nothing is said, as long as the slowest known.
+    read_lags: Mapping[str, timedelta] = field(default_factory=dict)
+    # An order that counts as not executed is looked up for so long all the same.
+    watch_time: timedelta = timedelta(hours=24)
+
+    def read_lag(self, exchange: str) -> timedelta:
+        """How long the books of an exchange may not show what it has accepted."""
+        return self.read_lags.get(exchange, READ_LAG_UNKNOWN)

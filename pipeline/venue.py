@@ -3,8 +3,8 @@
 Invariants:
 1. A submission has three outcomes: `Confirmed`, `Refused` (proven not accepted) and `InDoubt`. `InDoubt` is the default; `Refused`
    needs a reason from the venue's white list.
-2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. `Absent` proves something only when the look-up began after the
-   acceptance horizon: intent time + receive window + the venue's own time-out (see `acceptance_horizon`).
+2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. One `Absent` proves nothing: the venue's books may lag behind what it
+   accepted. How far apart two must be is decided in pipeline/settlement (`absence_is_proven`).
 3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
    later therefore sends a request whose receive window is over, and the venue itself refuses it.
 4. The receive window ends at the deadline at the latest (`window_of`): the venue itself refuses what arrives after it.
@@ -58,12 +58,24 @@ class PaperTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTerms:
+    """What an order was asked for, as a venue's list shows it too: units as in `Submission`."""
+
+    side: Side
+    order_type: OrderType
+    quantity: Decimal | None
+    quote_quantity: Decimal | None
+    price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderReference:
     """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one. `submitting_at`, UTC,
     bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read.
 
     `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along. `market_id`
-    is the venue's own name of the market when the order was accepted: an order must be found whatever has become of its market since."""
+    is the venue's own name of the market when the order was accepted: an order must be found whatever has become of its market since. By
+    `terms` another order that has lost its client order id is told from this one; without them every such order may be this one."""
 
     mode: Mode
     order_id: str
@@ -75,6 +87,7 @@ class OrderReference:
     symbol: str
     submitting_at: datetime | None = None
     paper: PaperTerms | None = None
+    terms: OrderTerms | None = None
     market_id: str | None = None
 
 
@@ -134,7 +147,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Neither the venue's orders nor its trade history know the client order id. `looked_up_at` is when the look-up began, UTC."""
+    """Neither the venue's orders nor its trade history know the client order id. `looked_up_at` is when the look-up began by the venue's
+    own clock, UTC."""
 
     looked_up_at: datetime
 

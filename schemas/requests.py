@@ -13,7 +13,7 @@ Start with `decode_request`.
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from schemas.decimals import DecimalString
 from schemas.orders import Mode, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
+from schemas.times import OutOfBounds, bounded
 from schemas.topics import DEAD_LETTER_BYTES_MAX, REQUEST_BYTES_MAX
 from schemas.wire import SCHEMA_VERSION, WireModel
 
@@ -53,11 +54,11 @@ def _require_rfc_3339(value: object) -> object:
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def _in_bounds(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("rfc_3339", "must lie between the years 1 and 9999 in UTC") from None
+        return bounded(value)
+    except OutOfBounds as error:
+        raise PydanticCustomError("time_out_of_bounds", "{bound}", {"bound": str(error)}) from None
 
 
 def _require_no_order_id(value: str) -> str:
@@ -71,7 +72,7 @@ UserId = Annotated[
     str, StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE), AfterValidator(_require_no_order_id)
 ]
 Version = Annotated[Literal[1], BeforeValidator(_require_version)]
-Deadline = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_in_utc)]
+Deadline = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_in_bounds)]
 # Any text is a key, but NUL cannot be stored in PostgreSQL's text type.
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[^\x00]+$")]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]

@@ -173,18 +173,20 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if reference.mode is not Mode.LIVE:
             # Its absence would prove nothing.
             return LookUpFailed(f"{self.exchange} has no simulated orders")
-        looked_up_at = self._clock()
         account = await self._account(reference.user_id, reference.api_key_id)
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
         exchange, _ = knowing(exchange, reference)
+        # Before the question: a look-up never counts as begun later than it was.
+        looked_up_at = await self._connection.venue_time()
         call = Call()
         async with self._calling(call):
             try:
                 answer = await self._find(exchange, reference, call)
                 if answer is None:
-                    return Absent(looked_up_at)
+                    clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
+                    return clockless if looked_up_at is None else Absent(looked_up_at)
                 order = self._ours(answer, reference)
                 return Found(await self._with_fees(exchange, reference.symbol, order))
             except UnreadableBooks as error:
@@ -330,7 +332,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             return None
         begin = milliseconds(reference.submitting_at - _SEARCH_MARGIN)
         end = milliseconds(reference.submitting_at + self._receive_window + self._venue_timeout + _SEARCH_MARGIN)
-        return begin + self._connection.clock_difference_ms, end + self._connection.clock_difference_ms
+        # Both ways: this machine's clock may have been set since the intent, and the difference measured after that.
+        difference_ms = self._connection.clock_difference_ms
+        return begin + min(difference_ms, 0), end + max(difference_ms, 0)
 
     def _ours(self, answer: dict[str, Any], reference: OrderReference) -> VenueOrder:
         """The order that was asked for, under the client order id that we gave it. Where the venue's id is not known, another client order

@@ -86,9 +86,10 @@ class Venue:
 
     `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls. `cancel_id_parameter` names
     the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `key_header` is the
-    header that names the account by its key. `error_code` and
-    `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
+    header that names the account by its key. `error_code` and `error_message` are keys of an error's JSON body. `history_page` is the
+    largest page of the order and trade lists; `listed_quote_quantity` is what its orders call the quote amount that was asked for.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
+    `read_lag` is how long after it has accepted an order its books may not show it: what they show is read from copies.
     `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals` is None where
     nothing can be paid out, `deposits` where what arrives is not seen. `account` tells what an account holds.
     """
@@ -109,6 +110,7 @@ class Venue:
     clock_refused_codes: frozenset[str]
     receive_window_max: timedelta
     history_page: int
+    listed_quote_quantity: str
     prices_call: str
     key_questions: tuple[KeyQuestion, ...]
     options: Mapping[str, object]
@@ -116,6 +118,7 @@ class Venue:
     account: VenueAccount
     withdrawals: VenueWithdrawals | None = None
     deposits: VenueDepositList | None = None
+    read_lag: timedelta = timedelta(seconds=60)
 
 
 _BAD_REQUEST: Final = frozenset({400})
@@ -294,6 +297,7 @@ BINANCE: Final = Venue(
     clock_refused_codes=frozenset({"-1021"}),
     receive_window_max=timedelta(seconds=60),
     history_page=1_000,
+    listed_quote_quantity="origQuoteOrderQty",
     prices_call="publicGetTickerPrice",
     key_questions=(_BINANCE_KEY, _BINANCE_ACCOUNT),
     options={
@@ -309,6 +313,9 @@ BINANCE: Final = Venue(
     account=_BINANCE_BALANCES,
     withdrawals=_BINANCE_WITHDRAWALS,
     deposits=_BINANCE_DEPOSITS,
+    # Its order queries read memory, then a database that is written to asynchronously (Binance spot API, "Data Sources"): some delay is
+    # to be expected and no bound is published. Several bots have seen an order in none of its lists for minutes.
+    read_lag=timedelta(seconds=120),
 )
 
 # Binance.US publishes the same rules for its spot API: return codes, timing security, order endpoints, error codes

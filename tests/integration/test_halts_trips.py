@@ -65,7 +65,8 @@ async def test_exchange_is_halted_by_orders_in_doubt_and_by_stale_prices(
         assert "it loses answers" in event["reason"]
         assert [(row["target"], row["set_by"]) for row in await commands.halts()] == [("binance", "@trips")]
         assert await _answer(made, 5) == "TRADING_HALTED"
-        await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 60)
+        assert {finals[record.partition, record.offset]["reason_code"] for record in sent} == {"ORDER_NOT_EXECUTED"}
         await commands.command("resume", scope="exchange", target="binance")
         await _stays_lifted(commands, 1)
         assert await _answer(made, 6) is None
