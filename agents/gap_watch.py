@@ -45,7 +45,7 @@ LogRange = Callable[[TopicPartition], Awaitable[tuple[int, int]]]
 @dataclass(slots=True)
 class _Suspicion:
     gap: Gap
-    first_seen: float
+    seen_since: float
     said_at: float | None = None
 
 
@@ -98,7 +98,7 @@ class GapWatch:
     def _counts(self, kafka_partition: TopicPartition, gap: Gap) -> bool:
         before = self._suspected.setdefault(kafka_partition, _Suspicion(gap, monotonic()))
         before.gap = gap
-        return monotonic() - before.first_seen >= _SECOND_LOOK_SECONDS
+        return monotonic() - before.seen_since >= _SECOND_LOOK_SECONDS
 
     def _say(self, partition: InputPartition, kafka_partition: TopicPartition, gap: Gap) -> None:
         suspicion = self._suspected.setdefault(kafka_partition, _Suspicion(gap, monotonic()))

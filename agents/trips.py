@@ -104,8 +104,8 @@ class Trips:
         async with self._database.connection() as connection:
             intended_before = now - self._rules.in_doubt_age
             for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders, intended_before)).items():
-                minutes = self._rules.in_doubt_age.total_seconds() / 60
-                reason = f"{orders} orders or withdrawals are in doubt there, for more than {minutes:.0f} minutes: look-ups prove nothing"
+                seconds = self._rules.in_doubt_age.total_seconds()
+                reason = f"{orders} orders or withdrawals are in doubt there, for more than {seconds:.0f} s: look-ups prove nothing"
                 found.append(self._trip(HaltScope.EXCHANGE, exchange, reason, now))
             sold_since = self._looked_at - _COMMITTED_WITHIN
             losses = await users_over_loss_limit(connection, sold_since, now - _DAY, self._limits.daily_loss_usd_max)
