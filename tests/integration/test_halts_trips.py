@@ -51,6 +51,7 @@ async def test_exchange_is_halted_by_orders_in_doubt_and_by_stale_prices(
     ):
         for _ in range(2):
             made.start_worker(ORCHESTRATOR_PRICE_STALE_HALT_SECONDS="4", ORCHESTRATOR_IN_DOUBT_HALT_ORDERS="3")
+        assert await _answer(made, 0) is None
         await made.faults({"kind": "hang_before_accept", "next_n": 3})
         sent = []
         for number in range(1, 4):
