@@ -83,8 +83,7 @@ def require_permitted(settings: Settings) -> None:
         token_verifier(settings)
         if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
             _require_careful_withdrawals(settings)
-            refusal = lag_refusal(settings)
-            if refusal is not None:
+            if (refusal := lag_refusal(settings)) is not None:
                 raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]

@@ -19,6 +19,7 @@ import structlog
 from agents.batch import Batch, StepContext
 from agents.halt_watch import HaltWatch
 from infra.exchange.gateway import Gateway, WithdrawalGateway
+from infra.postgres.accounts import key_versions
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import withdrawals
@@ -142,6 +143,9 @@ class ExecutionStep:
         changes = await load(step)
         owner = batch.partition.fencing_epoch, batch.partition.partition
         halts = await halt_book(step.connection)
+        named = {(order.user_id, order.api_key_id) for order in changes.orders.values()}
+        named |= {(payout.user_id, payout.api_key_id) for payout in changes.withdrawals.values()}
+        changes.keys = await key_versions(step.connection, named)
         orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
         decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets)
         payouts = [routed for routed in work if routed.action is Action.WITHDRAW]

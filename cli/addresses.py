@@ -5,11 +5,13 @@ from typing import Final
 
 from sqlalchemy import text
 
-from cli.administration import by_operator, change, usage, user_id_of
+from cli.administration import asking, change, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
-from cli.orders import Row, reading
+from cli.operator_options import Credentials
+from cli.orders import Row, reading, unknown_user
 from cli.output import print_table
-from cli.users import rows_of, unknown
+from cli.users import rows_of
 from infra.postgres.address_administration import NewAddress, add_address, remove_address
 from pipeline.addresses import address_problem
 
@@ -40,20 +42,22 @@ async def add(
     tag: str | None,
     label: str | None,
     reason: str,
-    operator: str | None,
+    credentials: Credentials,
 ) -> None:
     """Puts an address on a user's list. Raises CommandFailed."""
-    new, by = _checked(user_id_of(user_id), network, address, tag, label), by_operator(operator, reason)
+    new = _checked(user_id_of(user_id), network, address, tag, label)
+    asked = asking("addresses add", f"{new.user_id}/{address}", credentials, reason)
     hours = installation.settings.address_wait_hours
-    await change(installation, [new.user_id], lambda database: add_address(database, new, hours, by))
+    await change(installation, asked, lambda database, by: add_address(database, new, hours, by))
 
 
 async def remove(
-    installation: Installation, user_id: str, network: str, address: str, *, tag: str | None, reason: str, operator: str | None
+    installation: Installation, user_id: str, network: str, address: str, *, tag: str | None, reason: str, credentials: Credentials
 ) -> None:
     """Takes an address off a user's list. Raises CommandFailed."""
-    gone, by = _checked(user_id_of(user_id), network, address, tag), by_operator(operator, reason)
-    await change(installation, [gone.user_id], lambda database: remove_address(database, gone, by))
+    gone = _checked(user_id_of(user_id), network, address, tag)
+    asked = asking("addresses remove", f"{gone.user_id}/{address}", credentials, reason)
+    await change(installation, asked, lambda database, by: remove_address(database, gone, by))
 
 
 async def show(installation: Installation, user_id: str, *, removed: bool, as_json: bool) -> None:
@@ -62,7 +66,7 @@ async def show(installation: Installation, user_id: str, *, removed: bool, as_js
     wait = timedelta(hours=installation.settings.address_wait_hours)
     async with reading(installation) as connection:
         if not await rows_of(connection, _EXISTS, user_id=user_id):
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         found = await rows_of(connection, _LISTED, user_id=user_id, all=removed)
     rows: list[Row] = []
     for row in found:

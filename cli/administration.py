@@ -2,19 +2,22 @@
 
 Invariants:
 1. Broker and database are both reached before anything is changed: a change that could not be published is not begun.
-2. Database first, then Kafka. Every change publishes all that was ever changed in the same account, under the same keys and with the same
-   bytes: what a command left behind that was cut off between the two gets there with the next one, or with `users publish`.
+2. Database first, then Kafka. Every change publishes what waits to be published (infra/postgres/audit_outbox): its own events, and what a
+   command left behind that was cut off between the two. Nothing is published twice.
 3. Identifiers and texts are checked before anything is opened; what is wrong is told without repeating it, as it may be a secret in the
    wrong place.
 
-Start with `administering`.
+4. Who asks is proven before anything is changed (infra/postgres/operators): the name that is typed is the actor of nothing.
+
+Start with `change`: it is all that a command needs which changes something.
 """
 
 import asyncio
 import getpass
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import asyncpg
@@ -22,33 +25,35 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from pydantic import TypeAdapter, ValidationError
 
+from cli.credentials import code_of, login_name, subject_of, token_in, usage, words_of
 from cli.installation import Installation
-from cli.orders import database_failed
+from cli.operator_options import Credentials
+from cli.orders import database_failed, reading, require_user
 from cli.output import CommandFailed, Exit, reason_of, say, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
-from infra.postgres.administration import By, Done, NotDone, administration_events
+from infra.postgres.administration import Done, NotDone, administration_events
+from infra.postgres.audit_outbox import publish_pending
+from infra.postgres.operators import About, By, NotProven, claimed_by, has_operators, proven_by
 from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
+from infra.trusted_keys import TrustedKeysError, token_verifier
+from pipeline.audit import AuditRow
+from pipeline.authentication import TokenVerifier
 from pipeline.invariants import Retryable
 from schemas.requests import Identifier, Name, UserId
 from schemas.topics import Topics
 
 _KAFKA_SECONDS_MAX: Final = 15.0
-_PUBLISH_SECONDS_MAX: Final = 30.0
-_TEXT_LENGTH_MAX: Final = 300
+# Of the time that the database lets a transaction idle.
+_PUBLISH_SHARE: Final = 0.8
 _USER_ID: Final[TypeAdapter[str]] = TypeAdapter(UserId)
 _IDENTIFIER: Final[TypeAdapter[str]] = TypeAdapter(Identifier)
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 Value = TypeVar("Value")
-Change = Callable[[Database], Awaitable[Done]]
-
-
-def usage(text: str) -> CommandFailed:
-    """The error for an argument that cannot be meant."""
-    return CommandFailed(f"{text} Nothing was changed.", Exit.USAGE)
+Change = Callable[[Database, By], Awaitable[Done]]
 
 
 def _checked(adapter: TypeAdapter[Value], value: str, what: str) -> Value:
@@ -76,17 +81,30 @@ def exchange_of(text: str) -> str:
     return _checked(_NAME, text, "exchange")
 
 
-def by_operator(operator: str | None, reason: str | None = None) -> By:
-    """Who asks, now: the operator's name, else the login name. Raises CommandFailed for a name or reason that cannot be stored."""
-    if operator is None:
-        try:
-            operator = getpass.getuser()
-        except (KeyError, OSError):
-            raise usage("This login has no name: say who you are with --operator NAME.") from None
-    for what, text in (("operator's name", operator), ("reason", reason)):
-        if text is not None and not (text.strip() and len(text) <= _TEXT_LENGTH_MAX and text.isprintable()):
-            raise usage(f"The {what} must be 1 to {_TEXT_LENGTH_MAX} printable characters.")
-    return By(operator.strip(), datetime.now(UTC), reason.strip() if reason is not None else None)
+def exchange_here(settings: Settings, text: str) -> str:
+    """The id of one of this installation's exchanges. Raises CommandFailed for another: as a user or a key, it is not there."""
+    exchange = exchange_of(text)
+    if exchange not in settings.exchanges:
+        known = ", ".join(settings.exchanges)
+        raise CommandFailed(f"There is no exchange {exchange} here, only {known}. Nothing was changed.", Exit.NOT_SO)
+    return exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A change as it was asked for: what, by whom (not proven yet), and why, in the operator's own words."""
+
+    about: About
+    credentials: Credentials
+    reason: str | None
+
+
+def asking(command: str, target_id: str, credentials: Credentials, reason: str | None = None) -> Asked:
+    """What somebody asks for: the command's words (`users freeze`) and the id of what it is about. Raises CommandFailed for a name or a
+    reason that cannot be stored."""
+    if credentials.operator is not None:
+        words_of("operator's name", credentials.operator)
+    return Asked(About(command, target_id), credentials, None if reason is None else words_of("reason", reason))
 
 
 def keyring_for(settings: Settings) -> Keyring:
@@ -98,34 +116,93 @@ def keyring_for(settings: Settings) -> Keyring:
 
 
 class Administration:
-    """An open database and producer. `database` is for one change; `published` brings its events to `trade.audit`."""
+    """An open database and producer. `by` proves who asks, `database` is for one change, `publish` brings its events to `trade.audit`."""
 
-    def __init__(self, database: Database, producer: AIOKafkaProducer, topic: str) -> None:
+    def __init__(self, database: Database, settings: Settings, producer: AIOKafkaProducer, topic: str) -> None:
         self.database = database
+        self._settings = settings
         self._producer = producer
         self._topic = topic
 
-    async def tell(self, done: Done, accounts: Sequence[str]) -> None:
-        """Prints what came of a change, and publishes the accounts' events."""
-        write_line(done.what)
-        await self.published(accounts)
-
-    async def published(self, accounts: Sequence[str]) -> int:
-        """Publishes every event of administration of these accounts; returns how many. Raises CommandFailed."""
-        events = await administration_events(self.database, accounts)
+    async def by(self, asked: Asked) -> By:
+        """Who asks: proven by token and code as soon as the installation has operators, a claim before. Raises CommandFailed."""
+        credentials = asked.credentials
+        if not await has_operators(self.database):
+            claimed = credentials.operator or login_name()
+            found = await claimed_by(self.database, claimed, login_name(), asked.reason)
+            if found is not None:
+                return found
+        verifier, keyring = _verifier(self._settings), keyring_for(self._settings)
+        # In threads, as people may be asked for them; the code last, as it is good for half a minute.
+        token = await asyncio.to_thread(_token, credentials)
+        if credentials.operator not in (None, subject_of(token)):
+            raise usage("--operator names somebody else than the token (`sub`): nobody acts under another's name. Leave it out.")
+        code = await asyncio.to_thread(code_of, credentials.totp)
         try:
-            async with asyncio.timeout(_PUBLISH_SECONDS_MAX):
-                # In the order of the chain, and all acknowledged before it counts.
-                sent = [await self._producer.send(self._topic, row.value, key=row.event_id.encode()) for row in events]
-                await asyncio.gather(*sent)
-        except (KafkaError, OSError, TimeoutError) as error:
+            return await proven_by(
+                self.database, token, code, verifier, keyring.decrypt_second_factor, asked.about, asked.reason
+            )
+        except MasterKeyError as error:
+            raise usage(f"The operator's second factor cannot be read: {error}.") from error
+        except NotProven as error:
+            await self.publish()
+            raise CommandFailed(f"Refused, nothing was changed: {error}", Exit.NOT_SO) from error
+
+    async def tell(self, done: Done) -> None:
+        """Prints what came of a change, and publishes its events."""
+        write_line(done.what)
+        await self.publish()
+
+    async def publish(self) -> int:
+        """Publishes every event of administration that was not published yet; returns how many. Raises CommandFailed."""
+        try:
+            return await publish_pending(self.database, self._send)
+        except (KafkaError, OSError, TimeoutError, Retryable) as error:
             raise CommandFailed(
-                f"What is said above is stored and in force, but the broker did not take its audit event ({reason_of(error)}). Publish it "
-                "with `orchestrator users publish` when the broker answers, or with any further change of the same user; until then "
-                "`orchestrator verify` reports it as missing on trade.audit.",
+                f"What is said above is stored and in force, but its audit event may not be on trade.audit yet ({reason_of(error)}). The "
+                "next change of anything publishes it, and so does `orchestrator users publish`; until then `orchestrator verify` reports "
+                "it as missing there.",
                 Exit.OUT_OF_REACH,
             ) from error
+
+    async def publish_again(self, accounts: Sequence[str]) -> int:
+        """Publishes every event of administration of these accounts, under the same keys and with the same bytes as before."""
+        await self.publish()
+        events = await administration_events(self.database, accounts)
+        try:
+            await self._send(events)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise CommandFailed(f"The broker did not take all events ({reason_of(error)}). Do it again.", Exit.OUT_OF_REACH) from error
         return len(events)
+
+    async def _send(self, rows: Sequence[AuditRow]) -> None:
+        # Less than the database lets the transaction idle that keeps other publishers away.
+        async with asyncio.timeout(self._settings.database_timeout_seconds * _PUBLISH_SHARE):
+            sent = [await self._producer.send(self._topic, row.value, key=row.event_id.encode()) for row in rows]
+            await asyncio.gather(*sent)
+
+
+def _verifier(settings: Settings) -> TokenVerifier:
+    try:
+        return token_verifier(settings)
+    except TrustedKeysError as error:
+        raise usage(
+            f"This installation has operators, so a change needs the token of one, and here no token can be verified: {error}. Set "
+            "ORCHESTRATOR_TOKEN_KEYS_FILE, and the issuer and audience, as the workers have them."
+        ) from error
+
+
+def _token(credentials: Credentials) -> str:
+    """The operator's token, asked for where none is given. Raises CommandFailed without a terminal."""
+    token = token_in(credentials.token_file)
+    if token is None:
+        if not sys.stdin.isatty():
+            raise usage(
+                "This installation has operators, so a change needs the token of one, with the scope `operate`: give it with --token-file "
+                "or ORCHESTRATOR_OPERATOR_TOKEN_FILE, and a code of your second factor with --totp."
+            )
+        token = getpass.getpass("Token of an operator: ").strip().removeprefix("Bearer ").strip()
+    return token
 
 
 @asynccontextmanager
@@ -135,7 +212,7 @@ async def administering(installation: Installation) -> AsyncIterator[Administrat
     producer = await _producer(installation, topic)
     try:
         async with _database(installation) as database:
-            yield Administration(database, producer, topic)
+            yield Administration(database, installation.settings, producer, topic)
     except NotDone as error:
         raise CommandFailed(str(error), Exit.NOT_SO) from error
     finally:
@@ -191,14 +268,18 @@ async def _database(installation: Installation) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def change(installation: Installation, accounts: Sequence[str], work: Change) -> None:
-    """Makes one change, prints what came of it, and publishes the accounts' events."""
+async def change(installation: Installation, asked: Asked, work: Change) -> None:
+    """Makes one change for whoever asks and proves it, prints what came of it, and publishes its events."""
     async with administering(installation) as administration:
-        await administration.tell(await work(administration.database), accounts)
+        by = await administration.by(asked)
+        await administration.tell(await work(administration.database, by))
 
 
 async def publish(installation: Installation, user_ids: Sequence[str]) -> None:
-    """Publishes the events of administration of these users again. Changes nothing."""
+    """Publishes what was not published yet, and all events of administration of these users again. Changes nothing."""
+    async with reading(installation) as connection:
+        for user_id in user_ids:
+            await require_user(connection, user_id)
     async with administering(installation) as administration:
-        count = await administration.published(user_ids)
-    say(f"{count} audit events of administration are on trade.audit.")
+        count = await administration.publish_again(user_ids) if user_ids else await administration.publish()
+    say(f"{count} audit events of administration were published.")

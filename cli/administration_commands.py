@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
+from cli.operator_options import Credentials, MayHaveReason, Reason, with_credentials
 
 users_app = typer.Typer(no_args_is_help=True, help="Who may trade: users, their state and their second factor.")
 keys_app = typer.Typer(no_args_is_help=True, help="The users' API keys at exchanges, stored encrypted.")
@@ -20,9 +21,6 @@ tokens_app = typer.Typer(no_args_is_help=True, help="Tokens for trials, where no
 
 _UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, as requests name it.")]
 _KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="Which of the user's keys, as requests name it in `api_key_id`.")]
-_Operator = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who asks, for the audit trail; else the login name.")]
-_Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
-_MayHaveReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 _Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -40,17 +38,19 @@ class _Status(StrEnum):
 
 
 @users_app.command("add")
+@with_credentials
 def users_add(
     user: _UserId,
     role: Annotated[_Role, typer.Option(help="An operator may also send commands.")] = _Role.TRADER,
     pending: Annotated[bool, typer.Option("--pending", help="No real money until `users verify`.")] = False,
-    operator: _Operator = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Add a user, without keys and money."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.users import add  # noqa: PLC0415 — the module's invariant
 
-    finish(add(find_installation(), user, role=role.value, pending=pending, operator=operator))
+    finish(add(find_installation(), user, role=role.value, pending=pending, credentials=credentials))
 
 
 @users_app.command("list")
@@ -75,71 +75,81 @@ def users_show(user: _UserId, as_json: _AsJson = False) -> None:
     finish(show_user(find_installation(), user, as_json=as_json))
 
 
-def _set_status(user: str, change: str, reason: str, operator: str | None) -> None:
+def _set_status(user: str, change: str, reason: str, credentials: Credentials) -> None:
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.users import set_status  # noqa: PLC0415 — the module's invariant
     from infra.postgres.administration import StatusChange  # noqa: PLC0415 — the module's invariant
 
-    finish(set_status(find_installation(), user, StatusChange(change), reason=reason, operator=operator))
+    finish(set_status(find_installation(), user, StatusChange(change), reason=reason, credentials=credentials))
 
 
 @users_app.command("verify")
-def users_verify(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+@with_credentials
+def users_verify(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
     """Let a user who waits for verification trade with real money."""
-    _set_status(user, "verify", reason, operator)
+    _set_status(user, "verify", reason, credentials)
 
 
 @users_app.command("freeze")
-def users_freeze(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+@with_credentials
+def users_freeze(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
     """Refuse every new order of a user, until it is unfrozen."""
-    _set_status(user, "freeze", reason, operator)
+    _set_status(user, "freeze", reason, credentials)
 
 
 @users_app.command("unfreeze")
-def users_unfreeze(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+@with_credentials
+def users_unfreeze(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
     """Let a frozen user trade again."""
-    _set_status(user, "unfreeze", reason, operator)
+    _set_status(user, "unfreeze", reason, credentials)
 
 
 @users_app.command("close")
-def users_close(user: _UserId, reason: _Reason, operator: _Operator = None) -> None:
+@with_credentials
+def users_close(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
     """Close a user for good. Its history stays."""
-    _set_status(user, "close", reason, operator)
+    _set_status(user, "close", reason, credentials)
 
 
 @users_app.command("enrol-totp")
+@with_credentials
 def users_enrol_totp(
     user: _UserId,
     replace: Annotated[bool, typer.Option("--replace", help="In place of a second factor that the user has.")] = False,
-    operator: _Operator = None,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Make a second factor and show its QR code and URI, once."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.users import enrol_totp  # noqa: PLC0415 — the module's invariant
 
-    finish(enrol_totp(find_installation(), user, replace=replace, operator=operator, as_json=as_json))
+    finish(enrol_totp(find_installation(), user, replace=replace, credentials=credentials, as_json=as_json))
 
 
 @users_app.command("unlock-totp")
-def users_unlock_totp(user: _UserId, reason: _MayHaveReason = None, operator: _Operator = None) -> None:
+@with_credentials
+def users_unlock_totp(user: _UserId, reason: MayHaveReason = None, *, credentials: Credentials) -> None:
     """Unlock a second factor after too many wrong codes."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.users import unlock_totp  # noqa: PLC0415 — the module's invariant
 
-    finish(unlock_totp(find_installation(), user, reason=reason, operator=operator))
+    finish(unlock_totp(find_installation(), user, reason=reason, credentials=credentials))
 
 
 @users_app.command("publish")
-def users_publish(users: Annotated[list[str], typer.Argument(metavar="USER…", help="Whose events.")]) -> None:
-    """Publish the audit events of changes again, where the broker was away. Changes nothing."""
+def users_publish(
+    users: Annotated[list[str] | None, typer.Argument(metavar="[USER…]", help="Whose events, all of them again.")] = None,
+) -> None:
+    """Publish audit events that wait because the broker was away; with users, all of theirs again. Changes nothing."""
     from cli.administration import publish, user_id_of  # noqa: PLC0415 — the module's invariant
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
 
-    finish(publish(find_installation(), [user_id_of(user) for user in users]))
+    finish(publish(find_installation(), [user_id_of(user) for user in users or ()]))
 
 
 @keys_app.command("add")
+@with_credentials
 def keys_add(
     user: _UserId,
     key_id: _KeyId,
@@ -148,7 +158,8 @@ def keys_add(
     expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="The end of its use, such as 2027-01-31T00:00:00Z.")] = None,
     source: Annotated[str, typer.Option("--from", metavar="FILE|-", help="Where key and secret are, a line each; - is stdin.")] = "-",
     replace: Annotated[bool, typer.Option("--replace", help="In place of an active key of this id.")] = False,
-    operator: _Operator = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Store an API key and its secret, encrypted. They are read from a file, standard input or a prompt, never from arguments."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
@@ -164,7 +175,7 @@ def keys_add(
             expires_at=expires_at,
             source=source,
             replace=replace,
-            operator=operator,
+            credentials=credentials,
         )
     )
 
@@ -183,40 +194,45 @@ def keys_list(
 
 
 @keys_app.command("check")
-def keys_check(user: _UserId, key_id: _KeyId, operator: _Operator = None) -> None:
+@with_credentials
+def keys_check(user: _UserId, key_id: _KeyId, *, credentials: Credentials) -> None:
     """Ask the exchange whether it takes a key, and what for. Ends with 1 where it refuses it; the key is then not used any more."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.key_check import check  # noqa: PLC0415 — the module's invariant
 
-    finish(check(find_installation(), user, key_id, operator=operator))
+    finish(check(find_installation(), user, key_id, credentials=credentials))
 
 
 @keys_app.command("rotate")
-def keys_rotate(operator: _Operator = None) -> None:
+@with_credentials
+def keys_rotate(*, credentials: Credentials) -> None:
     """Encrypt all keys and second factors anew, under the newest master key. Can be cut off and run again."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.keys import rotate  # noqa: PLC0415 — the module's invariant
 
-    finish(rotate(find_installation(), operator=operator))
+    finish(rotate(find_installation(), credentials=credentials))
 
 
 @keys_app.command("revoke")
-def keys_revoke(user: _UserId, key_id: _KeyId, reason: _MayHaveReason = None, operator: _Operator = None) -> None:
+@with_credentials
+def keys_revoke(user: _UserId, key_id: _KeyId, reason: MayHaveReason = None, *, credentials: Credentials) -> None:
     """Stop the use of a key at once."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.keys import revoke  # noqa: PLC0415 — the module's invariant
 
-    finish(revoke(find_installation(), user, key_id, reason=reason, operator=operator))
+    finish(revoke(find_installation(), user, key_id, reason=reason, credentials=credentials))
 
 
 @balances_app.command("import")
+@with_credentials
 def balances_import(
     user: _UserId,
     exchange: Annotated[str, typer.Option(metavar="ID", help="At which exchange, by ccxt id.")],
     key_id: Annotated[str, typer.Option("--key", metavar="KEY_ID", help="With which of the user's keys the exchange is asked.")],
-    reason: _MayHaveReason = None,
-    operator: _Operator = None,
+    reason: MayHaveReason = None,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Take what an exchange account holds already into the ledger, once. Ends with 1 where it was imported before or is not idle."""
     from cli.balance_import import import_account  # noqa: PLC0415 — the module's invariant
@@ -224,25 +240,27 @@ def balances_import(
 
     finish(
         import_account(
-            find_installation(), user, exchange=exchange, api_key_id=key_id, reason=reason, operator=operator, as_json=as_json
+            find_installation(), user, exchange=exchange, api_key_id=key_id, reason=reason, credentials=credentials, as_json=as_json
         )
     )
 
 
 @balances_app.command("fund-paper")
+@with_credentials
 def balances_fund_paper(
     user: _UserId,
     asset: Annotated[str, typer.Argument(metavar="ASSET", help="A currency code, such as USDT.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="In units of the asset. It is added each time.")],
     exchange: Annotated[str, typer.Option(metavar="ID", help="At which exchange it is to be simulated, by ccxt id.")],
-    reason: _MayHaveReason = None,
-    operator: _Operator = None,
+    reason: MayHaveReason = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Give a user simulated money for orders in mode `paper`. No exchange is asked, no real balance is touched."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.paper_funds import fund  # noqa: PLC0415 — the module's invariant
 
-    finish(fund(find_installation(), user, asset, amount, exchange=exchange, reason=reason, operator=operator))
+    finish(fund(find_installation(), user, asset, amount, exchange=exchange, reason=reason, credentials=credentials))
 
 
 @limits_app.command("show")
@@ -255,32 +273,36 @@ def limits_show(user: _UserId, as_json: _AsJson = False) -> None:
 
 
 @limits_app.command("set")
+@with_credentials
 def limits_set(
     user: _UserId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `limits show` lists it.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="In its unit; 0 forbids, except for windows of time.")],
-    reason: _Reason,
-    operator: _Operator = None,
+    reason: Reason,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Give a user a limit of its own."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.limits import set_one  # noqa: PLC0415 — the module's invariant
 
-    finish(set_one(find_installation(), user, name, amount, reason=reason, operator=operator))
+    finish(set_one(find_installation(), user, name, amount, reason=reason, credentials=credentials))
 
 
 @limits_app.command("clear")
+@with_credentials
 def limits_clear(
     user: _UserId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `limits show` lists it.")],
-    reason: _MayHaveReason = None,
-    operator: _Operator = None,
+    reason: MayHaveReason = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Take a user's own limit away: the one of the settings holds again."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.limits import clear  # noqa: PLC0415 — the module's invariant
 
-    finish(clear(find_installation(), user, name, reason=reason, operator=operator))
+    finish(clear(find_installation(), user, name, reason=reason, credentials=credentials))
 
 
 @tokens_app.callback()

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cli.administration import administering, by_operator, exchange_of, key_id_of, keyring_for, usage, user_id_of
+from cli.administration import administering, asking, exchange_here, key_id_of, keyring_for, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
 from cli.key_gateway import asking_with
+from cli.operator_options import Credentials
 from cli.orders import Row
 from cli.output import CommandFailed, Exit, printable, to_json, write_line
 from infra.exchange.gateway import DepositGateway
@@ -25,16 +27,23 @@ _ON_ITS_WAY: Final = frozenset({DepositStatus.DETECTED, DepositStatus.CONFIRMING
 
 
 async def import_account(
-    installation: Installation, user_id: str, *, exchange: str, api_key_id: str, reason: str | None, operator: str | None, as_json: bool
+    installation: Installation,
+    user_id: str,
+    *,
+    exchange: str,
+    api_key_id: str,
+    reason: str | None,
+    credentials: Credentials,
+    as_json: bool,
 ) -> None:
     """Asks the exchange and books what it shows. Raises CommandFailed, also where the exchange does not answer; nothing is changed then."""
-    by = by_operator(operator, reason)
-    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_of(exchange)
+    user_id = user_id_of(user_id)
+    asked_for = asking("balances import", user_id, credentials, reason)
     settings = installation.settings
-    if exchange not in settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(settings.exchanges)}.")
+    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_here(settings, exchange)
     keyring = keyring_for(settings)
     async with administering(installation) as administration:
+        by = await administration.by(asked_for)
         key = await stored_key(administration.database, user_id, api_key_id)
         if key.exchange != exchange:
             raise usage(f"Key {api_key_id} of {user_id} is for {key.exchange}, not for {exchange}.")
@@ -62,7 +71,7 @@ async def import_account(
         else:
             account = f"account {imported.account_id} at {exchange}"
             write_line(f"Imported for {user_id} from {account}: {listed(imported.amounts)}. It cannot be imported again.")
-        await administration.published([user_id])
+        await administration.publish()
 
 
 async def _require_no_arrivals(gateway: DepositGateway, user_id: str, api_key_id: str, window: timedelta) -> None:

@@ -12,34 +12,33 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
+from cli.audit_publication import publish_audit_events
+from cli.credentials import login_name
 from cli.demo_exchange import ExchangeAccount, SimulatorAdmin
 from cli.demo_requests import ADDRESS, ADDRESS_NETWORK, API_KEY_ID, EXCHANGE, OPENING_BALANCES
 from infra.embedded.services import Endpoints, services
 from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
-from infra.kafka.connection import client_options
 from infra.kafka.topics import ensure_topics
 from infra.keyring import StoredSecret, keyring_of, new_master_key
 from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.address_administration import NewAddress, add_address
-from infra.postgres.administration import By, administration_events
 from infra.postgres.migrate import migrate
+from infra.postgres.operators import set_up_by
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
 from pipeline.invariants import Retryable
-from schemas.topics import Topics
 
 _USERS: Final = 50
+_PROGRAM: Final = "orchestrator demo"
 # Of each asset; so that fees have something to show.
 _WITHDRAWAL_FEE: Final = Decimal("0.0001")
 _PUBLISH_SECONDS_MAX: Final = 30.0
@@ -191,20 +190,13 @@ async def add_demo_users(stage: Stage, run: str) -> dict[str, str]:
         )
         for account in accounts
     ]
-    by = By("orchestrator demo", datetime.now(UTC))
-    await add_users(stage.database, users, by.at, by.operator)
+    by = await set_up_by(stage.database, _PROGRAM, login_name())
+    await add_users(stage.database, users, by.at, _PROGRAM)
     for user_id in user_ids:
         await add_address(stage.database, NewAddress(user_id, ADDRESS_NETWORK, ADDRESS, "", None), 0, by)
-    rows = await administration_events(stage.database, user_ids)
-    topic = Topics(stage.settings.topic_prefix).audit
-    producer = AIOKafkaProducer(**client_options(stage.settings, stage.kafka), enable_idempotence=True, acks="all")
     try:
         async with asyncio.timeout(_PUBLISH_SECONDS_MAX):
-            await producer.start()
-            try:
-                await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in rows])
-            finally:
-                await producer.stop()
+            await publish_audit_events(stage.settings, stage.kafka, stage.database)
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
     return {account.user_id: account.api_key for account in accounts}

@@ -11,62 +11,49 @@ Start with `command`.
 import asyncio
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
-import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cli.administration import by_operator, usage
+from cli.credentials import operator_name, token_in, usage, words_of
 from cli.installation import Installation
-from cli.operator_commands import KAFKA_SECONDS_MAX, operator_headers, producing, subject_of, token_in, unsent
+from cli.operator_commands import APPLIED_SECONDS_MAX, KAFKA_SECONDS_MAX, event_of, operator_headers, producing, unsent
+from cli.operator_options import NO_CREDENTIALS, Credentials
 from cli.orders import Row, reading
 from cli.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
 from cli.status import halt_lines, halts_in_force
 from schemas.audit import EventType
-from schemas.commands import COMMANDS_ACCOUNT, Command, CommandWord, HaltLevel, HaltScope, HaltTrip
+from schemas.commands import Command, CommandWord, HaltLevel, HaltScope, HaltTrip
 from schemas.topics import Topics
 
-# How long a worker may take to apply it; it takes well below a second where one runs and keeps up.
-APPLIED_SECONDS_MAX: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 # A trip that waits too long is ignored, so it is published again.
 _TRIP_AGAIN_SECONDS: Final = 3.0
 _TRIP_SECONDS_MAX: Final = 20.0
 
-# The newest events of two accounts; what was applied before what was refused, as copies of a command are.
-_EVENT: Final = text("""
-    SELECT newest.body FROM unnest(CAST(:accounts AS text[])) AS wanted (account)
-    CROSS JOIN LATERAL (
-        SELECT body FROM audit_events WHERE audit_events.account = wanted.account ORDER BY seq DESC LIMIT 1000
-    ) AS newest
-    WHERE newest.body::jsonb ->> 'request_id' = :command_id
-    ORDER BY newest.body::jsonb ->> 'event_type' = 'COMMAND_REFUSED', newest.body::jsonb ->> 'ts_recorded' LIMIT 1
-""")
 _USER: Final = text("SELECT 1 FROM users WHERE user_id = :target")
 _EXCHANGE: Final = text("SELECT 1 FROM input_partitions WHERE topic = :topic LIMIT 1")
+_STOPPED_HERE: Final = text("SELECT 1 FROM halts WHERE scope = :scope AND target = :target")
 _STOPPED: Final = text("SELECT 1 FROM halts WHERE scope = 'all' AND level = 'halt'")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
-    """What was asked for. `target` is '' for everybody. `totp` None: it is asked for where there is a token."""
+    """What was asked for. `target` is '' for everybody."""
 
     word: CommandWord
     scope: HaltScope
     target: str
     reason: str
     cancel_open: bool = False
-    operator: str | None = None
-    token_file: Path | None = None
-    totp: str | None = field(default=None, repr=False)
+    credentials: Credentials = NO_CREDENTIALS
     as_json: bool = False
 
 
@@ -84,15 +71,16 @@ def scope_of(user: str | None, symbol: str | None, exchange: str | None) -> tupl
 
 async def command(installation: Installation, options: CommandOptions) -> Exit:
     """Sends a command and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied it."""
-    token = token_in(options.token_file)
+    token = token_in(options.credentials.token_file)
     asked = _command(options, token)
     await _require_known(installation, asked)
     topic = Topics(installation.settings.topic_prefix).commands
     async with producing(installation, topic) as producer:
-        # Last, as a code is good for half a minute.
-        headers = await asyncio.to_thread(operator_headers, token, options.totp)
+        # Last, as a code is good for half a minute. Stopping needs none: who has lost the device must still be able to stop.
+        needs_code = options.word is CommandWord.RESUME
+        headers = await asyncio.to_thread(operator_headers, token, options.credentials.totp, needs_code=needs_code)
         await _send(installation, producer, topic, asked, headers)
-    event = await _applied(installation, asked)
+    event = await event_of(installation, asked, APPLIED_SECONDS_MAX)
     if event is None:
         raise CommandFailed(
             f"No worker has applied the command within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
@@ -111,8 +99,6 @@ async def command(installation: Installation, options: CommandOptions) -> Exit:
 
 
 def _command(options: CommandOptions, token: str | None) -> Command:
-    operator = options.operator or (subject_of(token) if token is not None else None)
-    by = by_operator(operator, options.reason)
     try:
         return Command(
             schema_version=1,
@@ -120,8 +106,8 @@ def _command(options: CommandOptions, token: str | None) -> Command:
             command=options.word,
             scope=options.scope,
             target=options.target,
-            operator=by.operator,
-            reason=by.reason or "",
+            operator=operator_name(options.credentials, token),
+            reason=words_of("reason", options.reason),
             cancel_open=options.cancel_open,
         )
     except ValidationError as error:
@@ -130,8 +116,8 @@ def _command(options: CommandOptions, token: str | None) -> Command:
 
 
 async def _require_known(installation: Installation, asked: Command) -> None:
-    """Refuses to stop what does not exist: a stop for a misspelt name would be in force and stop nothing."""
-    if asked.command is CommandWord.RESUME or asked.scope not in {HaltScope.USER, HaltScope.EXCHANGE}:
+    """Refuses what does not exist: a stop for a misspelt name would be in force and stop nothing, and a resume of it lift nothing."""
+    if asked.scope not in {HaltScope.USER, HaltScope.EXCHANGE}:
         return
     try:
         async with reading(installation) as connection:
@@ -144,6 +130,11 @@ async def _require_known(installation: Installation, asked: Command) -> None:
 
 
 async def _is_known(connection: AsyncConnection, installation: Installation, asked: Command) -> bool:
+    if asked.command is CommandWord.RESUME:
+        # What was stopped once may be gone from the settings by now: its stop can be lifted all the same.
+        stopped = await connection.execute(_STOPPED_HERE, {"scope": asked.scope.value, "target": asked.target})
+        if stopped.first() is not None:
+            return True
     if asked.scope is HaltScope.USER:
         return (await connection.execute(_USER, {"target": asked.target})).first() is not None
     topic = Topics(installation.settings.topic_prefix).orders(asked.target)
@@ -158,35 +149,6 @@ async def _send(
             await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=asked.scope.value.encode(), headers=headers)
     except (KafkaError, OSError, TimeoutError) as error:
         raise unsent(installation, f"{reason_of(error)}; it may have arrived all the same, see `orchestrator status`") from error
-
-
-async def _applied(installation: Installation, asked: Command) -> Mapping[str, str] | None:
-    """The command's audit event; None when there is none in time. Raises CommandFailed while the database is out of reach."""
-    deadline = monotonic() + APPLIED_SECONDS_MAX
-    failure: CommandFailed | None = None
-    while True:
-        try:
-            async with reading(installation) as connection:
-                failure = None
-                while monotonic() < deadline:
-                    parameters = {"accounts": [asked.operator, COMMANDS_ACCOUNT], "command_id": asked.command_id}
-                    row = (await connection.execute(_EVENT, parameters)).first()
-                    if row is not None:
-                        event: Mapping[str, str] = orjson.loads(row.body)
-                        return event
-                    await asyncio.sleep(_POLL_SECONDS)
-        except CommandFailed as error:
-            failure = error
-        if monotonic() >= deadline:
-            break
-        await asyncio.sleep(_POLL_SECONDS)
-    if failure is not None:
-        raise CommandFailed(
-            f"The command is sent, but whether it is applied is not known. {failure} Workers send nothing either while they cannot read "
-            "the halts in force.",
-            Exit.OUT_OF_REACH,
-        )
-    return None
 
 
 def _show(options: CommandOptions, asked: Command, event: Mapping[str, str], halts: list[Row]) -> None:

@@ -5,9 +5,10 @@ Start with `check`.
 
 from datetime import UTC
 
-from cli.administration import administering, by_operator, key_id_of, keyring_for, user_id_of
+from cli.administration import administering, asking, key_id_of, keyring_for, user_id_of
 from cli.installation import Installation
 from cli.key_gateway import asking_with
+from cli.operator_options import Credentials
 from cli.output import CommandFailed, Exit, printable, say
 from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
 from infra.postgres.key_administration import StoredKey, record_check, stored_key
@@ -15,16 +16,17 @@ from infra.postgres.key_administration import StoredKey, record_check, stored_ke
 _USABLE = ("active", "refused")
 
 
-async def check(installation: Installation, user_id: str, api_key_id: str, *, operator: str | None) -> int:
+async def check(installation: Installation, user_id: str, api_key_id: str, *, credentials: Credentials) -> int:
     """Asks the exchange about a key, notes what it says, and returns the exit code: 1 when it refuses the key.
 
     Raises CommandFailed when the exchange does not answer; nothing is noted then.
     """
-    by = by_operator(operator)
     user_id, api_key_id = user_id_of(user_id), key_id_of(api_key_id)
+    asked = asking("keys check", f"{user_id}/{api_key_id}", credentials)
     settings = installation.settings
     keyring = keyring_for(settings)
     async with administering(installation) as administration:
+        by = await administration.by(asked)
         key = await stored_key(administration.database, user_id, api_key_id)
         if key.status not in _USABLE:
             raise CommandFailed(
@@ -40,7 +42,7 @@ async def check(installation: Installation, user_id: str, api_key_id: str, *, op
                 Exit.OUT_OF_REACH,
             )
         refused = _refusal(key, answer)
-        await administration.tell(await record_check(administration.database, key, refused, by), [user_id])
+        await administration.tell(await record_check(administration.database, key, refused, by))
         if isinstance(answer, KeyAccepted):
             _remarks(key, answer)
     return Exit.DONE if refused is None else Exit.NOT_SO

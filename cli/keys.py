@@ -12,30 +12,26 @@ import getpass
 import re
 import stat
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cli.administration import (
-    administering,
-    by_operator,
-    change,
-    exchange_of,
-    key_id_of,
-    keyring_for,
-    usage,
-    user_id_of,
-)
+from cli.administration import administering, asking, change, exchange_of, key_id_of, keyring_for, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
-from cli.orders import reading
+from cli.key_accounts import with_accounts
+from cli.operator_options import Credentials
+from cli.orders import reading, require_user
 from cli.output import CommandFailed, Exit, print_table, say, write_line
 from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues import venue
 from infra.keyring import MasterKeyError, StoredSecret
-from infra.postgres.administration import ADMINISTRATION
+from infra.postgres.administration import ADMINISTRATION, Done
 from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
+from infra.postgres.operators import By
 from infra.postgres.rotation import rotate as rotate_secrets
+from infra.postgres.step import Database
 from schemas.times import OutOfBounds, bounded
 
 _INPUT_BYTES_MAX: Final = 8_192
@@ -110,6 +106,7 @@ async def show_keys(installation: Installation, *, user_id: str | None, limit: i
     if user_id is not None:
         user_id = user_id_of(user_id)
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, KEYS, user_id=user_id, limit=limit)
     print_table(rows, KEY_COLUMNS, as_json=as_json, nothing="No key fits.")
 
@@ -124,34 +121,40 @@ async def add(
     expires_at: str | None,
     source: str,
     replace: bool,
-    operator: str | None,
+    credentials: Credentials,
 ) -> None:
     """Stores an exchange key, encrypted. Raises CommandFailed."""
-    by = by_operator(operator)
     user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_of(exchange)
-    granted, until = permissions_of(permissions), expiry_of(expires_at, by.at)
+    asked = asking("keys add", f"{user_id}/{api_key_id}", credentials)
+    granted, until = permissions_of(permissions), expiry_of(expires_at, datetime.now(UTC))
     try:
         venue(exchange)
     except UnknownVenue as error:
-        raise usage(f"{error}.") from error
+        raise CommandFailed(f"{error}. Nothing was changed.", Exit.NOT_SO) from error
     keyring = keyring_for(installation.settings)
     ciphertext = keyring.encrypt(user_id, api_key_id, read_secret(source))
     key = NewKey(user_id, api_key_id, exchange, granted, until, keyring.key_id, ciphertext)
-    await change(installation, [user_id], lambda database: add_key(database, key, replace=replace, by=by))
+
+    async def store(database: Database, by: By) -> Done:
+        asked_about = await with_accounts(installation.settings, keyring, database, key) if replace else key
+        return await add_key(database, asked_about, replace=replace, by=by)
+
+    await change(installation, asked, store)
 
 
-async def revoke(installation: Installation, user_id: str, api_key_id: str, *, reason: str | None, operator: str | None) -> None:
+async def revoke(installation: Installation, user_id: str, api_key_id: str, *, reason: str | None, credentials: Credentials) -> None:
     """Revokes a key at once. Raises CommandFailed for one that is not there."""
-    by = by_operator(operator, reason)
     user_id, api_key_id = user_id_of(user_id), key_id_of(api_key_id)
-    await change(installation, [user_id], lambda database: revoke_key(database, user_id, api_key_id, by))
+    asked = asking("keys revoke", f"{user_id}/{api_key_id}", credentials, reason)
+    await change(installation, asked, lambda database, by: revoke_key(database, user_id, api_key_id, by))
 
 
-async def rotate(installation: Installation, *, operator: str | None) -> None:
+async def rotate(installation: Installation, *, credentials: Credentials) -> None:
     """Re-encrypts every stored secret under the newest master key. Raises CommandFailed, also where one could not be decrypted."""
-    by = by_operator(operator)
+    asked = asking("keys rotate", ADMINISTRATION, credentials)
     keyring = keyring_for(installation.settings)
     async with administering(installation) as administration:
+        by = await administration.by(asked)
         try:
             rotation = await rotate_secrets(administration.database, keyring, by)
         except MasterKeyError as error:
@@ -161,7 +164,7 @@ async def rotate(installation: Installation, *, operator: str | None) -> None:
             if rotation.keys or rotation.factors
             else f"Nothing to do: everything that can be decrypted is under master key {rotation.key_id}."
         )
-        await administration.published([ADMINISTRATION])
+        await administration.publish()
     if rotation.unreadable:
         named = ", ".join(rotation.unreadable[:10]) + (" …" if len(rotation.unreadable) > 10 else "")
         raise CommandFailed(

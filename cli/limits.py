@@ -11,11 +11,13 @@ from typing import Final
 from pydantic_core import PydanticCustomError
 from sqlalchemy import text
 
-from cli.administration import by_operator, change, usage, user_id_of
+from cli.administration import asking, change, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
-from cli.orders import Row, reading
+from cli.operator_options import Credentials
+from cli.orders import Row, reading, unknown_user
 from cli.output import print_table
-from cli.users import rows_of, unknown
+from cli.users import rows_of
 from infra.limits import limits_of
 from infra.postgres.administration import set_limit
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
@@ -75,7 +77,7 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
     user_id = user_id_of(user_id)
     async with reading(installation) as connection:
         if not await rows_of(connection, _EXISTS, user_id=user_id):
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         own = {str(row["name"]): row for row in await rows_of(connection, _OWN, user_id=user_id)}
     defaults = limits_of(installation.settings)
     rows: list[Row] = []
@@ -95,17 +97,21 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
     print_table(rows, columns, as_json=as_json, nothing="There are no limits.")
 
 
-async def set_one(installation: Installation, user_id: str, name: str, amount: str, *, reason: str, operator: str | None) -> None:
+async def set_one(installation: Installation, user_id: str, name: str, amount: str, *, reason: str, credentials: Credentials) -> None:
     """Gives a user a limit of its own. Raises CommandFailed."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
+    user_id = user_id_of(user_id)
+    asked = asking("limits set", user_id, credentials, reason)
     value = checked_amount(checked_name(name), amount, limits_of(installation.settings))
-    await change(installation, [user_id], lambda database: set_limit(database, user_id, name, value, by))
+    await change(installation, asked, lambda database, by: set_limit(database, user_id, name, value, by))
 
 
-async def clear(installation: Installation, user_id: str, name: str, *, reason: str | None, operator: str | None) -> None:
+async def clear(installation: Installation, user_id: str, name: str, *, reason: str | None, credentials: Credentials) -> None:
     """Takes a user's own limit away, so that the one for everybody holds. Raises CommandFailed."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    # A name of another version is taken too: it must be possible to get rid of it.
-    if not name.isidentifier() or len(name) > 64:
-        checked_name(name)
-    await change(installation, [user_id], lambda database: set_limit(database, user_id, name, None, by))
+    user_id = user_id_of(user_id)
+    asked = asking("limits clear", user_id, credentials, reason)
+    if name not in NAMES:
+        # A name of another version is taken too: it must be possible to get rid of it.
+        async with reading(installation) as connection:
+            if not any(row["name"] == name for row in await rows_of(connection, _OWN, user_id=user_id)):
+                checked_name(name)
+    await change(installation, asked, lambda database, by: set_limit(database, user_id, name, None, by))

@@ -1,50 +1,58 @@
-"""What every command of an operator needs on its way to `trade.commands`: token, code, and a producer that does not make topics.
+"""What every command of an operator needs on its way to `trade.commands`: token, code, a producer that does not make topics, and what came
+of it.
 
-Invariant: token and code are in the record's headers and in no message.
+Invariants:
+1. Token and code are in the record's headers and in no message.
+2. What counts is the command's audit event in the database: until it is there, nothing is said to be done.
+
+Start with `send_command`: sends a command and returns its event. A new kind of command needs no more of this module.
 """
 
-import getpass
-import sys
+import asyncio
 from asyncio import timeout
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Final
+from time import monotonic
+from typing import Final, Protocol
 
-import jwt
+import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from sqlalchemy import text
 
-from cli.administration import usage
+from cli.credentials import code_of, token_in
 from cli.installation import Installation
+from cli.operator_options import Credentials
+from cli.orders import reading
 from cli.output import CommandFailed, Exit, reason_of
 from infra.kafka.connection import client_options
+from schemas.commands import COMMANDS_ACCOUNT
+from schemas.topics import Topics
 
 KAFKA_SECONDS_MAX: Final = 10.0
-_TOKEN_BYTES_MAX: Final = 65_536
+# How long a worker may take to apply a command; it takes well below a second where one runs and keeps up.
+APPLIED_SECONDS_MAX: Final = 10.0
+_POLL_SECONDS: Final = 0.1
+
+# The newest events of two accounts; what was applied before what was refused, as copies of a command are.
+_EVENT: Final = text("""
+    SELECT newest.body FROM unnest(CAST(:accounts AS text[])) AS wanted (account)
+    CROSS JOIN LATERAL (
+        SELECT body FROM audit_events WHERE audit_events.account = wanted.account ORDER BY seq DESC LIMIT 1000
+    ) AS newest
+    WHERE newest.body::jsonb ->> 'request_id' = :command_id
+    ORDER BY newest.body::jsonb ->> 'event_type' = 'COMMAND_REFUSED', newest.body::jsonb ->> 'ts_recorded' LIMIT 1
+""")
 
 
-def token_in(file: Path | None) -> str | None:
-    """The token in a file, None without a file. Raises CommandFailed."""
-    if file is None:
-        return None
-    try:
-        with file.open("rb") as opened:
-            token = opened.read(_TOKEN_BYTES_MAX).decode("ascii").strip()
-    except OSError as error:
-        raise usage(f"The token in {file} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError:
-        raise usage(f"{file} holds no token.") from None
-    return token.removeprefix("Bearer ").strip()
+class OperatorCommand(Protocol):
+    """A record of `trade.commands` (schemas/commands)."""
 
-
-def subject_of(token: str) -> str:
-    """Whose token it is, by its own word: workers check it."""
-    try:
-        subject = jwt.decode(token, options={"verify_signature": False})["sub"]
-    except (jwt.PyJWTError, KeyError):
-        raise usage("The token file holds no token that names a user (`sub`).") from None
-    return str(subject)
+    @property
+    def command_id(self) -> str: ...
+    @property
+    def operator(self) -> str: ...
+    def model_dump_json(self) -> str: ...
 
 
 @asynccontextmanager
@@ -77,12 +85,71 @@ def unsent(installation: Installation, why: str) -> CommandFailed:
     )
 
 
-def operator_headers(token: str | None, totp: str | None) -> list[tuple[str, bytes]]:
-    """The headers that prove an operator; asks for the code where none is given. Raises CommandFailed without a terminal."""
+def operator_headers(token: str | None, totp: str | None, *, needs_code: bool = True) -> list[tuple[str, bytes]]:
+    """The headers that prove an operator; asks for a code that is needed and not given. Raises CommandFailed without a terminal."""
     if token is None:
         return []
-    if totp is None:
-        if not sys.stdin.isatty():
-            raise usage("A command needs a code of your second factor: give it with --totp.")
-        totp = getpass.getpass("Code of your second factor: ")
-    return [("authorization", f"Bearer {token}".encode()), ("x-totp", totp.strip().encode())]
+    if totp is None and needs_code:
+        totp = code_of(None)
+    code = [] if totp is None else [("x-totp", totp.strip().encode())]
+    return [("authorization", f"Bearer {token}".encode()), *code]
+
+
+async def send_command(
+    installation: Installation, asked: OperatorCommand, key: str, credentials: Credentials, *, look_up: str, needs_code: bool = True
+) -> Mapping[str, str]:
+    """Sends a command under its record key and waits until a worker has applied or refused it; returns its audit event.
+
+    `look_up` is the command line that tells what became of it. Raises CommandFailed where it was not sent, or not applied in time.
+    """
+    token = token_in(credentials.token_file)
+    topic = Topics(installation.settings.topic_prefix).commands
+    async with producing(installation, topic) as producer:
+        # Last, as a code is good for half a minute.
+        headers = await asyncio.to_thread(operator_headers, token, credentials.totp, needs_code=needs_code)
+        try:
+            async with timeout(KAFKA_SECONDS_MAX):
+                await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=key.encode(), headers=headers)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise CommandFailed(
+                f"The broker did not take the command in time ({reason_of(error)}); it may have arrived all the same. See `{look_up}` "
+                "before you send it again.",
+                Exit.OUT_OF_REACH,
+            ) from error
+    event = await event_of(installation, asked, APPLIED_SECONDS_MAX)
+    if event is None:
+        raise CommandFailed(
+            f"No worker has applied the command within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
+            f"worker reads it; `{look_up}` tells.",
+            Exit.OUT_OF_REACH,
+        )
+    return event
+
+
+async def event_of(installation: Installation, asked: OperatorCommand, seconds_max: float) -> Mapping[str, str] | None:
+    """A command's audit event; None when there is none in time. Raises CommandFailed while the database is out of reach."""
+    deadline = monotonic() + seconds_max
+    failure: CommandFailed | None = None
+    while True:
+        try:
+            async with reading(installation) as connection:
+                failure = None
+                while monotonic() < deadline:
+                    parameters = {"accounts": [asked.operator, COMMANDS_ACCOUNT], "command_id": asked.command_id}
+                    row = (await connection.execute(_EVENT, parameters)).first()
+                    if row is not None:
+                        event: Mapping[str, str] = orjson.loads(row.body)
+                        return event
+                    await asyncio.sleep(_POLL_SECONDS)
+        except CommandFailed as error:
+            failure = error
+        if monotonic() >= deadline:
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    if failure is not None:
+        raise CommandFailed(
+            f"The command is sent, but whether it is applied is not known. {failure} Workers send nothing either while they cannot read "
+            "the halts in force.",
+            Exit.OUT_OF_REACH,
+        )
+    return None

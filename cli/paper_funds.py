@@ -9,8 +9,10 @@ from typing import Final
 
 from pydantic_core import PydanticCustomError
 
-from cli.administration import by_operator, change, exchange_of, usage, user_id_of
+from cli.administration import asking, change, exchange_here, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
+from cli.operator_options import Credentials
 from infra.postgres.paper_funds import PaperFunds, fund_paper
 from schemas.decimals import parse_decimal
 
@@ -19,17 +21,16 @@ _ASSET: Final = re.compile(r"[A-Z0-9]{1,20}")
 
 
 async def fund(
-    installation: Installation, user_id: str, asset: str, amount: str, *, exchange: str, reason: str | None, operator: str | None
+    installation: Installation, user_id: str, asset: str, amount: str, *, exchange: str, reason: str | None, credentials: Credentials
 ) -> None:
     """Gives a user simulated funds. Raises CommandFailed."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    exchange = exchange_of(exchange)
-    if exchange not in installation.settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(installation.settings.exchanges)}.")
+    user_id = user_id_of(user_id)
+    asked = asking("balances fund-paper", user_id, credentials, reason)
+    exchange = exchange_here(installation.settings, exchange)
     if not _ASSET.fullmatch(asset):
         raise usage("The asset must be a currency code in capitals, such as USDT.")
     funds = PaperFunds(exchange, asset, _amount_of(amount))
-    await change(installation, [user_id], lambda database: fund_paper(database, user_id, funds, by))
+    await change(installation, asked, lambda database, by: fund_paper(database, user_id, funds, by))
 
 
 def _amount_of(text: str) -> Decimal:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
+from cli.operator_options import Credentials, Reason, with_credentials
 
 sessions_app = typer.Typer(no_args_is_help=True, help="Trading sessions that users have begun with a code of their second factor.")
 
@@ -27,16 +28,16 @@ def sessions_list(
 
 
 @sessions_app.command("revoke")
+@with_credentials
 def sessions_revoke(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")],
+    reason: Reason,
     session: Annotated[str | None, typer.Option("--session", metavar="ID", help="Only this one; else all that are open.")] = None,
-    operator: Annotated[
-        str | None, typer.Option("--operator", metavar="NAME", help="Who asks, for the audit trail; else the login name.")
-    ] = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """End a user's sessions: what follows needs a code, or a new session."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.sessions import revoke  # noqa: PLC0415 — the module's invariant
 
-    finish(revoke(find_installation(), user, session, reason=reason, operator=operator))
+    finish(revoke(find_installation(), user, session, reason=reason, credentials=credentials))

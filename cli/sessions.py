@@ -5,8 +5,10 @@ from typing import Final
 
 from sqlalchemy import text
 
-from cli.administration import by_operator, change, usage, user_id_of
+from cli.administration import asking, change, user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
+from cli.operator_options import Credentials
 from cli.orders import Row, reading
 from cli.output import print_table
 from cli.users import rows_of
@@ -41,9 +43,10 @@ async def show(installation: Installation, user_id: str | None, *, everything: b
     print_table(rows, _COLUMNS, as_json=as_json, nothing="There is no session." if everything else "No session is open.")
 
 
-async def revoke(installation: Installation, user_id: str, session_id: str | None, *, reason: str, operator: str | None) -> None:
+async def revoke(installation: Installation, user_id: str, session_id: str | None, *, reason: str, credentials: Credentials) -> None:
     """Ends one session of a user, or all that are open. Raises CommandFailed."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
+    user_id = user_id_of(user_id)
+    asked = asking("sessions revoke", user_id if session_id is None else f"{user_id}/{session_id}", credentials, reason)
     if session_id is not None and not re.fullmatch(SESSION_ID, session_id):
         raise usage("A session's id is s and 32 hexadecimal digits, as `orchestrator sessions list` shows it.")
-    await change(installation, [user_id], lambda database: revoke_sessions(database, user_id, session_id, by))
+    await change(installation, asked, lambda database, by: revoke_sessions(database, user_id, session_id, by))

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cli.administration import usage, user_id_of
+from cli.administration import user_id_of
+from cli.credentials import usage
 from cli.installation import Installation
 from cli.output import say, to_json, to_text, write_line
 from infra.settings import Settings

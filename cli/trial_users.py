@@ -2,31 +2,26 @@
 
 Invariants:
 1. Doing it again changes nothing: API keys are derived from the installation's master key, and what is there already is left alone.
-2. After a crash between the database and Kafka the next start publishes the events that are missing: it publishes all of them, under the
-   same keys and with the same bytes.
+2. After a crash between the database and Kafka the next start publishes the events that are missing, and those alone.
 
 Start with `ensure_trial_users`.
 """
 
 import asyncio
 import hmac
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
 import aiohttp
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.app import utc_now
-from infra.kafka.connection import client_options
+from cli.audit_publication import publish_audit_events
 from infra.keyring import StoredSecret, keyring_of
 from infra.postgres.accounts import NewUser, add_users
-from infra.postgres.step import Database, connect
+from infra.postgres.step import connect
 from infra.settings import Settings
-from pipeline.audit import AuditRow
 from pipeline.invariants import Retryable
-from schemas.topics import Topics
 
 TRIAL_USERS: Final = ("alice", "bob", "carol", "dave", "erin")
 API_KEY_ID: Final = "main"
@@ -58,10 +53,9 @@ async def ensure_trial_users(
                     for user_id, secret in secrets.items()
                 ]
                 await add_users(database, users, utc_now(), "orchestrator up")
-                events = await _added_events(database)
+                await publish_audit_events(settings, bootstrap_servers, database)
             finally:
                 await database.close()
-            await _publish(settings, bootstrap_servers, events)
     except (OSError, TimeoutError, KafkaError, aiohttp.ClientError) as error:
         raise Retryable(f"the trial users could not be set up ({type(error).__name__}: {error})") from error
 
@@ -77,26 +71,3 @@ async def _open_accounts(simulator_url: str, secrets: dict[str, StoredSecret]) -
         http.post(f"{simulator_url}/simulator/accounts", json=accounts) as answer,
     ):
         answer.raise_for_status()
-
-
-async def _added_events(database: Database) -> list[AuditRow]:
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            """
-            SELECT account, seq, event_id, order_id, hash, body FROM audit_events
-            WHERE account = ANY($1::text[]) AND order_id IS NULL AND body::jsonb ->> 'event_type' = 'USER_ADDED' ORDER BY account, seq
-            """,
-            list(TRIAL_USERS),
-        )
-    return [AuditRow(row["account"], row["seq"], row["event_id"], row["order_id"], row["hash"], row["body"].encode()) for row in rows]
-
-
-async def _publish(settings: Settings, bootstrap_servers: str, events: Sequence[AuditRow]) -> None:
-    topic = Topics(settings.topic_prefix).audit
-    options = client_options(settings, bootstrap_servers)
-    producer = AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000)
-    await producer.start()
-    try:
-        await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in events])
-    finally:
-        await producer.stop()

@@ -12,23 +12,27 @@ import pyotp
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cli.administration import administering, by_operator, change, keyring_for, user_id_of
+from cli.administration import administering, asking, change, keyring_for, user_id_of
 from cli.installation import Installation
-from cli.orders import Row, reading
-from cli.output import Cell, CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
+from cli.operator_options import Credentials
+from cli.orders import Row, reading, unknown_user
+from cli.output import Cell, print_table, table_lines, to_json, to_text, write_line
 from cli.qr import qr_lines
 from infra.postgres.administration import (
-    By,
     Role,
     StatusChange,
     add_user,
+    administration_event_types,
     enrol_second_factor,
     set_user_status,
     unlock_second_factor,
 )
+from infra.postgres.operators import By
 
 _ISSUER: Final = "Crypto Orchestrator"
 _HISTORY_MAX: Final = 20
+# What operators do to a user, and what a user who is an operator did or was refused.
+_SHOWN: Final = [*administration_event_types(), "COMMAND_REFUSED", "OPERATOR_DECIDED", "HALT_SET", "HALT_LIFTED"]
 
 _USERS: Final = """
     SELECT users.user_id, users.role, users.status,
@@ -56,21 +60,17 @@ KEY_COLUMNS: Final = ("user_id", "api_key_id", "exchange", "permissions", "statu
 _LIMITS: Final = text("SELECT name, amount, changed_at, changed_by FROM user_limits WHERE user_id = :user_id ORDER BY name")
 # Bounded: of an account's newest events, those that are about no order.
 _HISTORY: Final = text("""
-    SELECT body::jsonb ->> 'ts_event' AS time, body::jsonb ->> 'event_type' AS event, body::jsonb ->> 'reason' AS what,
-        body::jsonb ->> 'actor' AS actor
-    FROM (SELECT seq, order_id, body FROM audit_events WHERE account = :user_id ORDER BY seq DESC LIMIT 10000) AS newest
-    WHERE order_id IS NULL AND body::jsonb ->> 'event_type' ~ '^(USER|KEY|LIMIT)_' ORDER BY seq DESC LIMIT :limit
+    SELECT told ->> 'ts_event' AS time, told ->> 'event_type' AS event, told ->> 'reason' AS what,
+        COALESCE(told ->> 'claimed_operator' || ' (claimed)', told ->> 'actor') AS actor, told ->> 'approved_by' AS approved_by,
+        told ->> 'operator_reason' AS reason, told ->> 'command' AS command, told ->> 'target_id' AS target_id
+    FROM (SELECT seq, order_id, body::jsonb AS told FROM audit_events WHERE account = :user_id ORDER BY seq DESC LIMIT 10000) AS newest
+    WHERE order_id IS NULL AND told ->> 'event_type' = ANY(:shown) ORDER BY seq DESC LIMIT :limit
 """)
 
 
 async def rows_of(connection: AsyncConnection, statement: TextClause, **parameters: object) -> list[Row]:
     """A statement's rows as a listing takes them."""
     return [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
-
-
-def unknown(user_id: str) -> CommandFailed:
-    """The error for a user who is not there."""
-    return CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed. `orchestrator users list` shows all.", Exit.NOT_SO)
 
 
 async def show_users(installation: Installation, *, status: str | None, limit: int, as_json: bool) -> None:
@@ -87,11 +87,11 @@ async def show_user(installation: Installation, user_id: str, *, as_json: bool) 
     async with reading(installation) as connection:
         users = await rows_of(connection, _ONE, user_id=user_id)
         if not users:
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         factors = await rows_of(connection, _FACTOR, user_id=user_id)
         keys = await rows_of(connection, KEYS, user_id=user_id, limit=1_000)
         limits = await rows_of(connection, _LIMITS, user_id=user_id)
-        history = await rows_of(connection, _HISTORY, user_id=user_id, limit=_HISTORY_MAX)
+        history = await rows_of(connection, _HISTORY, user_id=user_id, shown=_SHOWN, limit=_HISTORY_MAX)
     factor = factors[0] if factors else None
     if as_json:
         write_line(to_json({**users[0], "second_factor": factor, "keys": keys, "limits": limits, "history": history}))
@@ -101,7 +101,7 @@ async def show_user(installation: Installation, user_id: str, *, as_json: bool) 
     sections: Mapping[str, tuple[list[Row], tuple[str, ...]]] = {
         "keys": (keys, KEY_COLUMNS[1:]),
         "limits of its own": (limits, ("name", "amount", "changed_at", "changed_by")),
-        "changes, the newest first": (history, ("time", "event", "what", "actor")),
+        "changes, the newest first": (history, ("time", "event", "what", "actor", "approved_by")),
     }
     for title, (rows, columns) in sections.items():
         lines += ["", f"== {title}", *(table_lines(rows, columns) if rows else ["none"])]
@@ -113,42 +113,49 @@ def _pairs(row: Mapping[str, Cell]) -> list[str]:
     return [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in row.items()]
 
 
-async def add(installation: Installation, user_id: str, *, role: Role, pending: bool, operator: str | None) -> None:
+async def add(installation: Installation, user_id: str, *, role: Role, pending: bool, credentials: Credentials) -> None:
     """Adds a user. Raises CommandFailed for one who is there."""
-    user_id, by = user_id_of(user_id), by_operator(operator)
-    await change(installation, [user_id], lambda database: add_user(database, user_id, role, pending=pending, by=by))
+    user_id = user_id_of(user_id)
+    asked = asking("users add", user_id, credentials)
+    await change(installation, asked, lambda database, by: add_user(database, user_id, role, pending=pending, by=by))
 
 
-async def set_status(installation: Installation, user_id: str, status: StatusChange, *, reason: str, operator: str | None) -> None:
+async def set_status(
+    installation: Installation, user_id: str, status: StatusChange, *, reason: str, credentials: Credentials
+) -> None:
     """Verifies, freezes, unfreezes or closes a user. Raises CommandFailed where the user's status does not allow it."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    await change(installation, [user_id], lambda database: set_user_status(database, user_id, status, by))
+    user_id = user_id_of(user_id)
+    asked = asking(f"users {status.value}", user_id, credentials, reason)
+    await change(installation, asked, lambda database, by: set_user_status(database, user_id, status, by))
 
 
-async def unlock_totp(installation: Installation, user_id: str, *, reason: str | None, operator: str | None) -> None:
+async def unlock_totp(installation: Installation, user_id: str, *, reason: str | None, credentials: Credentials) -> None:
     """Unlocks a second factor after too many wrong codes. Raises CommandFailed for a user without one."""
-    user_id, by = user_id_of(user_id), by_operator(operator, reason)
-    await change(installation, [user_id], lambda database: unlock_second_factor(database, user_id, by))
+    user_id = user_id_of(user_id)
+    asked = asking("users unlock-totp", user_id, credentials, reason)
+    await change(installation, asked, lambda database, by: unlock_second_factor(database, user_id, by))
 
 
-async def enrol_totp(installation: Installation, user_id: str, *, replace: bool, operator: str | None, as_json: bool) -> None:
+async def enrol_totp(installation: Installation, user_id: str, *, replace: bool, credentials: Credentials, as_json: bool) -> None:
     """Makes a second factor, stores it, and shows it once, as QR code and as `otpauth` URI. Raises CommandFailed."""
-    user_id, by = user_id_of(user_id), by_operator(operator)
+    user_id = user_id_of(user_id)
+    asked = asking("users enrol-totp", user_id, credentials)
     keyring = keyring_for(installation.settings)
     # 160 bits, as RFC 4226, section 4 (R6) recommends.
     secret = pyotp.random_base32(32)
     async with administering(installation) as administration:
+        by = await administration.by(asked)
         ciphertext = keyring.encrypt_second_factor(user_id, secret)
         done = await enrol_second_factor(administration.database, user_id, keyring.key_id, ciphertext, replace=replace, by=by)
         # Shown before it is published: it is in force, and without it the user could not trade.
         uri = pyotp.TOTP(secret).provisioning_uri(name=user_id, issuer_name=_ISSUER)
         write_line(to_json({"user_id": user_id, "otpauth_uri": uri}) if as_json else _enrolment(done.what, uri, by))
-        await administration.published([user_id])
+        await administration.publish()
 
 
 def _enrolment(what: str, uri: str, by: By) -> str:
     return "\n".join([
-        f"{what} Enrolled by {by.operator}.",
+        f"{what} Enrolled by {by.name}.",
         "",
         *qr_lines(uri),
         "",

@@ -3,12 +3,12 @@
 Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.ending import finish
+from cli.operator_options import Credentials, Reason, with_credentials
 from schemas.orders import WithdrawalStatus
 
 withdrawals_app = typer.Typer(invoke_without_command=True, help="What is paid out, and what waits for an operator.")
@@ -19,14 +19,6 @@ _Network = Annotated[str, typer.Argument(metavar="NETWORK", help="The exchange's
 _Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The address, with its checksum where the network has one.")]
 _Tag = Annotated[str | None, typer.Option("--tag", metavar="TEXT", help="The tag or memo that belongs to the address.")]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The withdrawal's id.")]
-_Operator = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who asks, for the audit trail; else the login name.")]
-_Decider = Annotated[str | None, typer.Option("--operator", metavar="NAME", help="Who decides; else whose token it is, or the login name.")]
-_Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
-_TokenFile = Annotated[
-    Path | None,
-    typer.Option("--token-file", metavar="FILE", envvar="ORCHESTRATOR_OPERATOR_TOKEN_FILE", help="Your token, with the scope `operate`."),
-]
-_Totp = Annotated[str | None, typer.Option("--totp", metavar="CODE", help="The code of your second factor; else it is asked for.")]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
 _Status = Annotated[WithdrawalStatus | None, typer.Option(help="Only withdrawals in this state.")]
 _Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
@@ -65,60 +57,62 @@ def withdrawals_show(withdrawal: _Id, as_json: _AsJson = False) -> None:
 
 
 def _decide(
-    word: str, withdrawal: str, reason: str, operator: str | None, token_file: Path | None, totp: str | None, as_json: bool
+    word: str, withdrawal: str, reason: str, credentials: Credentials, as_json: bool
 ) -> None:
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.withdrawals import DecisionOptions, decide  # noqa: PLC0415 — the module's invariant
     from schemas.commands import DecisionWord  # noqa: PLC0415 — the module's invariant
 
-    options = DecisionOptions(DecisionWord(word), withdrawal, reason, operator, token_file, totp, as_json)
+    options = DecisionOptions(DecisionWord(word), withdrawal, reason, credentials, as_json)
     finish(decide(find_installation(), options))
 
 
 @withdrawals_app.command("approve")
+@with_credentials
 def withdrawals_approve(
     withdrawal: _Id,
-    reason: _Reason,
-    operator: _Decider = None,
-    token_file: _TokenFile = None,
-    totp: _Totp = None,
+    reason: Reason,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Let a withdrawal that waits for approval be paid out. Nobody approves a withdrawal of their own.
 
     Ends with 0 when it is approved, 1 when that was refused, 3 when no worker has applied it within 10 s.
     """
-    _decide("approve_withdrawal", withdrawal, reason, operator, token_file, totp, as_json)
+    _decide("approve_withdrawal", withdrawal, reason, credentials, as_json)
 
 
 @withdrawals_app.command("refuse")
+@with_credentials
 def withdrawals_refuse(
     withdrawal: _Id,
-    reason: _Reason,
-    operator: _Decider = None,
-    token_file: _TokenFile = None,
-    totp: _Totp = None,
+    reason: Reason,
     as_json: _AsJson = False,
+    *,
+    credentials: Credentials,
 ) -> None:
     """End a withdrawal that waits for approval; its funds are free again. Exit codes as of `approve`."""
-    _decide("refuse_withdrawal", withdrawal, reason, operator, token_file, totp, as_json)
+    _decide("refuse_withdrawal", withdrawal, reason, credentials, as_json)
 
 
 @addresses_app.command("add")
+@with_credentials
 def addresses_add(
     user: _UserId,
     network: _Network,
     address: _Address,
-    reason: _Reason,
+    reason: Reason,
     tag: _Tag = None,
     label: Annotated[str | None, typer.Option("--label", metavar="TEXT", help="Whose it is, for people.")] = None,
-    operator: _Operator = None,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Let a user withdraw to an address, after the waiting time."""
     from cli.addresses import add  # noqa: PLC0415 — the module's invariant
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
 
-    finish(add(find_installation(), user, network, address, tag=tag, label=label, reason=reason, operator=operator))
+    finish(add(find_installation(), user, network, address, tag=tag, label=label, reason=reason, credentials=credentials))
 
 
 @addresses_app.command("list")
@@ -135,11 +129,13 @@ def addresses_list(
 
 
 @addresses_app.command("remove")
+@with_credentials
 def addresses_remove(
-    user: _UserId, network: _Network, address: _Address, reason: _Reason, tag: _Tag = None, operator: _Operator = None
+    user: _UserId, network: _Network, address: _Address, reason: Reason, tag: _Tag = None, *,
+    credentials: Credentials,
 ) -> None:
     """Take an address off a user's list, at once."""
     from cli.addresses import remove  # noqa: PLC0415 — the module's invariant
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
 
-    finish(remove(find_installation(), user, network, address, tag=tag, reason=reason, operator=operator))
+    finish(remove(find_installation(), user, network, address, tag=tag, reason=reason, credentials=credentials))

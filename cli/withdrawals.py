@@ -6,33 +6,25 @@ halt is (cli/halts): a worker judges them, and what counts is the command's audi
 Start with `show_withdrawals` and `decide`.
 """
 
-import asyncio
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from time import monotonic
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from cli.administration import by_operator, usage
+from cli.credentials import operator_name, token_in, usage, words_of
 from cli.installation import Installation
-from cli.operator_commands import operator_headers, producing, subject_of, token_in
-from cli.orders import Row, reading
-from cli.output import CommandFailed, Exit, print_table, printable, reason_of, say, table_lines, to_json, to_text, write_line
+from cli.operator_commands import send_command
+from cli.operator_options import NO_CREDENTIALS, Credentials
+from cli.orders import Row, reading, require_user
+from cli.output import CommandFailed, Exit, print_table, printable, say, table_lines, to_json, to_text, write_line
 from cli.users import rows_of
 from schemas.audit import EventType
-from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, WithdrawalDecision
+from schemas.commands import DecisionWord, WithdrawalDecision
 from schemas.orders import WithdrawalStatus
-from schemas.topics import Topics
 
-APPLIED_SECONDS_MAX: Final = 10.0
-_POLL_SECONDS: Final = 0.1
-KAFKA_SECONDS_MAX: Final = 10.0
 _LISTED: Final = (
     "withdrawal_id", "user_id", "exchange", "asset", "amount", "fee", "network", "address", "status", "usd_value", "requested_at",
 )  # fmt: skip
@@ -51,25 +43,16 @@ _TRANSFERS: Final = text("""
     SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
     FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
 """)
-_EVENT: Final = text("""
-    SELECT newest.body FROM unnest(CAST(:accounts AS text[])) AS wanted (account)
-    CROSS JOIN LATERAL (
-        SELECT body FROM audit_events WHERE audit_events.account = wanted.account ORDER BY seq DESC LIMIT 1000
-    ) AS newest
-    WHERE newest.body::jsonb ->> 'request_id' = :command_id LIMIT 1
-""")
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionOptions:
-    """What was asked for. `totp` None: it is asked for where there is a token."""
+    """What was asked for."""
 
     word: DecisionWord
     withdrawal_id: str
     reason: str
-    operator: str | None = None
-    token_file: Path | None = None
-    totp: str | None = field(default=None, repr=False)
+    credentials: Credentials = NO_CREDENTIALS
     as_json: bool = False
 
 
@@ -78,6 +61,7 @@ async def show_withdrawals(
 ) -> None:
     """Prints the newest withdrawals first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No withdrawal fits.")
 
@@ -124,35 +108,15 @@ def _unknown(withdrawal_id: str) -> CommandFailed:
 async def decide(installation: Installation, options: DecisionOptions) -> Exit:
     """Sends an operator's word and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied
     it."""
-    token = token_in(options.token_file)
-    asked = _decision(options, token)
+    asked = _decision(options, token_in(options.credentials.token_file))
     async with reading(installation) as connection:
         found = await rows_of(connection, _ONE, id=asked.withdrawal_id)
     if not found:
         raise _unknown(asked.withdrawal_id)
     if not options.as_json:
         say(printable(_asked_for(found[0])))
-    topic = Topics(installation.settings.topic_prefix).commands
-    async with producing(installation, topic) as producer:
-        # Last, as a code is good for half a minute.
-        headers = await asyncio.to_thread(operator_headers, token, options.totp)
-        try:
-            async with asyncio.timeout(KAFKA_SECONDS_MAX):
-                value, key = asked.model_dump_json().encode(), asked.withdrawal_id.encode()
-                await producer.send_and_wait(topic, value, key=key, headers=headers)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise CommandFailed(
-                f"The broker did not take the decision in time ({reason_of(error)}); it may have arrived all the same. See `orchestrator "
-                f"withdrawals show {asked.withdrawal_id}` before you send it again.",
-                Exit.OUT_OF_REACH,
-            ) from error
-    event = await _applied(installation, asked)
-    if event is None:
-        raise CommandFailed(
-            f"No worker has applied the decision within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
-            f"worker reads it; `orchestrator withdrawals show {asked.withdrawal_id}` tells.",
-            Exit.OUT_OF_REACH,
-        )
+    look_up = f"orchestrator withdrawals show {asked.withdrawal_id}"
+    event = await send_command(installation, asked, asked.withdrawal_id, options.credentials, look_up=look_up)
     if event["event_type"] == EventType.COMMAND_REFUSED:
         say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
         return Exit.NOT_SO
@@ -172,30 +136,15 @@ def _asked_for(row: Row) -> str:
 
 
 def _decision(options: DecisionOptions, token: str | None) -> WithdrawalDecision:
-    by = by_operator(options.operator or (subject_of(token) if token is not None else None), options.reason)
     try:
         return WithdrawalDecision(
             schema_version=1,
             command_id=str(uuid.uuid4()),
             command=options.word,
-            operator=by.operator,
-            reason=by.reason or "",
+            operator=operator_name(options.credentials, token),
+            reason=words_of("reason", options.reason),
             withdrawal_id=options.withdrawal_id,
         )
     except ValidationError as error:
         # Without the values.
         raise usage(f"The decision cannot be sent: {error.errors(include_input=False, include_url=False)[0]['msg']}.") from None
-
-
-async def _applied(installation: Installation, asked: WithdrawalDecision) -> Mapping[str, str] | None:
-    """The decision's audit event; None when there is none in time. Raises CommandFailed while the database is out of reach."""
-    deadline = monotonic() + APPLIED_SECONDS_MAX
-    parameters = {"accounts": [asked.operator, COMMANDS_ACCOUNT], "command_id": asked.command_id}
-    async with reading(installation) as connection:
-        while monotonic() < deadline:
-            row = (await connection.execute(_EVENT, parameters)).first()
-            if row is not None:
-                event: Mapping[str, str] = orjson.loads(row.body)
-                return event
-            await asyncio.sleep(_POLL_SECONDS)
-    return None

@@ -45,6 +45,11 @@ BALANCES_NOT_JUDGED: Final = Gauge(
 BALANCE_ROUND_AT: Final = Gauge(
     "orchestrator_balance_round_timestamp_seconds", "When this worker has last compared all of its accounts, Unix time", ["exchange"]
 )
+ANSWERS_UNREADABLE: Final = Counter(
+    "orchestrator_exchange_answers_unreadable_total",
+    "Answers of an exchange that had another shape than it documents, so that they say nothing, by what was asked",
+    ["exchange", "question"],
+)
 BUILD_INFO: Final = Gauge("orchestrator_build_info", "Always 1; the labels say what runs", ["version", "python"])
 
 

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     kafka_bootstrap_servers: str | None = None
     """Addresses of your brokers, `host:port,host:port`."""
+    kafka_port: int = Field(default=0, ge=0, le=65_535)
+    """The embedded broker's port; 0: the one that it had in this data directory before, else a free one."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How the brokers are spoken to."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
@@ -225,7 +227,8 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     """Where a worker answers `/livez`, `/readyz` and `/metrics`."""
     web_port: int = Field(default=0, ge=0, le=65_535)
-    """The port of that; 0 takes a free one, which the worker logs."""
+    """The port of that; 0 takes a free one, which the worker logs. Under `orchestrator up` worker n has this one plus n - 1, or with 0 the
+    one that it had in this data directory before."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged."""
 

@@ -22,6 +22,7 @@ from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
 from pipeline.session import Session
+from pipeline.venue import KeyVersion
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -153,6 +154,8 @@ class Changes:
     sessions_begun: set[str] = field(default_factory=set)
     sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    # The keys as they are stored now, by (user, key id), of what may be sent.
+    keys: dict[tuple[str, str], KeyVersion] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
     # The stops in force, by scope and target, and which have moved (set, or gone from `halts`).

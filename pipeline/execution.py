@@ -141,6 +141,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         )
         end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
         return
+    key = changes.keys.get((order.user_id, order.api_key_id)) if order.mode is Mode.LIVE else None
     submitting = replace(
         order,
         status=OrderStatus.SUBMITTING,
@@ -149,6 +150,8 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         work_partition=work_partition,
         submitting_at=changes.now,
         updated_at=changes.now,
+        key_version=key.version if key is not None else None,
+        account_id=key.account_id if key is not None else None,
     )
     changes.advance(order, submitting, EventType.ORDER_SUBMITTED, len(changes.ledger.transfers))
     decided.submissions.append(submission_of(submitting))
@@ -227,6 +230,7 @@ def submission_of(order: Order) -> Submission:
         submitting_at=order.submitting_at,
         expires_at=order.expires_at,
         market_id=order.market_id,
+        sent_with=order.sent_with,
     )
 
 
@@ -247,5 +251,6 @@ def reference_of(order: Order) -> OrderReference:
         submitting_at=order.submitting_at,
         paper=paper,
         terms=OrderTerms(order.side, order.order_type, order.quantity, order.quote_quantity, order.price),
+        sent_with=order.sent_with,
         market_id=order.market_id,
     )

@@ -17,10 +17,12 @@ Start with `at_submission`, then `at_rest`.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, assert_never
 
+from pipeline.invariants import InvariantViolation
 from pipeline.money import round_down, round_up
 from pipeline.venue import Fee, Market, OrderReference, PaperTerms, Quote, Submission, VenueOrder
+from schemas.order_kinds import ORDER_KINDS, Pricing
 from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
 
 PAPER_ID_PREFIX: Final = "paper-"
@@ -42,12 +44,28 @@ def meets(side: Side, limit: Decimal, market_price: Decimal) -> bool:
     return market_price <= limit if side is Side.BUY else market_price >= limit
 
 
+def is_simulated(order_type: OrderType) -> bool:
+    """Whether the simulation can execute such an order. What it cannot is refused, and never traded as if it were of another type."""
+    return ORDER_KINDS[order_type].pricing in {Pricing.MARKET, Pricing.LIMIT}
+
+
 def at_submission(submission: Submission, market: Market, quote: Quote) -> VenueOrder:
-    """What becomes of an order when it comes to the market."""
+    """What becomes of an order when it comes to the market. Raises InvariantViolation for a type that is not simulated, and for a limit
+    order without a price: what is not known to trade at once must not."""
     price = quote.price
-    if submission.order_type is OrderType.LIMIT and submission.price is not None and not meets(submission.side, submission.price, price):
-        ends = submission.time_in_force in {TimeInForce.IOC, TimeInForce.FOK}
-        return _unfilled(submission.client_order_id, OrderStatus.EXPIRED if ends else OrderStatus.NEW, quote.observed_at)
+    match ORDER_KINDS[submission.order_type].pricing:
+        case Pricing.MARKET:
+            pass
+        case Pricing.LIMIT:
+            if submission.price is None:
+                raise InvariantViolation(f"limit order {submission.order_id} has no price; nothing was executed")
+            if not meets(submission.side, submission.price, price):
+                ends = submission.time_in_force in {TimeInForce.IOC, TimeInForce.FOK}
+                return _unfilled(submission.client_order_id, OrderStatus.EXPIRED if ends else OrderStatus.NEW, quote.observed_at)
+        case Pricing.MAKER | Pricing.TRIGGER:
+            raise InvariantViolation(f"{submission.order_type} order {submission.order_id} is not simulated; nothing was executed")
+        case pricing:
+            assert_never(pricing)
     quantity = submission.quantity
     if quantity is None:
         quantity = round_down((submission.quote_quantity or _ZERO) / price, market.quantity_step)

@@ -64,6 +64,7 @@ def plan_withdrawals(
                 ended = replace(withdrawal, reason_code=refused.reason_code, reason=refused.detail)
                 end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
                 continue
+            key = changes.keys.get((withdrawal.user_id, withdrawal.api_key_id))
             submitting = replace(
                 withdrawal,
                 status=_S.SUBMITTING,
@@ -72,6 +73,8 @@ def plan_withdrawals(
                 work_partition=work_partition,
                 submitting_at=changes.now,
                 updated_at=changes.now,
+                key_version=key.version if key is not None else None,
+                account_id=key.account_id if key is not None else None,
             )
             move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
             submissions.append(submission_of(submitting))
@@ -112,6 +115,7 @@ def submission_of(withdrawal: Withdrawal) -> WithdrawalSubmission:
         fee=withdrawal.fee,
         submitting_at=withdrawal.submitting_at,
         expires_at=withdrawal.expires_at,
+        sent_with=withdrawal.sent_with,
     )
 
 

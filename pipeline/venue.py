@@ -25,6 +25,15 @@ WINDOW_MIN: Final = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
+class KeyVersion:
+    """The account that something was sent with: which of the keys stored under the id it was, and the venue's own number of the account
+    where it is known. What stands at a venue belongs to that account, whatever key is stored under the id later."""
+
+    version: int
+    account_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
     two; `price` in quote per base, for limit orders. `submitting_at` and `expires_at`, from which on it must not be taken any more, are
@@ -46,6 +55,7 @@ class Submission:
     submitting_at: datetime
     expires_at: datetime
     market_id: str | None = None
+    sent_with: KeyVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class OrderReference:
     submitting_at: datetime | None = None
     paper: PaperTerms | None = None
     terms: OrderTerms | None = None
+    sent_with: KeyVersion | None = None
     market_id: str | None = None
 
 
@@ -173,12 +184,41 @@ class AccountBalances:
     account_id: str | None
     totals: Mapping[str, Decimal]
     locked: Mapping[str, Decimal]
+    # Which of the keys stored under its id was asked with.
+    key_version: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Which quantities a venue takes, in base units. A step or least of zero bounds nothing; `greatest` None neither."""
+
+    step: Decimal = Decimal(0)
+    least: Decimal = Decimal(0)
+    greatest: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBand:
+    """How far from the market price the price of an order may lie, by side, as multiples of it (0.2 = a fifth, 5 = five times)."""
+
+    buy_min: Decimal
+    buy_max: Decimal
+    sell_min: Decimal
+    sell_max: Decimal
+
+    def of(self, side: Side) -> tuple[Decimal, Decimal]:
+        return (self.buy_min, self.buy_max) if side is Side.BUY else (self.sell_min, self.sell_max)
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
     """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %).
-    `market_id` is the venue's own name of the market."""
+
+    A bound that is None, and a least or a step of zero, bounds nothing. `market_lot` is for market orders, beside the rule for all;
+    `notional_*_on_market`: whether the bound is one of market orders, too. `quote_places`: how many decimal places a quote quantity may
+    have. `order_types` None: the venue does not say. `resting_orders_max` and `position_max` (base units) are per account.
+    `market_id` is the venue's own name of the market.
+    """
 
     symbol: str
     base: str
@@ -190,6 +230,18 @@ class Market:
     quantity_max: Decimal | None
     notional_min: Decimal
     taker_fee_rate: Decimal
+    price_min: Decimal = Decimal(0)
+    price_max: Decimal | None = None
+    percent_band: PriceBand | None = None
+    market_lot: Lot = Lot()
+    notional_min_on_market: bool = True
+    notional_max: Decimal | None = None
+    notional_max_on_market: bool = False
+    quote_places: int | None = None
+    quote_quantity_taken: bool = True
+    order_types: frozenset[OrderType] | None = None
+    resting_orders_max: int | None = None
+    position_max: Decimal | None = None
     market_id: str | None = None
 
 

@@ -105,7 +105,12 @@ class TransferEntry(WireModel):
 
 
 class AuditEvent(WireModel):
-    """One state change with everything that the same database transaction did for it."""
+    """One state change with everything that the same database transaction did for it.
+
+    What operators do names the `command` and the id of what it is about (`target_id`), with their words as they gave them
+    (`operator_reason`) and the second operator of two (`approved_by`). `actor` is who was proven to act. `claimed_operator` is the name
+    that somebody gave where no proof could be asked for, beside the account of the system and the role of the database it came from.
+    """
 
     schema_version: int
     event_id: str
@@ -151,6 +156,14 @@ class AuditEvent(WireModel):
     traceparent: str | None
     prev_hash: str
     hash: str
-    # Absent where they say nothing.
+    # Left out where they say nothing.
+    idempotency_key: str | None = None
+    command: str | None = None
+    target_id: str | None = None
+    operator_reason: str | None = None
+    approved_by: str | None = None
+    claimed_operator: str | None = None
+    system_user: str | None = None
+    database_role: str | None = None
     confirmed_by: ConfirmedBy | None = None
     session_id: str | None = None

@@ -21,7 +21,7 @@ from schemas.wire import Timestamp, WireModel
 
 COMMANDS_ACCOUNT: Final = "@commands"
 TRIPS_ACCOUNT: Final = "@trips"
-_REASON_LENGTH_MAX: Final = 300
+REASON_LENGTH_MAX: Final = 300
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 
 
@@ -46,7 +46,7 @@ class CommandWord(StrEnum):
 
 
 Target = Annotated[str, StringConstraints(max_length=128, pattern=r"^[\x21-\x7e]*$")]
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=_REASON_LENGTH_MAX, pattern=r"^[^\x00]+$")]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=REASON_LENGTH_MAX, pattern=r"^[^\x00]+$")]
 
 
 class _Scoped(WireModel):

@@ -79,7 +79,8 @@ class ReasonCode(StrEnum):
 
 _FIX_OTHER: Final = 99
 # FIX 5.0 SP2, tag 103: 1 unknown symbol, 2 exchange closed, 3 order exceeds limit, 4 too late to enter, 5 unknown order, 6 duplicate
-# order, 8 stale order, 13 incorrect quantity, 15 unknown account, 16 price exceeds current price band, 18 invalid price increment.
+# order, 8 stale order, 11 unsupported order characteristic, 12 surveillance option, 13 incorrect quantity, 15 unknown account, 16 price
+# exceeds current price band, 18 invalid price increment.
 _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.SYMBOL_INVALID: 1,
     ReasonCode.SYMBOL_UNKNOWN: 1,
@@ -101,6 +102,9 @@ _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.IDEMPOTENCY_KEY_REUSED: 6,
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: 6,
     ReasonCode.REQUEST_STALE: 8,
+    ReasonCode.REQUEST_UNSUPPORTED: 11,
+    ReasonCode.SUSPICIOUS_ACTIVITY: 12,
+    ReasonCode.SELF_TRADE: 12,
     ReasonCode.AMOUNT_BELOW_MINIMUM: 13,
     ReasonCode.INVALID_DECIMAL: 13,
     ReasonCode.USER_UNKNOWN: 15,

@@ -20,6 +20,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from agents.app import utc_now
+from cli.audit_publication import publish_audit_events
 from infra.exchange.simulator.records import OrderAccepted, read_log
 from infra.kafka.topics import ensure_topics
 from infra.keyring import StoredSecret, keyring_of, new_master_key
@@ -261,16 +262,10 @@ async def _add_users(settings: Settings, simulator_url: str, user_ids: Sequence[
         raise RuntimeError("an installation has a database")
     database = await connect(settings.database_url.get_secret_value(), 2, 10)
     try:
-        events = await add_users(database, users, utc_now(), "test")
+        await add_users(database, users, utc_now(), "test")
+        await publish_audit_events(settings, settings.kafka_bootstrap_servers or "", database)
     finally:
         await database.close()
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, enable_idempotence=True)
-    await producer.start()
-    try:
-        topic = Topics(settings.topic_prefix).audit
-        await asyncio.gather(*[await producer.send(topic, row.value, key=row.event_id.encode()) for row in events])
-    finally:
-        await producer.stop()
     accounts = [
         {
             "label": user,

@@ -7,14 +7,17 @@ Start with `BalanceCalls.account_balances`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from infra.exchange.account_calls import AccountCalls
-from infra.exchange.books import UnreadableBooks, amount
+from infra.exchange.reading import UnreadableBooks, amount, reading, text
 from infra.exchange.transport import Call
 from infra.exchange.venue_names import VenueAccount
 from pipeline.venue import AccountBalances, LookUpFailed, Refused
+
+_ASSET_MAX: Final = 64
 
 
 class BalanceCalls(AccountCalls):
@@ -26,15 +29,12 @@ class BalanceCalls(AccountCalls):
             return LookUpFailed(account.detail)
         credentials, exchange = account
         names = self._venue.account
-        call = Call()
-        async with self._calling(call):
-            try:
-                answer = await getattr(exchange, names.call)(dict(names.parameters))
-                return read_balances(answer, names, exchange.safe_currency_code)
-            except UnreadableBooks as error:
-                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
-            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
-                return LookUpFailed(self._describe(call, error, credentials))
+
+        async def ask() -> AccountBalances:
+            answer = await getattr(exchange, names.call)(dict(names.parameters))
+            return replace(read_balances(answer, names, exchange.safe_currency_code), key_version=credentials.version)
+
+        return await self._answer_to("balances", Call(), credentials, ask)
 
 
 def read_balances(answer: Any, names: VenueAccount, code_of: Callable[[str], str]) -> AccountBalances:
@@ -42,12 +42,17 @@ def read_balances(answer: Any, names: VenueAccount, code_of: Callable[[str], str
 
     Raises UnreadableBooks.
     """
+    with reading("the account"):
+        return _balances(answer, names, code_of)
+
+
+def _balances(answer: Any, names: VenueAccount, code_of: Callable[[str], str]) -> AccountBalances:
     rows = answer.get(names.balances) if isinstance(answer, dict) else None
     if not isinstance(rows, list):
         raise UnreadableBooks("without a list of balances")
     account_id = None
     if names.account_id is not None:
-        account_id = str(answer.get(names.account_id) or "")
+        account_id = text(answer.get(names.account_id), "the id of the account")
         if not account_id:
             raise UnreadableBooks("without the id of the account")
     totals: dict[str, Decimal] = {}
@@ -55,11 +60,11 @@ def read_balances(answer: Any, names: VenueAccount, code_of: Callable[[str], str
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get(names.asset), str) or not row[names.asset]:
             raise UnreadableBooks("with a balance of no asset")
-        asset = code_of(row[names.asset])
+        asset = text(code_of(row[names.asset]), "an asset", _ASSET_MAX)
         free, held = amount(row.get(names.free), f"free {asset}"), amount(row.get(names.locked), f"locked {asset}")
         if asset in totals:
             raise UnreadableBooks(f"with two balances of {asset}")
-        totals[asset] = free + held
+        totals[asset] = amount(format(free + held, "f"), f"all of {asset}")
         if held:
             locked[asset] = held
     return AccountBalances(account_id, {asset: total for asset, total in totals.items() if total}, locked)

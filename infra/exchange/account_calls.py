@@ -1,21 +1,22 @@
 """What every part of the gateway that asks about an account shares; the abstract parts are the gateway's own (`CcxtGateway`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from infra.exchange.books import UnreadableBooks
 from infra.exchange.connection import VenueConnection
-from infra.exchange.gateway import Credentials
+from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.reading import UnreadableBooks, note_unreadable
 from infra.exchange.transport import Call
 from infra.exchange.venues import RefusalRule, Venue
-from pipeline.venue import InDoubt, Refused
+from pipeline.venue import InDoubt, LookUpFailed, Refused
 from schemas.reasons import ReasonCode
 
 _PAGES_MAX: Final = 10
 TOO_LATE: Final = Refused(ReasonCode.REQUEST_EXPIRED, "too little is left until its deadline; nothing was sent")
+Answer = TypeVar("Answer")
 
 
 class AccountCalls(ABC):
@@ -49,6 +50,32 @@ class AccountCalls(ABC):
 
     @abstractmethod
     def _clean(self, text: str, credentials: Credentials) -> str: ...
+
+    async def _answer_to(
+        self, question: str, call: Call, credentials: Credentials, ask: Callable[[], Awaitable[Answer]]
+    ) -> Answer | LookUpFailed:
+        """The one way in which a question about an account is asked and its answer read: whatever goes wrong, in the call or the reading,
+        leaves it open. `question` names it in the metric of unreadable answers."""
+        async with self._calling(call):
+            try:
+                return await ask()
+            except UnreadableBooks as error:
+                note_unreadable(self.exchange, question, error)
+                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
+            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
+                note_unreadable(self.exchange, question, error)
+                return LookUpFailed(self._describe(call, error, credentials))
+
+    async def _public_answer_to(self, question: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The same for a question that belongs to no order or payment. Raises VenueUnavailable for whatever goes wrong."""
+        try:
+            return await ask()
+        except VenueUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
+            note_unreadable(self.exchange, question, error)
+            # Without the chain: ccxt's text is not ours to show.
+            raise VenueUnavailable(f"{self.exchange} told no {question} ({type(error).__name__})") from None
 
 
 async def whole_list(ask: Callable[[dict[str, object]], Any], window: Mapping[str, object], page: int, what: str) -> list[dict[str, Any]]:

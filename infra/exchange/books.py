@@ -15,17 +15,15 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
-from pydantic_core import PydanticCustomError
-
+from infra.exchange.market_rules import read_market
+from infra.exchange.reading import UnreadableBooks, amount, moment, reading, shown, text
 from infra.exchange.venues import Venue, canceled_id
 from pipeline.venue import Fee, Market, OrderReference, OrderTerms, VenueOrder
-from schemas.decimals import format_decimal, parse_decimal
 from schemas.orders import OrderStatus, OrderType
-from schemas.times import EARLIEST, moment_of
 
 # What this system's own client order ids look like (pipeline.identifiers), with the mark of its own cancel.
 _OUR_CLIENT_ORDER_ID: Final = re.compile(r"co[0-9a-f]{28}(-c)?")
@@ -33,6 +31,8 @@ _PAGES_MAX: Final = 10
 # Of the order and the trade list within the time in which an order can have been accepted.
 _LIST_PAGES_MAX: Final = 10
 _STRANGERS_MAX: Final = 20
+ID_MAX: Final = 128
+_ASSET_MAX: Final = 64
 
 _STATUS: Final[Mapping[str, OrderStatus]] = {
     "open": OrderStatus.NEW,
@@ -44,61 +44,25 @@ _STATUS: Final[Mapping[str, OrderStatus]] = {
 }
 
 
-class UnreadableBooks(Exception):
-    """The venue's answer does not add up, so it proves nothing. Its text says what is missing."""
-
-
-class TooManyDigits(UnreadableBooks):
-    """A number, but no amount of ours. A price or a market's rule of that kind concerns its market alone."""
-
-
-def milliseconds(moment: datetime) -> int:
-    """UTC time in whole ms since 1970, rounded down."""
-    return (moment - EARLIEST) // timedelta(milliseconds=1)
-
-
-def moment(timestamp_ms: object) -> datetime | None:
-    """The UTC time of a timestamp in ms, None where the venue gave none that every store can carry (schemas.times)."""
-    return moment_of(timestamp_ms, 1_000)
-
-
-def amount(value: object, name: str) -> Decimal:
-    """A venue's number.
-
-    Raises UnreadableBooks for a float, for None, and for what no amount of ours can be: below zero, not finite, or with more digits than
-    the contract has (schemas.decimals). A rebate is such a number: nothing of it is posted unseen.
-    """
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise UnreadableBooks(f"{name} is {value!r}")
-    try:
-        number = Decimal(value)
-    except InvalidOperation as error:
-        raise UnreadableBooks(f"{name} is {value!r}") from error
-    if not number.is_finite() or number < 0:
-        raise UnreadableBooks(f"{name} is {value!r}")
-    try:
-        return parse_decimal(format_decimal(number))
-    except PydanticCustomError as error:
-        raise TooManyDigits(f"{name} is {value!r}") from error
-
-
 def _total_fees(trades: Iterable[Mapping[str, Any]]) -> tuple[Fee, ...]:
     totals: dict[str, Decimal] = {}
     for trade in trades:
         fee = trade.get("fee") or {}
-        if not fee.get("currency"):
-            raise UnreadableBooks(f"trade {trade.get('id')} has no fee")
-        asset = str(fee["currency"])
-        totals[asset] = totals.get(asset, Decimal(0)) + amount(fee.get("cost"), "fee")
+        asset = text(fee.get("currency"), "the asset of a fee", _ASSET_MAX)
+        if not asset:
+            raise UnreadableBooks(f"trade {shown(trade.get('id'))} has no fee")
+        # The sum, too, must be an amount of ours.
+        totals[asset] = amount(format(totals.get(asset, Decimal(0)) + amount(fee.get("cost"), "fee"), "f"), "the sum of its fees")
     return tuple(Fee(asset, total) for asset, total in sorted(totals.items()) if total != 0)
 
 
 def with_fees(order: VenueOrder, trades: Sequence[Mapping[str, Any]]) -> VenueOrder:
     """The order with its fees, one entry per asset. Raises UnreadableBooks unless the trades cover its executed quantity exactly."""
-    covered = sum((amount(trade.get("amount"), "trade quantity") for trade in trades), Decimal(0))
-    if covered != order.cum_quantity:
-        raise UnreadableBooks(f"its trades add up to {covered}, not to the {order.cum_quantity} executed")
-    return replace(order, fees=_total_fees(trades))
+    with reading("its trades"):
+        covered = sum((amount(trade.get("amount"), "trade quantity") for trade in trades), Decimal(0))
+        if covered != order.cum_quantity:
+            raise UnreadableBooks(f"its trades add up to {covered}, not to the {order.cum_quantity} executed")
+        return replace(order, fees=_total_fees(trades))
 
 
 def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
@@ -106,12 +70,17 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
 
     Raises UnreadableBooks.
     """
-    exchange_order_id = order.get("id")
+    with reading("the order"):
+        return _order(order, answered_at)
+
+
+def _order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
+    exchange_order_id = text(order.get("id"), "its order id", ID_MAX)
     if not exchange_order_id:
         raise UnreadableBooks("it has no order id")
     status = _STATUS.get(str(order.get("status")))
     if status is None:
-        raise UnreadableBooks(f"its status is {order.get('status')!r}")
+        raise UnreadableBooks(f"its status is {shown(order.get('status'))}")
     executed = amount(order.get("filled"), "executed quantity")
     paid = amount(order.get("cost"), "executed value") if executed else Decimal(0)
     if executed < 0 or paid < 0:
@@ -122,8 +91,8 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
         status = OrderStatus.PARTIALLY_FILLED
     told_at = moment(order.get("lastUpdateTimestamp")) or moment(order.get("lastTradeTimestamp")) or moment(order.get("timestamp"))
     return VenueOrder(
-        client_order_id=str(order.get("clientOrderId") or ""),
-        exchange_order_id=str(exchange_order_id),
+        client_order_id=text(order.get("clientOrderId"), "its client order id", ID_MAX),
+        exchange_order_id=exchange_order_id,
         order_status=status,
         cum_quantity=executed,
         cum_quote=paid,
@@ -133,49 +102,38 @@ def read_order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
 
 
 def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
-    """The spot markets of a ccxt market table whose steps are ticks (`precisionMode` TICK_SIZE). A market without a price tick or
-    quantity step, or with a figure of too many digits, is left out: no amount for it could be checked. Raises UnreadableBooks."""
+    """The spot markets of a ccxt market table. One whose rules cannot be read, or have figures of too many digits, is left out: no amount
+    for it could be checked. It costs no other market anything."""
     found: dict[str, Market] = {}
     for symbol, row in markets.items():
-        precision = row["precision"]
-        if not row.get("spot") or precision.get("price") is None or precision.get("amount") is None:
-            continue
-        with suppress(TooManyDigits):
-            found[symbol] = _market(symbol, row)
+        with suppress(UnreadableBooks), reading("the market"):
+            if row.get("spot"):
+                found[symbol] = read_market(symbol, row)
     return found
 
 
-def _market(symbol: str, row: Mapping[str, Any]) -> Market:
-    precision, limits = row["precision"], row["limits"]
-    quantity_max = limits["amount"].get("max")
-    return Market(
-        symbol=symbol,
-        base=str(row["base"]),
-        quote=str(row["quote"]),
-        active=bool(row.get("active")),
-        price_tick=amount(precision["price"], "price tick"),
-        quantity_step=amount(precision["amount"], "quantity step"),
-        quantity_min=amount(limits["amount"].get("min") or 0, "least quantity"),
-        quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
-        notional_min=amount(limits["cost"].get("min") or 0, "least value"),
-        taker_fee_rate=amount(row.get("taker"), "taker fee"),
-        market_id=str(row["id"]) if row.get("id") else None,
-    )
-
-
 def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:
-    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). Raises UnreadableBooks."""
+    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). A row that cannot be read costs its
+    own market its price. Raises UnreadableBooks for what is no list, and for one of which nothing can be read."""
     if not isinstance(answer, list):
         raise UnreadableBooks("its prices are no list")
     prices: dict[str, Decimal] = {}
+    problem: UnreadableBooks | None = None
     for row in answer:
-        symbol = wanted.get(str(row.get("symbol"))) if isinstance(row, dict) else None
-        # One below zero, or with too many digits, is no price, and no reason to do without the others.
-        if symbol is not None and not str(row.get("price")).startswith("-"):
-            with suppress(TooManyDigits):
+        try:
+            with reading("a price"):
+                symbol = wanted.get(str(row.get("symbol")))
+                if symbol is None:
+                    continue
                 price = amount(row.get("price"), "price")
-                if price > 0:
-                    prices[symbol] = price
+        except UnreadableBooks as error:
+            # One below zero, or with too many digits, is no price, and no reason to do without the others.
+            problem = error
+            continue
+        if price > 0:
+            prices[symbol] = price
+    if problem is not None and not prices:
+        raise problem
     return prices
 
 

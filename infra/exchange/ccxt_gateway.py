@@ -19,21 +19,23 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import aiohttp
 import ccxt
 
 from infra.exchange.account_balances import BalanceCalls
 from infra.exchange.account_calls import TOO_LATE
-from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
+from infra.exchange.books import ID_MAX, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
-from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
+from infra.exchange.key_accounts import is_account_of, other_account
+from infra.exchange.key_calls import KeyCalls
 from infra.exchange.payouts import PayoutCalls
+from infra.exchange.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.resting import after_cancel, knowing
 from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from infra.exchange.wire import NotHandedOver, cancel_form, order_form
+from pipeline.booking import storable
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -66,7 +68,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
+class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
     """See `gateway.Gateway`, for what is paid out `gateway.WithdrawalGateway`, for what arrives `gateway.DepositGateway`, and for what
     accounts hold `gateway.AccountGateway`.
 
@@ -126,6 +128,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; {_NOTHING_SENT}")
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
@@ -152,6 +157,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
         exchange, market_id = knowing(exchange, reference)
         call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
@@ -162,7 +169,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             try:
                 answer = await exchange.cancel_order(reference.exchange_order_id, reference.symbol, params)
                 # The order may have another client order id from now on, so it is looked up by the venue's id.
-                reference = replace(reference, exchange_order_id=reference.exchange_order_id or answer.get("id"))
+                with reading("the answer to the cancel"):
+                    named = text(answer.get("id"), "its order id", ID_MAX)
+                reference = replace(reference, exchange_order_id=reference.exchange_order_id or named or None)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
@@ -177,66 +186,47 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return LookUpFailed(other_account(reference.api_key_id))
         exchange, _ = knowing(exchange, reference)
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
         call = Call()
-        async with self._calling(call):
-            try:
-                answer = await self._find(exchange, reference, call)
-                if answer is None:
-                    clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
-                    return clockless if looked_up_at is None else Absent(looked_up_at)
-                order = self._ours(answer, reference)
-                return Found(await self._with_fees(exchange, reference.symbol, order))
-            except UnreadableBooks as error:
-                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
-            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
-                return LookUpFailed(self._describe(call, error, credentials))
 
-    async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
-        account = await self._account(user_id, api_key_id)
-        if isinstance(account, Refused):
-            return KeyUnanswered(account.detail)
-        credentials, exchange = account
-        for question in self._venue.key_questions:
-            call = Call()
-            async with self._calling(call):
-                try:
-                    answer = await getattr(exchange, question.call)()
-                except Exception as error:  # noqa: BLE001  whatever failed, the evidence decides
-                    evidence = call.evidence(self._venue)
-                    if evidence.http_status == NO_SUCH_ENDPOINT and not evidence.code:
-                        continue
-                    if evidence.code in self._venue.clock_refused_codes:
-                        self._connection.doubt_clock()
-                    detail = self._describe(call, error, credentials)
-                    reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
-                    return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
-            return read_answer(question, answer) or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
-        return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
+        async def ask() -> Found | Absent | LookUpFailed:
+            answer = await self._find(exchange, reference, call)
+            if answer is None:
+                clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
+                return clockless if looked_up_at is None else Absent(looked_up_at)
+            order = self._ours(answer, reference)
+            return Found(await self._with_fees(exchange, reference.symbol, order))
+
+        return await self._answer_to("order", call, credentials, ask)
 
     async def markets(self) -> dict[str, Market]:
-        await self._connection.reload()
-        try:
-            return read_markets(self._connection.public.markets)
-        except UnreadableBooks as error:
-            raise VenueUnavailable(f"{self.exchange} told markets that cannot be read: {error}") from error
+        async def ask() -> dict[str, Market]:
+            await self._connection.reload()
+            found = read_markets(self._connection.public.markets)
+            if not found:
+                raise UnreadableBooks("not one of its markets can be read")
+            return found
+
+        return await self._public_answer_to("markets", ask)
 
     async def quotes(self, symbols: Iterable[str]) -> dict[str, Quote]:
-        await self._connection.ready()
-        public = self._connection.public
-        wanted = {public.markets[symbol]["id"]: symbol for symbol in symbols if symbol in public.markets}
-        if not wanted:
-            return {}
-        # Before the question, not after the answer: a price is never made to look younger than it is.
-        observed_at = self._clock()
-        try:
+        async def ask() -> dict[str, Quote]:
+            await self._connection.ready()
+            public = self._connection.public
+            wanted = {public.markets[symbol]["id"]: symbol for symbol in symbols if symbol in public.markets}
+            if not wanted:
+                return {}
+            # Before the question, not after the answer: a price is never made to look younger than it is.
+            observed_at = self._clock()
             # The endpoint itself: ccxt's fetch_last_prices holds the loop for 80 ms where a venue has 3,000 markets.
             answer = await getattr(public, self._venue.prices_call)()
             return {symbol: Quote(price, observed_at) for symbol, price in read_prices(answer, wanted).items()}
-        except (ccxt.BaseError, aiohttp.ClientError, UnreadableBooks) as error:
-            raise VenueUnavailable(f"{self.exchange} told no prices ({type(error).__name__})") from None
+
+        return await self._public_answer_to("prices", ask)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -294,13 +284,15 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         try:
             order = read_order(answer, self._clock())
         except UnreadableBooks as error:
+            note_unreadable(self.exchange, "submit", error)
             return InDoubt(self._clean(f"{self.exchange} answered, but {error}", credentials))
         if order.client_order_id != submission.client_order_id:
             return InDoubt(f"{self.exchange} answered with order {order.exchange_order_id}, which carries another client order id")
         if order.order_status is OrderStatus.REJECTED and not order.cum_quantity:
             return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} rejected order {order.exchange_order_id}")
         try:
-            return Confirmed(with_fees(order, answer.get("trades") or []))
+            with reading("its fills"):
+                return Confirmed(with_fees(order, answer.get("trades") or []))
         except UnreadableBooks:
             pass
         call = Call()
@@ -380,7 +372,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         for secret in (credentials.secret, credentials.api_key, credentials.password):
             if secret:
                 text = text.replace(secret, "***")
-        return _SIGNATURE.sub(r"\1=***", _QUERY.sub(r"\1", text))[:_DETAIL_MAX]
+        return storable(_SIGNATURE.sub(r"\1=***", _QUERY.sub(r"\1", text))[:_DETAIL_MAX])
 
     @asynccontextmanager
     async def _calling(self, call: Call) -> AsyncIterator[None]:

@@ -24,8 +24,9 @@ import aiohttp
 import ccxt
 import structlog
 
-from infra.exchange.books import milliseconds, moment
 from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.market_rules import unknown_rules
+from infra.exchange.reading import milliseconds, moment, note_unreadable
 from infra.exchange.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.venues import Venue
 
@@ -33,6 +34,8 @@ _log: Final = structlog.get_logger(__name__)
 
 _ACCOUNTS_MAX: Final = 1_024
 _PAUSE_SECONDS: Final = 1.0
+_RULES_TOLD_MAX: Final = 20
+_DAY_MS: Final = 86_400_000
 # Idle connections are given up before a venue's load balancer closes them: a request on a closing connection ends in doubt.
 _KEEP_ALIVE_SECONDS: Final = 10.0
 _CLOCK_SECONDS_MAX: Final = 60.0
@@ -68,6 +71,7 @@ class VenueConnection:
         # The venue's time in ms since 1970, this machine's wall clock and its monotonic clock, all at the moment of the measurement.
         self._measured: tuple[int, datetime, float] | None = None
         self._closed = False
+        self._rules_told: set[str] = set()
         self.receive_window_ms = receive_window // timedelta(milliseconds=1)
         self.clock_difference_ms = 0
         # ccxt's instance without keys, for public questions; None until the first load.
@@ -145,6 +149,7 @@ class VenueConnection:
             await asyncio.shield(self._loading)
         except Exception as error:  # noqa: BLE001  whatever ccxt makes of a venue's nonsense, the venue cannot be used now
             self._load_again_at = time.monotonic() + _PAUSE_SECONDS
+            note_unreadable(self._row.exchange_id, "markets and clock", error)
             # Without the chain: ccxt's text is not ours to show.
             raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
 
@@ -152,7 +157,10 @@ class VenueConnection:
         if self.public is None:
             self.public = self._open()
         asked_ms, asked = milliseconds(self._clock()), time.monotonic()
-        server_ms = int(await self.public.fetch_time())
+        server_ms = await self.public.fetch_time()
+        # A day on, so that what is reckoned from it can still be told.
+        if moment(server_ms) is None or moment(server_ms + _DAY_MS) is None:
+            raise ccxt.BadResponse("the venue told no time")
         round_trip_ms = round((time.monotonic() - asked) * 1_000)
         if round_trip_ms > self.receive_window_ms:
             raise ccxt.RequestTimeout("the answer about the clock took longer than the receive window, so it says nothing")
@@ -165,9 +173,16 @@ class VenueConnection:
         if markets or not self.public.markets:
             # Into a copy: where the venue's answer is nonsense, what was known before stays in use.
             fresh = copy.copy(self.public)
+            fresh.rows_unreadable = []
             await fresh.load_markets(True)
             if not fresh.markets:
                 raise ccxt.BadResponse("the venue told no market")
+            unknown = unknown_rules(fresh.markets.values())
+            if unknown - self._rules_told:
+                _log.warning("market_rules_unknown", exchange=self._row.exchange_id, rules=sorted(unknown)[:_RULES_TOLD_MAX])
+                self._rules_told |= unknown
+            if fresh.rows_unreadable != self.public.rows_unreadable:
+                _log.warning("markets_unreadable", exchange=self._row.exchange_id, count=len(fresh.rows_unreadable))
             self.public = fresh
             self._accounts.clear()
 
@@ -190,6 +205,7 @@ class VenueConnection:
         })
         exchange.http = self._http
         exchange.pause = Pause()
+        exchange.rows_unreadable = []
         exchange.wall_clock_ms = lambda: milliseconds(self._clock())
         if self._base_url is not None:
             exchange.urls = {**exchange.urls, "api": _redirected(exchange.urls["api"], self._base_url.rstrip("/"))}

@@ -10,20 +10,17 @@ Start with `DepositCalls.deposit_history`.
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from infra.exchange.account_calls import AccountCalls, whole_list
-from infra.exchange.books import UnreadableBooks, amount, milliseconds, moment
+from infra.exchange.reading import UnreadableBooks, amount, milliseconds, moment, reading, shown, text
 from infra.exchange.transport import Call
 from infra.exchange.venue_names import VenueDepositList
-from pipeline.booking import storable
+from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.deposit import VenueDeposit, VenueDeposits
 from pipeline.venue import LookUpFailed, Refused
 from schemas.orders import DepositStatus
 from schemas.times import OutOfBounds, bounded
-
-# Longer than any transaction id or address; what is longer is none.
-_TEXT_MAX: Final = 512
 
 
 class DepositCalls(AccountCalls):
@@ -39,21 +36,22 @@ class DepositCalls(AccountCalls):
         credentials, exchange = account
         difference = timedelta(milliseconds=self._connection.clock_difference_ms)
         window = {"startTime": milliseconds(since + difference), "endTime": milliseconds(until + difference)}
-        call = Call()
-        async with self._calling(call):
-            try:
-                rows = await whole_list(getattr(exchange, names.history_call), window, names.history_page, "deposits")
-            except UnreadableBooks as error:
-                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
-            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
-                return LookUpFailed(self._describe(call, error, credentials))
+
+        async def ask() -> list[dict[str, Any]]:
+            return await whole_list(getattr(exchange, names.history_call), window, names.history_page, "deposits")
+
+        rows = await self._answer_to("deposits", Call(), credentials, ask)
+        if isinstance(rows, LookUpFailed):
+            return rows
         found: list[VenueDeposit] = []
         unreadable: list[str] = []
         for row in rows:
             try:
-                deposit = _read_row(row, names, difference)
+                with reading("it"):
+                    deposit = _read_row(row, names, difference)
             except UnreadableBooks as error:
-                unreadable.append(f"deposit {str(row.get('id'))[:64]!r}: {error}")
+                ANSWERS_UNREADABLE.labels(self.exchange, "deposits").inc()
+                unreadable.append(f"deposit {shown(row.get('id'))}: {error}")
                 continue
             if deposit is not None:
                 found.append(deposit)
@@ -64,12 +62,12 @@ def _read_row(row: Mapping[str, Any], names: VenueDepositList, difference: timed
     """One entry of the history; None for one on its way that has no transaction yet. Raises UnreadableBooks."""
     status = names.statuses.get(str(row.get("status")))
     if status is None:
-        raise UnreadableBooks(f"its status is {row.get('status')!r}")
-    transaction_id = _text(row, names.transaction_id)
+        raise UnreadableBooks(f"its status is {shown(row.get('status'))}")
+    transaction_id = text(row.get(names.transaction_id), f"its {names.transaction_id}")
     if not transaction_id and status in {DepositStatus.DETECTED, DepositStatus.CONFIRMING}:
         return None
     for name in (names.entry_id, names.transaction_id, names.asset):
-        if not _text(row, name):
+        if not text(row.get(name), f"its {name}"):
             raise UnreadableBooks(f"it has no {name}")
     arrived_at, completed_at = _ours(row.get(names.arrived), difference), _ours(row.get(names.completed), difference)
     if arrived_at is None:
@@ -78,12 +76,12 @@ def _read_row(row: Mapping[str, Any], names: VenueDepositList, difference: timed
     if deposited <= 0:
         raise UnreadableBooks("its amount is not above zero")
     return VenueDeposit(
-        exchange_deposit_id=_text(row, names.entry_id),
+        exchange_deposit_id=text(row.get(names.entry_id), f"its {names.entry_id}"),
         transaction_id=transaction_id,
-        asset=_text(row, names.asset),
-        network=_text(row, names.network),
-        address=_text(row, names.address),
-        address_tag=_text(row, names.address_tag) or None,
+        asset=text(row.get(names.asset), f"its {names.asset}"),
+        network=text(row.get(names.network), f"its {names.network}"),
+        address=text(row.get(names.address), f"its {names.address}"),
+        address_tag=text(row.get(names.address_tag), f"its {names.address_tag}") or None,
         amount=deposited,
         status=status,
         arrived_at=arrived_at,
@@ -97,11 +95,3 @@ def _ours(timestamp_ms: object, difference: timedelta) -> datetime | None:
     with suppress(OutOfBounds):
         return None if told is None else bounded(told - difference)
     return None
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    text = "" if value is None else storable(str(value))
-    if len(text) > _TEXT_MAX:
-        raise UnreadableBooks(f"its {name} has {len(text)} characters")
-    return text

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from infra.exchange.gateway import CancelOutcome, LastLook
 from infra.exchange.key_check import KeyAnswer, KeyUnanswered
-from pipeline.paper import at_rest, at_submission, canceled, resting
+from pipeline.paper import at_rest, at_submission, canceled, is_simulated, resting
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -71,6 +71,8 @@ class PaperGateway:
         if submission.mode is not Mode.PAPER or submission.exchange != self._exchange:
             text = f"this is the simulation of {self._exchange}, not {submission.mode} at {submission.exchange}; nothing was executed"
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, text)
+        if not is_simulated(submission.order_type):
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{submission.order_type} orders are not simulated; nothing was executed")
         refused = await last_look() if last_look is not None else None
         if refused is not None:
             return refused

@@ -15,15 +15,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import aiohttp
-import ccxt
-
 from infra.exchange.account_calls import TOO_LATE, AccountCalls, whole_list
-from infra.exchange.books import UnreadableBooks, amount, milliseconds
 from infra.exchange.gateway import LastLook, VenueUnavailable
+from infra.exchange.reading import UnreadableBooks, amount, milliseconds, note_unreadable, reading, shown, text
 from infra.exchange.transport import Call
 from infra.exchange.venues import VenueWithdrawals
 from infra.exchange.wire import asked, withdrawal_form
+from pipeline.booking import storable
 from pipeline.venue import InDoubt, LookUpFailed, Refused
 from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode
@@ -44,6 +42,9 @@ class PayoutCalls(AccountCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; nothing was sent")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
         if window_ms is None:
             return TOO_LATE
@@ -67,8 +68,13 @@ class PayoutCalls(AccountCalls):
                 if call.look_failure is not None and not call.handed_over:
                     raise call.look_failure from None
                 return self._judge(call, error, credentials, names.refusals)
-        taken_as = answer.get("id") if isinstance(answer, dict) else None
-        return Taken(str(taken_as)) if taken_as else InDoubt(f"{self.exchange} answered without an id of the withdrawal")
+        try:
+            with reading("the answer"):
+                taken_as = text(answer.get("id"), "the id of the withdrawal")
+        except UnreadableBooks as error:
+            note_unreadable(self.exchange, "withdraw", error)
+            return InDoubt(self._clean(f"{self.exchange} answered, but {error}", credentials))
+        return Taken(taken_as) if taken_as else InDoubt(f"{self.exchange} answered without an id of the withdrawal")
 
     async def withdrawal_history(
         self, user_id: str, api_key_id: str, since: datetime, until: datetime
@@ -82,15 +88,12 @@ class PayoutCalls(AccountCalls):
         credentials, exchange = account
         difference = timedelta(milliseconds=self._connection.clock_difference_ms)
         window = {"startTime": milliseconds(since + difference), "endTime": milliseconds(until + difference)}
-        call = Call()
-        async with self._calling(call):
-            try:
-                rows = await whole_list(getattr(exchange, names.history_call), window, names.history_page, "withdrawals")
-                return [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
-            except UnreadableBooks as error:
-                return LookUpFailed(self._clean(f"{self.exchange} answered, but {error}", credentials))
-            except Exception as error:  # noqa: BLE001  whatever broke the reading, the question is not answered
-                return LookUpFailed(self._describe(call, error, credentials))
+
+        async def ask() -> Sequence[VenueWithdrawal]:
+            rows = await whole_list(getattr(exchange, names.history_call), window, names.history_page, "withdrawals")
+            return [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
+
+        return await self._answer_to("withdrawals", Call(), credentials, ask)
 
     async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:
         names = self._venue.withdrawals
@@ -101,32 +104,38 @@ class PayoutCalls(AccountCalls):
             raise VenueUnavailable(account.detail)
         _, exchange = account
         observed_at = self._clock()
+
+        async def ask() -> dict[tuple[str, str], Network]:
+            return _read_networks(await getattr(exchange, names.networks_call)(), observed_at)
+
         async with self._calling(Call()):
-            try:
-                answer = await getattr(exchange, names.networks_call)()
-                return _read_networks(answer, observed_at)
-            except (ccxt.BaseError, aiohttp.ClientError, UnreadableBooks) as error:
-                raise VenueUnavailable(f"{self.exchange} told no networks ({type(error).__name__})") from None
+            return await self._public_answer_to("networks", ask)
 
 
 def _read_row(row: Mapping[str, Any], names: VenueWithdrawals) -> VenueWithdrawal:
     """One row of the history. Raises UnreadableBooks."""
+    with reading("a withdrawal"):
+        return _withdrawal(row, names)
+
+
+def _withdrawal(row: Mapping[str, Any], names: VenueWithdrawals) -> VenueWithdrawal:
     status = names.statuses.get(str(row.get("status")))
     if status is None:
-        raise UnreadableBooks(f"the status of a withdrawal is {row.get('status')!r}")
-    if not row.get("id"):
+        raise UnreadableBooks(f"the status of a withdrawal is {shown(row.get('status'))}")
+    withdrawal_id = text(row.get("id"), "the id of a withdrawal")
+    if not withdrawal_id:
         raise UnreadableBooks("a withdrawal has no id")
-    detail = str(row.get("info") or "")[:_DETAIL_MAX]
+    detail = storable(str(row.get("info") or "")[:_DETAIL_MAX])
     return VenueWithdrawal(
         client_withdrawal_id=str(row[names.client_withdrawal_id]),
-        exchange_withdrawal_id=str(row["id"]),
+        exchange_withdrawal_id=withdrawal_id,
         status=status,
-        asset=str(row.get(names.asset)),
-        network=str(row.get(names.network) or ""),
-        address=str(row.get(names.address)),
+        asset=text(row.get(names.asset), "its asset"),
+        network=text(row.get(names.network), "its network"),
+        address=text(row.get(names.address), "its address"),
         amount=amount(row.get("amount"), "the amount paid out"),
         fee=amount(row.get("transactionFee"), "the fee"),
-        transaction_id=str(row.get("txId") or "") or None,
+        transaction_id=text(row.get("txId"), "its transaction") or None,
         detail=detail or None,
     )
 
@@ -136,20 +145,35 @@ def _read_networks(answer: object, observed_at: datetime) -> dict[tuple[str, str
     if not isinstance(answer, list):
         raise UnreadableBooks("its list of assets is no list")
     found: dict[tuple[str, str], Network] = {}
+    problem: UnreadableBooks | None = None
     for asset in answer:
-        for row in asset.get("networkList") or ():
+        try:
+            with reading("an asset"):
+                rows = list(asset.get("networkList") or ())
+        except UnreadableBooks as error:
+            problem = error
+            continue
+        for row in rows:
             try:
-                network = Network(
-                    asset=str(asset["coin"]),
-                    network=str(row["network"]),
-                    enabled=row.get("withdrawEnable") is True and asset.get("withdrawAllEnable") is True,
-                    fee=amount(row.get("withdrawFee"), "the fee"),
-                    amount_min=amount(row.get("withdrawMin"), "the least amount"),
-                    amount_max=amount(row["withdrawMax"], "the greatest amount") if row.get("withdrawMax") else None,
-                    amount_step=amount(row.get("withdrawIntegerMultiple") or "0", "the step"),
-                    observed_at=observed_at,
-                )
-            except (UnreadableBooks, KeyError):
-                continue
-            found[network.asset, network.network] = network
+                with reading("a network"):
+                    network = _network(asset, row, observed_at)
+            except UnreadableBooks as error:
+                problem = error
+            else:
+                found[network.asset, network.network] = network
+    if problem is not None and not found:
+        raise problem
     return found
+
+
+def _network(asset: Mapping[str, Any], row: Mapping[str, Any], observed_at: datetime) -> Network:
+    return Network(
+        asset=text(asset["coin"], "the asset"),
+        network=text(row["network"], "the network"),
+        enabled=row.get("withdrawEnable") is True and asset.get("withdrawAllEnable") is True,
+        fee=amount(row.get("withdrawFee"), "the fee"),
+        amount_min=amount(row.get("withdrawMin"), "the least amount"),
+        amount_max=amount(row["withdrawMax"], "the greatest amount") if row.get("withdrawMax") else None,
+        amount_step=amount(row.get("withdrawIntegerMultiple") or "0", "the step"),
+        observed_at=observed_at,
+    )

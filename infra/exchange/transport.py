@@ -30,7 +30,8 @@ import aiohttp
 import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
-from infra.exchange.venues import Evidence, Venue
+from infra.exchange.reading import UnreadableBooks, reading, shown
+from infra.exchange.venues import Evidence, Venue, venue
 from infra.exchange.wire import NotHandedOver, WireForm, check_request
 from pipeline.venue import Refused
 from schemas.reasons import ReasonCode
@@ -250,10 +251,34 @@ def _plain_trade(_self: Any, trade: dict[str, Any], _market: Any = None) -> dict
     return trade
 
 
+def _parse_market_alone(base: Any) -> Callable[[Any, Any], Any]:
+    """ccxt's `parse_market`, where a row that it fails over is left out and noted: one market's nonsense must not hide all others."""
+
+    def parse_market(self: Any, market: Any) -> Any:
+        try:
+            with reading("the market"):
+                return base.parse_market(self, market)
+        except UnreadableBooks:
+            self.rows_unreadable.append(shown(market.get("symbol")) if isinstance(market, dict) else shown(market))
+            return None
+
+    return parse_market
+
+
 @functools.cache
 def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
     """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
+    quote_quantity_name = venue(exchange_id).order.quote_quantity
     base: Any = importlib.import_module(f"ccxt.async_support.{exchange_id}").__dict__[exchange_id]
+
+    def create_order_request(self: Any, symbol: str, kind: str, side: str, amount: Any, price: Any = None, params: Any = None) -> Any:
+        """ccxt cuts a quote quantity to the price tick, which is no rule of the venue's: it takes the places of the quote asset. Quantity
+        and price that lie between steps are cut, too; what `check_body` sees of that is not sent."""
+        request = base.create_order_request(self, symbol, kind, side, amount, price, params or {})
+        asked = (params or {}).get("cost")
+        if asked is not None:
+            request[quote_quantity_name] = asked
+        return request
 
     def milliseconds(self: Any) -> int:
         """The signature's clock: the recorded intent inside an order call, else this machine's. ccxt subtracts the time difference."""
@@ -276,8 +301,10 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         # Amounts stay the strings that the venue sent. On the class, because ccxt reads its fee table before its configuration.
         "number": str,
         "fetch": _exchange_fetch,
+        "create_order_request": create_order_request,
         "milliseconds": milliseconds,
         "urlencode": staticmethod(urlencode),
         "safe_order": _plain_order,
         "safe_trade": _plain_trade,
+        "parse_market": _parse_market_alone(base),
     })

@@ -9,8 +9,10 @@ Start with `add_address`.
 
 from dataclasses import dataclass
 
-from infra.postgres.administration import By, Done, NotDone, changing_user
+from infra.postgres.administration import Done, NotDone, changing_user
+from infra.postgres.operators import By
 from infra.postgres.step import Database
+from pipeline.audit import Value
 from schemas.audit import EventType
 
 
@@ -23,6 +25,11 @@ class NewAddress:
     address: str
     address_tag: str
     label: str | None
+
+    def facts(self) -> dict[str, Value]:
+        """What an audit event says of it."""
+        tag = self.address_tag or None
+        return {"target_id": self.address, "network": self.network, "address": self.address, "address_tag": tag}
 
     def __str__(self) -> str:
         tag = f" (tag {self.address_tag})" if self.address_tag else ""
@@ -46,12 +53,12 @@ async def add_address(database: Database, new: NewAddress, wait_hours: int, by: 
             new.address_tag,
             new.label,
             by.at,
-            by.operator,
+            by.name,
         )
         if added is None:
             what = f"{new} is on the list of {new.user_id} already; nothing was changed, it waits from when it was added."
             return Done(what, changed=False)
-        changing.record(EventType.ADDRESS_ADDED, f"{new} may be withdrawn to after {wait_hours} hours")
+        changing.record(EventType.ADDRESS_ADDED, f"{new} may be withdrawn to after {wait_hours} hours", more=new.facts())
         await changing.note_credentials()
     return Done(
         f"{new} is on the list of {new.user_id}. It can be used after {wait_hours} hours; until then withdrawals to other addresses of the "
@@ -75,7 +82,7 @@ async def remove_address(database: Database, gone: NewAddress, by: By) -> Done:
         )
         if removed is None:
             raise NotDone(f"{gone} is not on the list of {gone.user_id}. Nothing was changed. `orchestrator addresses list` shows it.")
-        changing.record(EventType.ADDRESS_REMOVED, f"{gone} may not be withdrawn to any more")
+        changing.record(EventType.ADDRESS_REMOVED, f"{gone} may not be withdrawn to any more", more=gone.facts())
     return Done(
         f"{gone} is off the list of {gone.user_id}: no further withdrawal to it is accepted. One that was accepted before goes its way; "
         "`orchestrator withdrawals` shows it, and `orchestrator halt --user` stops what was not sent yet."

@@ -9,15 +9,16 @@ Invariants:
 Start with `set_user_status`. Re-encryption under a new master key is `infra.postgres.rotation`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, Literal
 
 from infra.postgres.accounts import store_events
+from infra.postgres.audit_outbox import audit_row
+from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
@@ -29,7 +30,7 @@ Role = Literal["trader", "operator"]
 
 # The chain of what concerns no single user. No user id begins so.
 ADMINISTRATION: Final = "@administration"
-# How far back unpublished events are looked for; an account's newest ones, whatever their kind.
+# How far back events are looked for; an account's newest ones, whatever their kind.
 _REPUBLISHED_MAX: Final = 10_000
 
 
@@ -41,15 +42,6 @@ def administration_event_types() -> tuple[str, ...]:
 
 class NotDone(Exception):
     """What was asked for does not fit the state of things; nothing was changed. The text says why, and what can be done instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class By:
-    """Who changes something, when (UTC), and why, in the operator's words."""
-
-    operator: str
-    at: datetime
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +111,19 @@ class UserChange:
         """The number of the newest event in the user's chain."""
         return self._trail.heads[self.user_id].seq
 
-    def record(self, event_type: EventType, what: str, exchange: str | None = None, transfers: Sequence[Transfer] = ()) -> None:
-        """The event of what this transaction changes; `what` and the operator's reason make its reason."""
+    def record(
+        self,
+        event_type: EventType,
+        what: str,
+        exchange: str | None = None,
+        transfers: Sequence[Transfer] = (),
+        more: Mapping[str, Value] | None = None,
+    ) -> None:
+        """The event of what this transaction changes; `what` and the operator's reason make its reason. `more` are further fields of it,
+        such as `target_id`: what of the user's it is about, where that is not the user."""
         reason = what if self._by.reason is None else f"{what}: {self._by.reason}"
-        fields: dict[str, Value] = {"actor": self._by.operator, "ts_event": self._by.at, "user_id": self.user_id, "exchange": exchange}
+        fields: dict[str, Value] = {**self._by.facts(), "user_id": self.user_id, "target_id": self.user_id, "exchange": exchange}
+        fields.update(more or {})
         fields["reason"] = reason
         fields["transfers"] = [transfer_entry(transfer) for transfer in transfers]
         self._trail.append(self.user_id, None, event_type, fields)
@@ -272,20 +273,16 @@ async def set_limit(database: Database, user_id: str, name: str, amount: Decimal
                 name,
                 amount,
                 by.at,
-                by.operator,
+                by.name,
             )
         was = "the default" if before is None else format_decimal(before)
         what = f"{name} {was} → {'the default' if amount is None else format_decimal(amount)}"
-        changing.record(EventType.LIMIT_CHANGED, what)
+        changing.record(EventType.LIMIT_CHANGED, what, more={"target_id": name})
     return Done(f"Limit of {user_id}: {what}, from the next request on.")
 
 
 async def administration_events(database: Database, accounts: Sequence[str]) -> list[AuditRow]:
-    """The events of administration among the newest 10,000 of each account, in the order of its chain: what is to be on `trade.audit`.
-
-    They are published again with every change, under the same keys and with the same bytes, so that one that was stored by a command that
-    ended before it could publish gets there too.
-    """
+    """The events of administration among the newest 10,000 of each account, in the order of its chain: what is to be on `trade.audit`."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
@@ -301,4 +298,4 @@ async def administration_events(database: Database, accounts: Sequence[str]) -> 
             _REPUBLISHED_MAX,
             administration_event_types(),
         )
-    return [AuditRow(row["account"], row["seq"], row["event_id"], row["order_id"], row["hash"], row["body"].encode()) for row in rows]
+    return [audit_row(row) for row in rows]

@@ -18,7 +18,8 @@ from typing import Final
 
 import orjson
 
-from infra.postgres.administration import By, NotDone, UserChange, changing_user
+from infra.postgres.administration import NotDone, UserChange, changing_user
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from infra.postgres.transfers import apply_transfers
 from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening
@@ -85,7 +86,7 @@ async def import_balances(database: Database, asked: AskedAccount, shown: Accoun
         transfers = [_transfer(asked, account_id, asset, amount) for asset, amount in amounts.items()]
         await apply_transfers(changing.connection, transfers, by.at)
         what = f"{listed(amounts)} of account {account_id}, asked with key {asked.api_key_id}"
-        changing.record(EventType.BALANCES_IMPORTED, what, asked.exchange, transfers)
+        changing.record(EventType.BALANCES_IMPORTED, what, asked.exchange, transfers, more={"target_id": account_id})
     return Imported(account_id, amounts)
 
 
@@ -144,7 +145,7 @@ async def _claim(changing: UserChange, asked: AskedAccount, account_id: str, amo
         orjson.dumps({asset: format_decimal(amount) for asset, amount in amounts.items()}).decode(),
         asked.looked_up_at,
         by.at,
-        by.operator,
+        by.name,
     )
     return taken is not None
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from infra.postgres.administration import By, Done, NotDone, changing_user
+from infra.postgres.administration import Done, NotDone, changing_user
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from infra.postgres.transfers import apply_transfers
 from pipeline.ledger import AccountKey, Transfer, TransferKind, book_of, opening

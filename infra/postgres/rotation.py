@@ -15,7 +15,8 @@ from typing import Final
 
 from infra.keyring import Keyring, MasterKeyError
 from infra.postgres.accounts import store_events
-from infra.postgres.administration import ADMINISTRATION, By, NotDone
+from infra.postgres.administration import ADMINISTRATION, NotDone
+from infra.postgres.operators import By
 from infra.postgres.rows import columns_of
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditTrail
@@ -135,5 +136,5 @@ async def _record(connection: Connection, trail: AuditTrail, rotation: Rotation,
     reason = f"{keys} API keys and {factors} second factors are encrypted under master key {rotation.key_id} now"
     if rotation.unreadable:
         reason += f"; {len(rotation.unreadable)} could not be decrypted and are as they were"
-    trail.append(ADMINISTRATION, None, EventType.KEY_ROTATED, {"actor": by.operator, "ts_event": by.at, "reason": reason})
+    trail.append(ADMINISTRATION, None, EventType.KEY_ROTATED, {**by.facts(), "reason": reason})
     await store_events(connection, trail, by.at)

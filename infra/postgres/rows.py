@@ -117,6 +117,8 @@ ORDERS: Columns[Order] = Columns(
         ("absent_since", _TIME, lambda order: order.absent_since),
         ("watched_until", _TIME, lambda order: order.watched_until),
         ("corrected_at", _TIME, lambda order: order.corrected_at),
+        ("key_version", "integer", lambda order: order.key_version),
+        ("account_id", "text", lambda order: order.account_id),
         ("market_id", "text", lambda order: order.market_id),
     ),
 )
@@ -125,7 +127,7 @@ ORDERS: Columns[Order] = Columns(
 ORDERS_CHANGING: Columns[Order] = ORDERS.only(
     "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
     "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees", "absent_since", "watched_until",
-    "corrected_at",
+    "corrected_at", "key_version", "account_id",
 )  # fmt: skip
 
 CLAIMS: Columns[Claim] = Columns(

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from infra.postgres.administration import By, Done, NotDone, changing_user
+from infra.postgres.administration import Done, NotDone, changing_user
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from schemas.audit import EventType
 
@@ -29,7 +30,7 @@ async def revoke_sessions(database: Database, user_id: str, session_id: str | No
             if not known:
                 raise NotDone(f"User {user_id} has no session {session_id}. Nothing was changed. `orchestrator sessions list` shows all.")
         for row in rows:
-            changing.record(EventType.SESSION_ENDED, f"session {row['session_id']} revoked")
+            changing.record(EventType.SESSION_ENDED, f"session {row['session_id']} revoked", more={"target_id": row["session_id"]})
     if not rows:
         return Done(f"User {user_id} has no session that could be revoked; nothing was changed.", changed=False)
     count = f"{len(rows)} session{'s' if len(rows) > 1 else ''}"

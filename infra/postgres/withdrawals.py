@@ -61,13 +61,15 @@ WITHDRAWALS: Columns[Withdrawal] = Columns(
         ("updated_at", _TIME, lambda one: one.updated_at),
         ("executed_at", _TIME, lambda one: one.executed_at),
         ("traceparent", "text", lambda one: one.traceparent),
+        ("key_version", "integer", lambda one: one.key_version),
+        ("account_id", "text", lambda one: one.account_id),
     ),
 )
 
 # What changes in a withdrawal's life; the rest is written once.
 WITHDRAWALS_CHANGING: Columns[Withdrawal] = WITHDRAWALS.only(
     "withdrawal_id", "exchange_withdrawal_id", "transaction_id", "amount", "fee", "status", "reason_code", "reason", "hold_amount",
-    "approved_by", "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at",
+    "approved_by", "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "key_version", "account_id",
 )  # fmt: skip
 
 _WITHDRAWN: Final = """

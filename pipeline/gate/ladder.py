@@ -197,21 +197,51 @@ CHECKS: Final = (
     ),
     _check(
         Step.CONNECTION,
+        connection.market_takes_the_kind,
+        (R.REQUEST_UNSUPPORTED,),
+        "The exchange takes the order type for the symbol, and `quote_quantity` where it is given.",
+    ),
+    _check(
+        Step.CONNECTION,
         connection.price_is_on_tick,
         (R.PRECISION_INVALID,),
         "A price that is given is a multiple of the exchange's tick.",
     ),
     _check(
         Step.CONNECTION,
-        connection.quantity_fits_the_lot,
-        (R.PRECISION_INVALID, R.AMOUNT_BELOW_MINIMUM, R.AMOUNT_ABOVE_MAXIMUM),
-        "A quantity that is given is a multiple of the exchange's step, and within its least and greatest.",
+        connection.price_is_within_bounds,
+        (R.PRICE_OUT_OF_BAND,),
+        "A price that is given is within the exchange's least and greatest, and within its band around the market price for the side.",
     ),
     _check(
         Step.CONNECTION,
-        connection.notional_reaches_minimum,
-        (R.AMOUNT_BELOW_MINIMUM,),
-        "The order is worth what the exchange takes at least.",
+        connection.quantity_fits_the_lot,
+        (R.PRECISION_INVALID, R.AMOUNT_BELOW_MINIMUM, R.AMOUNT_ABOVE_MAXIMUM),
+        "A quantity that is given is a multiple of the exchange's step, and within its least and greatest; of market orders by both rules.",
+    ),
+    _check(
+        Step.CONNECTION,
+        connection.quote_quantity_fits,
+        (R.PRECISION_INVALID, R.AMOUNT_BELOW_MINIMUM, R.AMOUNT_ABOVE_MAXIMUM),
+        "A quote quantity has no more places than the exchange takes, and is worth a quantity that it takes.",
+    ),
+    _check(
+        Step.CONNECTION,
+        connection.notional_is_within_bounds,
+        (R.AMOUNT_BELOW_MINIMUM, R.AMOUNT_ABOVE_MAXIMUM),
+        "The order is worth what the exchange takes at least, and no more than it takes at most.",
+    ),
+    _check(
+        Step.CONNECTION,
+        connection.market_has_room_for_the_order,
+        (R.OPEN_ORDERS_EXCEEDED,),
+        "With this order the user has no more orders open in the symbol than the exchange takes.",
+    ),
+    _check(
+        Step.CONNECTION,
+        connection.market_has_room_for_the_position,
+        (R.POSITION_LIMIT_EXCEEDED,),
+        "With this purchase the user has no more of the asset than the exchange takes.",
     ),
 )
 

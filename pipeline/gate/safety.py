@@ -12,11 +12,11 @@ from pipeline.gate.valuation import expires_at, unpriced
 from pipeline.rules import Rules
 from schemas.commands import HaltLevel
 from schemas.decimals import format_decimal
-from schemas.orders import Mode, OrderType
+from schemas.order_kinds import OFFERED, ORDER_KINDS
+from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
-_OFFERED: Final = frozenset({OrderType.MARKET, OrderType.LIMIT})
 UNTOUCHED: Final = "Nothing was sent or held."
 
 
@@ -48,10 +48,11 @@ def request_is_fresh(context: TradeContext) -> Refusal | None:
 
 
 def kind_is_offered(context: TradeContext) -> Refusal | None:
-    """This version executes such an order: type market or limit. No unit. Source: what the execution agent can send."""
-    if context.request.order_type not in _OFFERED:
+    """This version executes such an order. No unit. Source: the table of order types (schemas/order_kinds)."""
+    if not ORDER_KINDS[context.request.order_type].offered:
         what = f"order_type {context.request.order_type} is not offered by this version"
-        return Refusal(ReasonCode.REQUEST_UNSUPPORTED, f"{what}; nothing was executed. Use market or limit under a new key.")
+        offered = " or ".join(sorted(OFFERED))
+        return Refusal(ReasonCode.REQUEST_UNSUPPORTED, f"{what}; nothing was executed. Use {offered} under a new key.")
     return None
 
 

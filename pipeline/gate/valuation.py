@@ -7,11 +7,13 @@ Invariants:
 
 from datetime import datetime
 from decimal import Decimal
+from typing import assert_never
 
 from pipeline.gate.context import Refusal, TradeContext
 from pipeline.money import round_up
 from pipeline.rules import Rules
-from schemas.orders import OrderType, Side
+from schemas.order_kinds import ORDER_KINDS, Pricing
+from schemas.orders import Side
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
 
@@ -40,8 +42,18 @@ def hold_of(context: TradeContext) -> tuple[str, Decimal] | None:
         # A sale for a quote amount sells about amount / price; the price may fall by the allowance. Up to the next lot.
         quantity = amount / (context.market_price * (1 - context.rules.slippage_allowance))
         return context.base, round_up(quantity, context.market.quantity_step)
-    if request.order_type is OrderType.MARKET and request.quote_quantity is None:
-        amount *= 1 + context.rules.slippage_allowance
+    match ORDER_KINDS[request.order_type].pricing:
+        case Pricing.MARKET:
+            if request.quote_quantity is None:
+                amount *= 1 + context.rules.slippage_allowance
+        case Pricing.LIMIT | Pricing.MAKER:
+            # No worse than its own price.
+            pass
+        case Pricing.TRIGGER:
+            # What it may cost once it is triggered is not told by any price of now.
+            return None
+        case pricing:
+            assert_never(pricing)
     return context.quote, round_up(amount)
 
 
@@ -59,7 +71,7 @@ def unlisted(context: TradeContext) -> Refusal | None:
         )
     if not market.active:
         return Refusal(
-            ReasonCode.SYMBOL_UNKNOWN,
+            ReasonCode.EXCHANGE_UNAVAILABLE,
             "the exchange has suspended trading of this symbol; nothing was sent or held. Try again when it trades, under a new key.",
         )
     return None

@@ -18,17 +18,17 @@ import asyncpg
 import pyotp
 from aiokafka import AIOKafkaProducer
 
+from cli.audit_publication import publish_audit_events
 from infra.keyring import keyring_of
 from infra.postgres.administration import (
-    By,
     Role,
     StatusChange,
     add_user,
-    administration_events,
     enrol_second_factor,
     set_user_status,
 )
 from infra.postgres.step import connect
+from tests.claiming import claimed
 from tests.installation import Installation
 from tests.unit.tokens import AUDIENCE, ISSUER, Issuer
 
@@ -164,11 +164,9 @@ async def add_people(made: Installation, people: dict[Person, Role], frozen: Col
     url, keyring = made.settings.database_url, keyring_of(made.settings)
     assert url is not None
     database = await connect(url.get_secret_value(), 2, 10)
-    producer = AIOKafkaProducer(bootstrap_servers=made.settings.kafka_bootstrap_servers)
-    await producer.start()
     try:
         for person, role in people.items():
-            by = By("test", datetime.now(UTC), "a test")
+            by = claimed("test", datetime.now(UTC), "a test")
             async with database.connection() as connection:
                 known = await connection.fetchval("SELECT 1 FROM users WHERE user_id = $1", person.name)
             if not known:
@@ -177,10 +175,8 @@ async def add_people(made: Installation, people: dict[Person, Role], frozen: Col
             await enrol_second_factor(database, person.name, keyring.key_id, ciphertext, replace=False, by=by)
             if person in frozen:
                 await set_user_status(database, person.name, StatusChange.FREEZE, by)
-        for row in await administration_events(database, [person.name for person in people]):
-            await producer.send_and_wait(made.topics.audit, row.value, key=row.event_id.encode())
+        await publish_audit_events(made.settings, made.settings.kafka_bootstrap_servers or "", database)
     finally:
-        await producer.stop()
         await database.close()
 
 

@@ -16,7 +16,6 @@ from infra.postgres import administration
 from infra.postgres.accounts import stored_keys
 from infra.postgres.administration import (
     ADMINISTRATION,
-    By,
     NotDone,
     StatusChange,
     add_user,
@@ -27,19 +26,21 @@ from infra.postgres.administration import (
     unlock_second_factor,
 )
 from infra.postgres.key_administration import NewKey, add_key, record_check, revoke_key, stored_key
+from infra.postgres.operators import By
 from infra.postgres.rotation import Rotation, rotate
 from infra.postgres.step import Database, connect, lock_chains
 from pipeline.audit import hash_of_value
 from schemas.audit import GENESIS_HASH, AuditEvent
+from tests.claiming import claimed
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-ANA = By("ana", NOW, "a reason")
+ANA = claimed("ana", NOW, "a reason")
 OLD, NEW = new_master_key(), new_master_key()
 SECRET = StoredSecret("api-key-text", "secret-text")
 
 
 def by(minutes: int, operator: str = "ana", reason: str | None = "a reason") -> By:
-    return By(operator, NOW + timedelta(minutes=minutes), reason)
+    return claimed(operator, NOW + timedelta(minutes=minutes), reason)
 
 
 @asynccontextmanager
@@ -105,7 +106,7 @@ async def test_add_user_stores_role_and_state_with_its_event(database_url: str, 
         (user,) = await rows(database, "SELECT * FROM users")
         assert (user["user_id"], user["role"], user["status"]) == ("alice", role, "pending" if pending else "active")
         (event,) = await events(database, "alice")
-        assert (event["event_type"], event["actor"], event["user_id"]) == ("USER_ADDED", "ana", "alice")
+        assert (event["event_type"], event["claimed_operator"], event["user_id"]) == ("USER_ADDED", "ana", "alice")
         assert role in event["reason"]
         await require_whole_chain(database, "alice")
 
@@ -175,7 +176,7 @@ async def test_user_status_moves_as_the_table_says(database_url: str) -> None:
             if after in {None, status}:
                 assert written == [], (status, change)
             else:
-                assert [(event["event_type"], event["actor"]) for event in written] == [(_EVENT[change], "ana")]
+                assert [(event["event_type"], event["claimed_operator"]) for event in written] == [(_EVENT[change], "ana")]
                 assert written[0]["reason"] == f"{status} → {after}: a reason"
             await require_whole_chain(database, user)
 
@@ -313,6 +314,49 @@ async def test_key_that_may_not_be_used_is_replaced_as_it_is(database_url: str, 
         assert (row["status"], row["status_reason"]) == ("active", None)
 
 
+@pytest.mark.parametrize("status", ["in_doubt", "new"])
+@pytest.mark.parametrize(("new", "old"), [(None, None), ("8", "7"), (None, "7"), ("8", None)])
+async def test_key_with_something_standing_is_not_replaced_by_one_that_could_not_answer(
+    database_url: str, status: str, new: str | None, old: str | None
+) -> None:
+    """Another account's books would seem to prove that the order was never there. The refusal names what stands, and nothing changes."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", status, NOW, None)
+        before = await stored_key(database, "alice", "k1")
+        with pytest.raises(NotDone, match=rf"o1 \({status}\)"):
+            await add_key(database, a_key("alice", account_id=new, account_before=old), replace=True, by=by(2))
+        await rows(database, "UPDATE api_keys SET status = 'revoked'")
+        with pytest.raises(NotDone, match="Wait until they are over"):
+            await add_key(database, a_key("alice", account_id=new, account_before=old), replace=False, by=by(2))
+        await rows(database, "UPDATE api_keys SET status = 'active'")
+        assert await stored_key(database, "alice", "k1") == before
+
+
+async def test_key_of_the_same_account_takes_the_place_and_answers_for_what_stands(database_url: str) -> None:
+    """The database counts replacements, and what was sent with the key before learns whose it is; encrypting anew is no replacement."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", "in_doubt", NOW, None)
+        await rows(database, "UPDATE orders SET key_version = 1")
+        await rows(database, "UPDATE api_keys SET ciphertext = ciphertext || ciphertext")
+        await add_key(database, a_key("alice", account_id="7", account_before="7", version_before=1), replace=True, by=by(2))
+        key = await stored_key(database, "alice", "k1")
+        assert (key.version, key.account_id) == (2, "7")
+        (order,) = await rows(database, "SELECT key_version, account_id FROM orders")
+        assert tuple(order) == (1, "7")
+        assert (await stored_keys(database, [("alice", "k1")]))["alice", "k1"].account_id == "7"
+
+
+async def test_order_that_is_not_sent_yet_keeps_no_key_in_its_place(database_url: str) -> None:
+    """It goes out with the new one."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", "accepted", NOW, None)
+        await add_key(database, a_key("alice"), replace=True, by=by(2))
+        assert (await stored_key(database, "alice", "k1")).version == 2
+
+
 async def test_revoked_key_is_not_given_to_anybody_any_more(database_url: str) -> None:
     """What workers ask for right after the revocation no longer has it; a second revocation changes nothing."""
     async with opened(database_url, "alice") as database:
@@ -388,12 +432,12 @@ async def test_limit_is_set_changed_and_cleared_with_its_history(database_url: s
         assert (await set_limit(database, "alice", "trade_usd_max", Decimal("500.50"), by(1))).changed
         assert not (await set_limit(database, "alice", "trade_usd_max", Decimal("500.5"), by(2))).changed
         (row,) = await rows(database, "SELECT * FROM user_limits")
-        assert (row["amount"], row["changed_by"], row["changed_at"]) == (Decimal("500.5"), "ana", by(1).at)
+        assert (row["amount"], row["changed_by"], row["changed_at"]) == (Decimal("500.5"), "ana (claimed)", by(1).at)
         await set_limit(database, "alice", "trade_usd_max", Decimal(0), by(3, "bo"))
         await set_limit(database, "alice", "trade_usd_max", None, by(4, reason=None))
         assert not (await set_limit(database, "alice", "trade_usd_max", None, by(5))).changed
         assert await rows(database, "SELECT * FROM user_limits") == []
-        told = [(event["event_type"], event["actor"], event["reason"]) for event in (await events(database, "alice"))[1:]]
+        told = [(event["event_type"], event["claimed_operator"], event["reason"]) for event in (await events(database, "alice"))[1:]]
         assert told == [
             ("LIMIT_CHANGED", "ana", "trade_usd_max the default → 500.5: a reason"),
             ("LIMIT_CHANGED", "bo", "trade_usd_max 500.5 → 0: a reason"),
@@ -464,7 +508,7 @@ async def test_rotation_leaves_nothing_under_the_old_key(database_url: str) -> N
         ]  # fmt: skip
         assert await rotate(database, both, by(3)) == Rotation("2")
         (event,) = await events(database, ADMINISTRATION)
-        assert (event["event_type"], event["actor"]) == ("KEY_ROTATED", "ana")
+        assert (event["event_type"], event["claimed_operator"]) == ("KEY_ROTATED", "ana")
         assert event["reason"] == "5 API keys and 5 second factors are encrypted under master key 2 now"
         await require_whole_chain(database, ADMINISTRATION)
 

@@ -15,10 +15,11 @@ import pytest
 from infra.embedded.services import Endpoints
 from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
-from infra.postgres.administration import By, NotDone
+from infra.postgres.administration import NotDone
 from infra.postgres.balance_imports import AskedAccount, chain_seq, import_balances
 from infra.postgres.step import connect
 from pipeline.venue import AccountBalances
+from tests.claiming import claimed
 from tests.integration.administered import Administered, administered
 from tests.integration.simulator_client import SimulatorClient
 from tests.servers import fresh_database
@@ -97,7 +98,7 @@ def test_balances_import_books_what_the_exchange_shows_once(installed: Administe
     assert given["amounts"] == HELD
     assert balances(installed, user) == {asset: Decimal(amount) for asset, amount in HELD.items()}
     event = installed.events(user)[-1]
-    assert (event["event_type"], event["actor"], event["exchange"]) == ("BALANCES_IMPORTED", "ana", "binance")
+    assert (event["event_type"], event["claimed_operator"], event["exchange"]) == ("BALANCES_IMPORTED", "ana", "binance")
     assert {(one["asset"], one["amount"], one["debit_account"].split(":")[0]) for one in event["transfers"]} == {
         ("USDT", "1000.5", "@opening"), ("BTC", "0.25", "@opening"),
     }  # fmt: skip
@@ -150,7 +151,7 @@ async def test_balances_import_by_two_at_once_books_once(database_url: str) -> N
         for name in ("a", "b"):
             assert await chain_seq(database, name) == 0
         now = datetime.now(UTC)
-        by = By("ana", now)
+        by = claimed("ana", now)
         asked = [AskedAccount(name, "binance", "main", 0, now) for name in ("a", "b", "a", "b")]
         outcomes = await asyncio.gather(*(import_balances(database, one, shown, by) for one in asked), return_exceptions=True)
         refused = [str(outcome) for outcome in outcomes if isinstance(outcome, NotDone)]
@@ -173,7 +174,7 @@ async def test_balances_import_after_the_user_moved_is_refused(database_url: str
         now = datetime.now(UTC)
         asked = AskedAccount("a", "binance", "main", 2, now)
         with pytest.raises(NotDone, match="Something happened"):
-            await import_balances(database, asked, AccountBalances("78", {"USDT": Decimal(5)}, {}), By("ana", now))
+            await import_balances(database, asked, AccountBalances("78", {"USDT": Decimal(5)}, {}), claimed("ana", now))
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT count(*) FROM balance_imports") == 0
     finally:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from infra.exchange.account_calls import whole_list
-from infra.exchange.books import UnreadableBooks
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.deposit_calls import _read_row
+from infra.exchange.reading import UnreadableBooks
 from infra.exchange.venues import BINANCE, BINANCE_US
 from pipeline.deposit import VenueDeposit
 from pipeline.venue import LookUpFailed

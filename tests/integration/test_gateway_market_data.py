@@ -7,10 +7,12 @@ from decimal import Decimal
 import pytest
 from structlog.testing import capture_logs
 
+from agents.network_feed import NetworkFeed
 from infra.exchange.gateway import VenueUnavailable
 from infra.exchange.market_data import MarketDataFeed
 from pipeline.venue import Confirmed, Market, Quote
-from tests.integration.scripted_venue import answers, error, gateway_to, running_venue, submission
+from schemas.orders import OrderType
+from tests.integration.scripted_venue import answers, error, gateway_to, in_turn, running_venue, submission
 
 PRICES = "/api/v3/ticker/price"
 
@@ -22,6 +24,8 @@ async def test_markets_are_read_exactly() -> None:
         assert markets["BTC/USDT"] == Market(
             symbol="BTC/USDT", base="BTC", quote="USDT", active=True, price_tick=Decimal("0.01"), quantity_step=Decimal("0.00001"),
             quantity_min=Decimal("0.00001"), quantity_max=Decimal(9000), notional_min=Decimal(5), taker_fee_rate=Decimal("0.001"),
+            price_min=Decimal("0.01"), price_max=Decimal(1_000_000), notional_max=Decimal(9_000_000), quote_places=8,
+            order_types=frozenset({OrderType.MARKET, OrderType.LIMIT, OrderType.LIMIT_MAKER}),
             market_id="BTCUSDT",
         )
 
@@ -163,3 +167,23 @@ async def test_feed_defect_is_logged_and_raised_by_stop(monkeypatch: pytest.Monk
             with pytest.raises(Exception, match="a defect"):
                 await feed.stop()
         assert "market_data_stopped" in [line["event"] for line in logs]
+
+
+@pytest.mark.parametrize("body", [[None], ["x"], [{"coin": "BTC", "networkList": [None]}], [{"coin": "BTC", "networkList": 5}]])
+async def test_network_feed_goes_on_after_nonsense(body: list[object]) -> None:
+    """An exchange that tells its networks in a shape of no kind leaves what was known, and the next answer is read."""
+    async def keys() -> list[tuple[str, str]]:
+        return [("alice", "key-1")]
+
+    networks = [{
+        "coin": "BTC", "withdrawAllEnable": True,
+        "networkList": [{"network": "BTC", "withdrawEnable": True, "withdrawFee": "0.0002", "withdrawMin": "0.001"}],
+    }]  # fmt: skip
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        feed = NetworkFeed("binance", gateway, keys)
+        venue.answers[("GET", "/sapi/v1/capital/config/getall")] = in_turn(answers(200, body), answers(200, networks))
+        with pytest.raises(VenueUnavailable):
+            await feed.look()
+        assert not feed.snapshot
+        assert await feed.look()
+        assert list(feed.snapshot) == [("BTC", "BTC")]

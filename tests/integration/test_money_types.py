@@ -17,7 +17,8 @@ import pytest
 import uvloop
 
 from checks.floats import _LEFT_OUT, _PACKAGES, _TIME, _TIMES_OF, floats_in
-from infra.exchange.books import UnreadableBooks, amount, read_markets, read_order, with_fees
+from infra.exchange.books import read_markets, read_order, with_fees
+from infra.exchange.reading import UnreadableBooks, amount
 from infra.postgres.withdrawals import withdrawals
 from pipeline.changes import Changes
 from pipeline.execution import conclude, plan
@@ -59,7 +60,14 @@ ROOT = Path(__file__).parents[2]
 ORDER = {"id": "1", "status": "closed", "filled": "2", "cost": "199.999999999999999999", "clientOrderId": "c", "timestamp": 1}
 MARKET: dict[str, Any] = {
     "spot": True, "base": "BTC", "quote": "USDT", "active": True, "taker": "0.001", "precision": {"price": "0.01", "amount": "0.00001"},
-    "limits": {"amount": {"min": "0.00001", "max": "9000"}, "cost": {"min": "5"}},
+    "info": {
+        "status": "TRADING",
+        "filters": [
+            {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000", "tickSize": "0.01"},
+            {"filterType": "LOT_SIZE", "minQty": "0.00001", "maxQty": "9000", "stepSize": "0.00001"},
+            {"filterType": "NOTIONAL", "minNotional": "5", "applyMinToMarket": True},
+        ],
+    },
 }  # fmt: skip
 
 
@@ -201,7 +209,8 @@ def test_a_float_in_an_exchanges_answer_is_no_amount(value: object) -> None:
 @pytest.mark.parametrize(("greatest", "listed"), [("9" * 20, True), ("1" + "0" * 30, False), ("0." + "0" * 18 + "1", False)])
 def test_market_with_too_many_digits_is_left_out_alone(greatest: str, listed: bool) -> None:
     """A coin with a supply of 10^30, or a step below 18 places, is not traded; the others are."""
-    market = {**MARKET, "limits": {**MARKET["limits"], "amount": {"min": "1", "max": greatest}}}
+    price, lot, notional = MARKET["info"]["filters"]
+    market = {**MARKET, "info": {**MARKET["info"], "filters": [price, {**lot, "maxQty": greatest}, notional]}}
     assert set(read_markets({"BTC/USDT": MARKET, "X/USDT": market})) == ({"BTC/USDT", "X/USDT"} if listed else {"BTC/USDT"})
 
 

@@ -4,11 +4,11 @@ from datetime import timedelta
 from decimal import Decimal
 
 from agents.app import utc_now
-from infra.postgres.administration import By
 from infra.postgres.gate import accounts
 from infra.postgres.paper_funds import PaperFunds, fund_paper
 from infra.postgres.trips import exchanges_in_doubt
 from pipeline.gate.context import Conduct
+from tests.claiming import claimed
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import EXCHANGE, NOW, WIDE_LIMITS, arrival, limit
 
@@ -20,7 +20,7 @@ async def test_paper_orders_are_read_apart_from_real_ones(database_url: str) -> 
     One in doubt in the simulation is no sign that the exchange is in trouble."""
     documents = [limit(), limit(idempotency_key="paper", mode="paper", symbol="BTC/USDT", quantity="0.002")]
     async with open_database(database_url) as database, plain_connection(database_url) as plain:
-        await fund_paper(database, "alice", PaperFunds(EXCHANGE, "USDT", Decimal(1_000)), By("ana", NOW))
+        await fund_paper(database, "alice", PaperFunds(EXCHANGE, "USDT", Decimal(1_000)), claimed("ana", NOW))
         await take_in(database, await taken(database), [arrival(document, offset) for offset, document in enumerate(documents)], 2)
         async with database.connection() as connection:
             asked = ["alice"], [("alice", "BTC/USDT")], {"alice": Conduct()}, WIDE_LIMITS

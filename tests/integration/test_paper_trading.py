@@ -1,7 +1,6 @@
 """Simulated orders with real workers, broker, database and a simulated exchange: they end as the market makes them, no exchange hears of
 them, no real balance moves, and every promise holds."""
 
-import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
 from agents.app import utc_now
-from infra.postgres.administration import By, NotDone, administration_events
+from cli.audit_publication import publish_audit_events
+from infra.postgres.administration import NotDone
 from infra.postgres.paper_funds import PaperFunds, fund_paper
 from infra.postgres.step import connect
 from pipeline.crash_points import CrashPoint
+from tests.claiming import claimed
 from tests.installation import OPENING, Installation, ended, installation, order, unique_file
 from tests.integration.halted import Commands, commanding
 from tests.promises import assert_promises_hold
@@ -73,16 +73,11 @@ async def _fund(made: Installation, user: str, funds: Mapping[str, Decimal]) -> 
     """As `balances fund-paper` does."""
     assert made.settings.database_url is not None
     database = await connect(made.settings.database_url.get_secret_value(), 2, 10)
-    producer = AIOKafkaProducer(bootstrap_servers=made.settings.kafka_bootstrap_servers, enable_idempotence=True)
-    await producer.start()
     try:
         for asset, amount in funds.items():
-            await fund_paper(database, user, PaperFunds("binance", asset, amount), By("ana", utc_now()))
-        for row in await administration_events(database, [user]):
-            if json.loads(row.body)["event_type"] == "PAPER_FUNDED":
-                await producer.send_and_wait(made.topics.audit, row.value, key=row.event_id.encode())
+            await fund_paper(database, user, PaperFunds("binance", asset, amount), claimed("ana", utc_now()))
+        await publish_audit_events(made.settings, made.settings.kafka_bootstrap_servers or "", database)
     finally:
-        await producer.stop()
         await database.close()
 
 
@@ -288,7 +283,8 @@ async def test_paper_funds_add_up_and_refuse_what_cannot_be(database_url: str, k
             with pytest.raises(NotDone):
                 await _fund(made, user, {"USDT": Decimal(amount)})
         events = [event for event in await simulation.commands.events(_ALICE) if event["event_type"] == "PAPER_FUNDED"]
-        assert [(event["actor"], event["transfers"][0]["amount"]) for event in events] == [("ana", "1000"), ("ana", "1"), ("ana", "0.5")]
+        told = [(event["claimed_operator"], event["transfers"][0]["amount"]) for event in events]
+        assert told == [("ana", "1000"), ("ana", "1"), ("ana", "0.5")]
         made.start_worker()
         await made.final_results(await made.publish([_paper(1)]), 60)
         await simulation.nothing_real_happened(_ALICE)

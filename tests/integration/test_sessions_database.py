@@ -9,7 +9,7 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from infra.postgres.administration import By, StatusChange, set_user_status
+from infra.postgres.administration import StatusChange, set_user_status
 from infra.postgres.gate import accounts, api_keys
 from infra.postgres.session_administration import revoke_sessions
 from infra.postgres.sessions import sessions
@@ -20,6 +20,7 @@ from pipeline.intake import decide
 from pipeline.sessions import sessions_named
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
+from tests.claiming import claimed
 from tests.integration.step_database import changes_in, open_database, plain_connection, taken
 from tests.unit.builders import EXCHANGE, NOW, RULES, WIDE_LIMITS, intake_state, market_data, results_of, trade
 from tests.unit.session_builders import ISSUER_KEY, SECRET, SESSION_ID, asking, code, proven
@@ -96,7 +97,7 @@ async def test_one_session_on_two_partitions_confirms_no_more_than_it_may(databa
 @pytest.mark.parametrize("how", ["frozen and thawed", "enrolled anew", "factor removed", "revoked"])
 async def test_session_ends_with_its_users_standing(database_url: str, how: str) -> None:
     """Whatever changes status or factor, by command or by hand, ends what was begun before."""
-    by = By("test", NOW)
+    by = claimed("test", NOW)
     async with open_database(database_url) as database, plain_connection(database_url) as look:
         await look.execute(ENROLLED, NOW - timedelta(days=1))
         owned = await taken(database)

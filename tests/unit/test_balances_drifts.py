@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from infra.exchange.account_balances import read_balances
-from infra.exchange.books import UnreadableBooks
+from infra.exchange.reading import UnreadableBooks
 from infra.exchange.venues import BINANCE, BINANCE_US
 from pipeline.balance_reconciliation import (
     RESTING_MAX,

@@ -20,6 +20,7 @@ from tests.unit.gate_builders import code_of, context_of, first_refusal, limit_a
 MODULES = (safety, api_key, risk, suspicion, connection)
 # Where a code comes from that a check names itself, beside those of the functions that it calls.
 _CODE = re.compile(r"ReasonCode\.([A-Z_]+)")
+LOTS = (ReasonCode.PRECISION_INVALID, ReasonCode.AMOUNT_BELOW_MINIMUM, ReasonCode.AMOUNT_ABOVE_MAXIMUM)
 by_name = pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
 ROWS = {
     match[1]: line
@@ -92,6 +93,8 @@ def test_check_lists_the_codes_it_gives(check: Check) -> None:
         "market_is_trading": set(UNPRICED[:2]),
         "market_price_is_fresh": {ReasonCode.PRICE_UNAVAILABLE},
         "activity_is_not_suspicious": {ReasonCode.SUSPICIOUS_ACTIVITY},
+        "quantity_fits_the_lot": set(LOTS),
+        "quote_quantity_fits": {ReasonCode.AMOUNT_ABOVE_MAXIMUM},
     }
     assert set(check.codes) - named == handed_over.get(check.name, set())
 

@@ -28,7 +28,7 @@ from tests.unit.gate_builders import (
 R = ReasonCode
 DAY = timedelta(hours=24)
 LONG = "2027-01-01T00:00:00Z"
-NO_NOTIONAL = one_btc_market(notional_min=Decimal(0))
+NO_NOTIONAL = one_btc_market(notional_min=Decimal(0), quantity_min=Decimal(0), quantity_step=Decimal("1e-18"))
 SALE = {"side": "sell"}
 
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from infra.exchange.books import UnreadableBooks, amount
 from infra.exchange.gateway import Credentials, UnknownVenue
+from infra.exchange.reading import UnreadableBooks, amount
 from infra.exchange.venues import BINANCE, Evidence, proven_refusal, venue
 from schemas.reasons import ReasonCode
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from infra.exchange.simulator import refusals
+from infra.exchange.simulator import filters, refusals
 from infra.exchange.simulator.funding import Funding
 from infra.exchange.simulator.ledger import FEE_RATE, ZERO, Holding, InvariantViolation, Ledger, ceil8, floor8
 from infra.exchange.simulator.matching import Offer, crosses, first_half, offers_for_quantity, offers_for_quote
@@ -203,6 +203,9 @@ class Exchange:
         if duplicate is not None and duplicate.is_open:
             raise refusals.duplicate_order()
         reference, tape_row, trade_id, tape_price = self._reference(request.symbol)
+        holding = account.holding
+        owned = holding.free[symbol.base] + holding.locked[symbol.base]
+        filters.check(symbol, request, reference, account.open_orders.values(), owned)
         offers = self._offers(symbol, request, reference, has_depth=tape_row is None)
         can_rest = _can_rest(request.type, request.time_in_force)
         fill_steps = self.rules.fill_steps if can_rest else 1
@@ -247,8 +250,6 @@ class Exchange:
             return offers
         if request.quantity is None:
             raise refusals.missing("quantity")
-        if request.type == "MARKET" and request.quantity * reference < symbol.notional_min:
-            raise refusals.filter_failure("NOTIONAL")
         offers = offers_for_quantity(symbol, request.side, request.quantity, limit=request.price, reference=reference, has_depth=has_depth)
         if request.type == "LIMIT_MAKER" and offers:
             raise refusals.would_match()

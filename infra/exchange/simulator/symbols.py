@@ -27,6 +27,14 @@ class Symbol:
     start_price: Decimal
     depth_quantity: Decimal
     slip_ticks: int
+    # Down and up, as multiples of the last price.
+    bid_multipliers: tuple[Decimal, Decimal] = (Decimal("0.2"), Decimal(5))
+    ask_multipliers: tuple[Decimal, Decimal] = (Decimal("0.2"), Decimal(5))
+    market_quantity_min: Decimal = Decimal(0)
+    notional_max: Decimal = Decimal(9_000_000)
+    open_orders_max: int = 200
+    # Zero: as much as somebody wants.
+    position_max: Decimal = Decimal(0)
 
     def is_on_tick(self, price: Decimal) -> bool:
         return price % self.tick == 0
@@ -50,8 +58,14 @@ def make_symbols(notional_min: Decimal) -> dict[str, Symbol]:
     rows = (
         Symbol("BTCUSDT", "BTC", "USDT", d("0.01"), d("0.000001"), million, d(9000), d(120), notional_min, d("39432.48"), d(5), 5),
         Symbol("ETHUSDT", "ETH", "USDT", d("0.01"), d("0.0001"), million, d(9000), d(3000), notional_min, d("1224.70"), d(100), 2),
-        Symbol("SOLUSDT", "SOL", "USDT", d("0.01"), d("0.001"), d(100_000), d(90_000), d(40_000), notional_min, d("141.50"), d(1000), 1),
-        Symbol("BNBUSDT", "BNB", "USDT", d("0.01"), d("0.001"), d(100_000), d(9_000), d(2_000), notional_min, d("605.20"), d(300), 1),
+        Symbol(
+            "SOLUSDT", "SOL", "USDT", d("0.01"), d("0.001"), d(100_000), d(90_000), d(40_000), notional_min, d("141.50"), d(1000), 1,
+            bid_multipliers=(d("0.5"), d("1.3")), ask_multipliers=(d("0.7"), d(2)), market_quantity_min=d("0.002"),
+        ),
+        Symbol(
+            "BNBUSDT", "BNB", "USDT", d("0.01"), d("0.001"), d(100_000), d(9_000), d(2_000), notional_min, d("605.20"), d(300), 1,
+            position_max=million,
+        ),
         Symbol("ETHBTC", "ETH", "BTC", d("0.00001"), d("0.0001"), d(922), d(100_000), d(3000), btc_notional, d("0.03106"), d(100), 1),
     )
     return {row.name: row for row in rows}
@@ -93,7 +107,7 @@ def exchange_info_row(symbol: Symbol) -> dict[str, object]:
             },
             {
                 "filterType": "MARKET_LOT_SIZE",
-                "minQty": "0.00000000",
+                "minQty": f"{symbol.market_quantity_min:.8f}",
                 "maxQty": f"{symbol.market_quantity_max:.8f}",
                 "stepSize": "0.00000000",
             },
@@ -101,10 +115,21 @@ def exchange_info_row(symbol: Symbol) -> dict[str, object]:
                 "filterType": "NOTIONAL",
                 "minNotional": f"{symbol.notional_min:.8f}",
                 "applyMinToMarket": True,
-                "maxNotional": "9000000.00000000",
+                "maxNotional": f"{symbol.notional_max:.8f}",
                 "applyMaxToMarket": False,
-                "avgPriceMins": 5,
+                "avgPriceMins": 0,
             },
+            {
+                "filterType": "PERCENT_PRICE_BY_SIDE",
+                "bidMultiplierUp": f"{symbol.bid_multipliers[1]}",
+                "bidMultiplierDown": f"{symbol.bid_multipliers[0]}",
+                "askMultiplierUp": f"{symbol.ask_multipliers[1]}",
+                "askMultiplierDown": f"{symbol.ask_multipliers[0]}",
+                "avgPriceMins": 0,
+            },
+            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": symbol.open_orders_max},
+            {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 5},
+            *([{"filterType": "MAX_POSITION", "maxPosition": f"{symbol.position_max:.8f}"}] if symbol.position_max else []),
         ],
         "permissions": [],
         "permissionSets": [["SPOT"]],

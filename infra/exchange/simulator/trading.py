@@ -16,7 +16,7 @@ from infra.exchange.simulator.calls import Call
 from infra.exchange.simulator.exchange import LIMIT_TYPES
 from infra.exchange.simulator.orders import Order, OrderRequest, acknowledgement, cancel_row, full, result, status_row, trade_row
 from infra.exchange.simulator.records import Filled
-from infra.exchange.simulator.symbols import ORDER_TYPES, Symbol
+from infra.exchange.simulator.symbols import ORDER_TYPES
 
 _CLIENT_ID_LEGAL: Final = "^[a-zA-Z0-9-_]{1,36}$"
 _CLIENT_ID: Final = re.compile(r"[a-zA-Z0-9\-_]{1,36}")
@@ -34,14 +34,7 @@ def _client_id(call: Call, name: str, default: str) -> str:
     return value
 
 
-def _check_quantity(symbol: Symbol, quantity: Decimal, is_market: bool) -> None:
-    if quantity < symbol.step or quantity > symbol.quantity_max or not symbol.is_on_step(quantity):
-        raise refusals.filter_failure("LOT_SIZE")
-    if is_market and quantity > symbol.market_quantity_max:
-        raise refusals.filter_failure("MARKET_LOT_SIZE")
-
-
-def _limit_terms(call: Call, symbol: Symbol, order_type: str) -> tuple[Decimal, Decimal, str]:
+def _limit_terms(call: Call, order_type: str) -> tuple[Decimal, Decimal, str]:
     """Price, quantity and time in force of a limit order."""
     if "quoteOrderQty" in call.parameters:
         raise refusals.not_required("quoteOrderQty")
@@ -60,15 +53,10 @@ def _limit_terms(call: Call, symbol: Symbol, order_type: str) -> tuple[Decimal, 
     price = call.amount("price")
     if price is None:
         raise refusals.missing("price")
-    if price < symbol.tick or price > symbol.price_max or not symbol.is_on_tick(price):
-        raise refusals.filter_failure("PRICE_FILTER")
-    _check_quantity(symbol, quantity, is_market=False)
-    if price * quantity < symbol.notional_min:
-        raise refusals.filter_failure("NOTIONAL")
     return price, quantity, time_in_force
 
 
-def _market_terms(call: Call, symbol: Symbol) -> tuple[Decimal | None, Decimal | None]:
+def _market_terms(call: Call) -> tuple[Decimal | None, Decimal | None]:
     """Quantity or quote quantity of a market order."""
     for name in ("price", "timeInForce"):
         if name in call.parameters:
@@ -77,12 +65,8 @@ def _market_terms(call: Call, symbol: Symbol) -> tuple[Decimal | None, Decimal |
     quote_quantity = call.amount("quoteOrderQty")
     if quantity is not None and quote_quantity is not None:
         raise refusals.Refusal(-1128, "Combination of optional parameters invalid.")
-    if quantity is not None:
-        _check_quantity(symbol, quantity, is_market=True)
-    elif quote_quantity is None:
+    if quantity is None and quote_quantity is None:
         raise refusals.missing("quantity")
-    elif quote_quantity <= 0 or quote_quantity < symbol.notional_min:
-        raise refusals.filter_failure("NOTIONAL")
     return quantity, quote_quantity
 
 
@@ -105,9 +89,9 @@ def new_order(call: Call) -> object:
     time_in_force = "GTC"
     quantity: Decimal | None
     if order_type in LIMIT_TYPES:
-        price, quantity, time_in_force = _limit_terms(call, symbol, order_type)
+        price, quantity, time_in_force = _limit_terms(call, order_type)
     else:
-        quantity, quote_quantity = _market_terms(call, symbol)
+        quantity, quote_quantity = _market_terms(call)
     request = OrderRequest(
         symbol.name, side, order_type, time_in_force, quantity, quote_quantity, price, client_order_id, call.horizon
     )
