@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
+from cli.operator_options import Credentials, Reason, with_credentials
 
 offsets_app = typer.Typer(
     invoke_without_command=True, help="Where the workers stand in their input topics, and records that were lost before they were read."
@@ -37,13 +38,15 @@ def offsets_show(as_json: _AsJson = False) -> None:
 
 
 @offsets_app.command("accept-loss")
+@with_credentials
 def offsets_accept_loss(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name, with its prefix.")],
     partition: Annotated[int, typer.Argument(metavar="PARTITION", min=0, help="The number of the partition that stands.")],
     position: Annotated[int, typer.Option("--from", min=0, help="Where it stands, as `orchestrator offsets` shows it.")],
     resume_at: Annotated[int, typer.Option("--to", min=0, help="Where it goes on, as `orchestrator offsets` shows it.")],
-    reason: Annotated[str, typer.Option(help="Why it goes on without these records; kept in the audit trail.")],
-    operator: Annotated[str | None, typer.Option(metavar="NAME", help="Who accepts it; unset: the login name.")] = None,
+    reason: Reason,
+    *,
+    credentials: Credentials,
 ) -> None:
     """Let a partition go on although records were lost. What was lost is not answered: look at what producers wait for first."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
@@ -57,6 +60,6 @@ def offsets_accept_loss(
             position=position,
             resume_at=resume_at,
             reason=reason,
-            operator=operator,
+            credentials=credentials,
         )
     )

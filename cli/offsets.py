@@ -11,14 +11,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from sqlalchemy import text
 
-from cli.administration import by_operator, change
+from cli.administration import asking, change
 from cli.installation import Installation
 from cli.lag import input_topics
+from cli.operator_options import Credentials
 from cli.orders import reading
 from cli.output import Cell, Exit, print_table, reason_of, say
 from infra.kafka.connection import client_options
-from infra.postgres.administration import ADMINISTRATION, Done
+from infra.postgres.administration import Done
 from infra.postgres.gaps import accept_loss
+from infra.postgres.operators import By
 from infra.postgres.step import Database
 from pipeline.gaps import Gap, gap_of
 
@@ -112,12 +114,12 @@ async def show_offsets(installation: Installation, *, as_json: bool) -> Exit:
 
 
 async def accept(
-    installation: Installation, *, topic: str, partition: int, position: int, resume_at: int, reason: str, operator: str | None
+    installation: Installation, *, topic: str, partition: int, position: int, resume_at: int, reason: str, credentials: Credentials
 ) -> None:
     """Lets a partition go on that stands at just these missing records. Raises CommandFailed."""
-    by, group = by_operator(operator, reason), installation.settings.consumer_group
+    asked = asking("offsets accept-loss", f"{topic}/{partition}", credentials, reason)
 
-    async def accepted(database: Database) -> Done:
-        return await accept_loss(database, group, topic, partition, position, resume_at, by)
+    async def accepted(database: Database, by: By) -> Done:
+        return await accept_loss(database, installation.settings.consumer_group, topic, partition, position, resume_at, by)
 
-    await change(installation, [ADMINISTRATION], accepted)
+    await change(installation, asked, accepted)

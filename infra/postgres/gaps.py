@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Final
 
 from infra.postgres.accounts import store_events
-from infra.postgres.administration import ADMINISTRATION, By, Done, NotDone
+from infra.postgres.administration import ADMINISTRATION, Done, NotDone
+from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database, InputPartition, lock_chains
 from pipeline.audit import AuditTrail
 from pipeline.gaps import Gap
@@ -105,11 +106,11 @@ async def accept_loss(
             topic,
             partition,
             by.at,
-            by.operator,
+            by.name,
             by.reason,
         )
-        what = f"{name} of group {consumer_group} goes on at {resume_at} instead of {position}: {by.reason}"
+        what = f"{name} of group {consumer_group} goes on at {resume_at} instead of {position}"
         trail = AuditTrail(heads, by.at)
-        trail.append(ADMINISTRATION, None, EventType.OFFSETS_LOSS_ACCEPTED, {"actor": by.operator, "ts_event": by.at, "reason": what})
+        trail.append(ADMINISTRATION, None, EventType.OFFSETS_LOSS_ACCEPTED, {**by.facts(), "reason": what})
         await store_events(connection, trail, by.at)
     return Done(f"{name} goes on at {resume_at} within seconds, in the worker that owns it. What was lost before is not answered.")
