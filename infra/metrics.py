@@ -26,6 +26,16 @@ PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input pa
 PARTITIONS_STOPPED: Final = Gauge(
     "orchestrator_partitions_stopped", "Input partitions of this worker that stand still because records are missing"
 )
+RECORDS_SET_ASIDE: Final = Counter(
+    "orchestrator_records_set_aside_total",
+    "Records that could not be decided and were set aside, see `orchestrator quarantine list`; any is a reason to look",
+    ["topic", "stage"],
+)
+LOOKS_FAILED: Final = Counter(
+    "orchestrator_looks_failed_total",
+    "Looks at one order, account or exchange that ended in an error of this system's own and left it as it was, by what looks",
+    ["what"],
+)
 ORDERS_IN_DOUBT: Final = Gauge(
     "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
 )

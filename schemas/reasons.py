@@ -74,6 +74,7 @@ class ReasonCode(StrEnum):
     EXCHANGE_UNAVAILABLE = "EXCHANGE_UNAVAILABLE"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     ORDER_NOT_CANCELABLE = "ORDER_NOT_CANCELABLE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
     ORDER_NOT_EXECUTED = "ORDER_NOT_EXECUTED"
 
 
@@ -191,6 +192,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     "Try again under a new key.",
     ReasonCode.ORDER_NOT_FOUND: "`target_idempotency_key` names no order of this user.",
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
+    ReasonCode.INTERNAL_ERROR: "An error inside this system kept the record from being decided; it was set aside, and nothing was sent. "
+    "Held funds are free again. Operators see it under the id that `reason` names; send the request again under a new key.",
     ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
     "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
     "all the same, a result with `corrects: true` follows.",

@@ -7,7 +7,6 @@ Invariants:
    a process that was paused between intent and sending cannot land an order after the receive window.
 3. No text that leaves this module holds a key, a secret, a signature or a URL's query.
 4. Everything is bounded: calls at a time, accounts kept, the time of each call, pages read.
-
 Start with `submit`, then `_judge`.
 """
 
@@ -315,9 +314,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
-        else:
-            return order
-        return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+            return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+        return order
 
     def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
         if reference.submitting_at is None:

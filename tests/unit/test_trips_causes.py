@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import pytest
 
-from agents.execution import _Outcomes, batch_of_calls
+from agents.conclusion import Outcomes
+from agents.execution import batch_of_calls
 from agents.trips import TripRules, Trips, broken_trail
 from infra.postgres.trips import StoredEvent
 from pipeline.audit import AuditTrail, ChainHead
@@ -157,7 +158,7 @@ def test_calls_of_a_batch_are_what_was_sent_to_the_exchange_and_how_it_answered(
     sent = order_of(status=OrderStatus.SUBMITTING)
     orders = [replace(sent, order_id=one, mode=Mode.PAPER if one == "paper" else Mode.LIVE) for one in ids]
     decided = Plan([submission_of(order) for order in orders])
-    outcomes = _Outcomes(
+    outcomes = Outcomes(
         submitted={
             "a": InDoubt("no answer"),
             "b": NotSent("too late"),
