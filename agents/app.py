@@ -265,10 +265,10 @@ def compose(
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
         topics.reports: SettlementStep(context, settings.batch_size_max),
     }
+    at_once = settings.submission_batch_size_max
     for exchange, gateway in gateways.items():
-        sent_at_once = settings.submission_batch_size_max
         steps[topics.orders(exchange)] = ExecutionStep(
-            context, exchange, by_mode[exchange], gateway, halt_watch, calls[exchange], sent_at_once
+            context, exchange, by_mode[exchange], gateway, halt_watch, calls[exchange], limits, at_once
         )
     options = client_options(settings, bootstrap_servers)
 

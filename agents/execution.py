@@ -24,10 +24,12 @@ from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.accounts import key_versions
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import payees
 from pipeline.call_record import BatchOfCalls, CallRecord
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, is_stopped, plan
+from pipeline.gate.context import Limits
 from pipeline.invariants import InvariantViolation, Retryable
 from pipeline.payouts import plan_withdrawals
 from pipeline.quarantine import QUARANTINE_ACCOUNT, InputRecord, Named, Stage, quarantine_id_of
@@ -54,6 +56,7 @@ class ExecutionStep:
         payouts: WithdrawalGateway,
         halt_watch: HaltWatch,
         calls: CallRecord,
+        limits: Limits,
         batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
@@ -62,6 +65,7 @@ class ExecutionStep:
         self._payouts = payouts
         self._halt_watch = halt_watch
         self._calls = calls
+        self._limits = limits
         self._context = context
         self._conclusion = Conclusion(context, self._actor)
 
@@ -115,6 +119,8 @@ class ExecutionStep:
         orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
         decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets, own_intents)
         payouts = [routed for routed in work if routed.action is Action.WITHDRAW]
+        users = sorted({routed.user_id for routed in payouts})
+        changes.payees = await payees(step.connection, users, self._limits, self._context.rules.address_wait, changes.now)
         decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts, own_intents)
         own_intents.update((one.order_id, changes.orders[one.order_id].attempt) for one in decided.submissions)
         own_intents.update((one.withdrawal_id, changes.withdrawals[one.withdrawal_id].attempt) for one in decided.withdrawals)

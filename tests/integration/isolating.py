@@ -105,7 +105,7 @@ class Stand:
             return SettlementStep(context, 500)
         gateways: Mapping[Mode, Gateway] = {Mode.LIVE: cast(Gateway, self.venue), Mode.PAPER: cast(Gateway, self.venue)}
         halts = HaltWatch(lambda: read_halts(self.database))
-        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, CallRecord(), 500)
+        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, CallRecord(), WIDE_LIMITS, 500)
 
     # What stands in for the partition's producer.
 

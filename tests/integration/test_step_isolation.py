@@ -19,6 +19,7 @@ import agents.intake
 import agents.settlement
 import pipeline.intake
 from infra.postgres.step import StepTransaction
+from infra.postgres.unfinished import unfinished_orders
 from pipeline.halts import CommandArrival
 from pipeline.invariants import MustStop
 from pipeline.quarantine import QUARANTINE_ACCOUNT
@@ -30,7 +31,7 @@ from schemas.results import ResultStatus
 from schemas.routing import RoutedOrder
 from tests.integration.isolating import ORDERS, Stand, filled, finals_in, letters_in, report_filled, request, standing, work_in
 from tests.integration.step_database import plain_connection
-from tests.unit.builders import TOPICS
+from tests.unit.builders import EXCHANGE, TOPICS
 
 HUNDRED = 100
 CULPRIT = 57
@@ -449,3 +450,37 @@ async def test_report_of_an_order_whose_older_word_is_not_published_holds_up_not
             await connection.execute("UPDATE input_partitions SET base_offset = next_offset WHERE topic = $1", ORDERS)
         (final,) = finals_in(await stand.run(TOPICS.reports, [reports[CULPRIT]]))
         assert (final.user_id, final.status) == (BAD, ResultStatus.EXECUTED)
+
+
+async def test_look_over_orders_in_doubt_passes_over_one_whose_row_is_damaged(database_url: str) -> None:
+    """Every other order has its turn, on full pages; one whose report was set aside a moment ago has its turn later."""
+    async with standing(database_url, USERS) as stand:
+        reports = await _in_doubt(stand)
+        bad, refused = (json.loads(reports[number])["order_id"] for number in (CULPRIT, 3))
+        async with plain_connection(database_url) as connection:
+            await connection.execute("ALTER TABLE orders DROP CONSTRAINT orders_times_are_finite")
+            await connection.execute("UPDATE orders SET expires_at = 'infinity' WHERE order_id = $1", bad)
+        seen: list[str] = []
+        sizes: list[int] = []
+        after = ""
+        while not sizes or sizes[-1] == 30:
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], after, 30)
+            seen += [one.order.order_id for one in page]
+            sizes.append(len(page))
+            after = seen[-1]
+        assert sizes == [30, 30, 30, 9]
+        assert set(seen) == {json.loads(report)["order_id"] for report in reports} - {bad}
+        async with plain_connection(database_url) as connection:
+            await connection.execute(
+                """
+                INSERT INTO quarantine (quarantine_id, source_topic, source_partition, source_offset, appended_at, value_bytes,
+                    record_headers, stage, error, place, what, user_id, subject, sparing, set_aside_at, last_at)
+                VALUES ('q1', 't', 0, 0, now(), 0, '', 'decide', 'KeyError', '', '', '', $1, false, now(), now())
+                """,
+                f"order {refused}",
+            )
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], "", 100)
+            assert refused not in {one.order.order_id for one in page}
+            await connection.execute("UPDATE quarantine SET last_at = now() - interval '2 minutes'")
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], "", 100)
+            assert refused in {one.order.order_id for one in page}
