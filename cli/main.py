@@ -10,6 +10,7 @@ Start with `run`.
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -55,6 +56,11 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs."
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
 
 
+class _Authentication(StrEnum):
+    REQUIRED = "required"
+    SANDBOX = "sandbox"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from pipeline.audit import SOFTWARE_VERSION  # noqa: PLC0415 — invariant 1
@@ -92,6 +98,9 @@ def up(
     web_port: Annotated[
         int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Where worker 1 serves its health; worker n: PORT + n - 1.")
     ] = None,
+    authentication: Annotated[
+        _Authentication | None, typer.Option(help="Whether requests need tokens and codes. Else: not at the simulated exchange.")
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Run the services, a simulated exchange and workers until Ctrl-C, and print the addresses.
@@ -100,7 +109,8 @@ def up(
     """
     from cli.up import UpOptions, run_up  # noqa: PLC0415 — invariant 1
 
-    _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, as_json)))
+    asked = None if authentication is None else authentication.value
+    _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, asked, as_json)))
 
 
 @app.command()

@@ -154,8 +154,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.PRICE_INVALID: "The price must be above zero.",
     ReasonCode.PRICE_OUT_OF_BAND: "The price is too far from the market's, or outside of what the exchange takes.",
     ReasonCode.PRICE_UNAVAILABLE: "No market price of known age is at hand, so the order cannot be valued. Try again under a new key.",
-    ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals.",
-    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol.",
+    ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals, or not in Unicode's normal form C.",
+    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol; `reason` names the listed one that it looks like, if any.",
     ReasonCode.PRECISION_INVALID: "Price or quantity is not a multiple of the exchange's step for this symbol, or `quote_quantity` "
     "has more decimal places than the exchange takes.",
     ReasonCode.DAILY_VOLUME_EXCEEDED: "With this order the user would trade more in 24 hours than allowed.",

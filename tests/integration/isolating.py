@@ -81,6 +81,8 @@ class Stand:
     published: list[OutputRecord] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
+    # Raised instead of publishing a dead letter, as when the worker dies between its two commits.
+    dies_with: BaseException | None = None
     _ticks: int = 0
     _ends: dict[str, int] = field(default_factory=dict)
 
@@ -110,6 +112,8 @@ class Stand:
     # What stands in for the partition's producer.
 
     async def publish(self, outputs: Sequence[OutputRecord], next_offset: int) -> None:
+        if self.dies_with is not None and any(record.topic == TOPICS.requests_dlq for record in outputs):
+            raise self.dies_with
         self.published += outputs
         self.commits.append(next_offset)
 
