@@ -19,6 +19,7 @@ import typer
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
 from cli.deposit_commands import deposits_app
 from cli.ending import finish as _finish
+from cli.offset_commands import offsets_app
 from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from cli.quarantine_commands import quarantine_app
@@ -47,6 +48,7 @@ app.add_typer(sessions_app, name="sessions")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(deposits_app, name="deposits")
+app.add_typer(offsets_app, name="offsets")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(schema_app, name="schema")
 

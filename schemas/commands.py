@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.requests import Identifier, UserId, Version
 from schemas.symbols import FORM, is_symbol
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import InternalModel, Timestamp, WireModel
 
 COMMANDS_ACCOUNT: Final = "@commands"
 TRIPS_ACCOUNT: Final = "@trips"
@@ -101,6 +101,8 @@ DECISION: Final[TypeAdapter[WithdrawalDecision]] = TypeAdapter(WithdrawalDecisio
 
 class HaltTrip(_Scoped):
     """The system found a reason to stop by itself, and will again while it is there. On `trade.reports`, where only the system writes."""
+
+    model_config = InternalModel.model_config
 
     schema_version: Literal[1]
     trip_id: str

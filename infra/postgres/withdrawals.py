@@ -103,7 +103,7 @@ _UNPUBLISHED: Final = """
          OR (stored.topic = $2 || withdrawals.exchange AND stored.partition = withdrawals.work_partition
              AND stored.updated_at <= withdrawals.updated_at))
     WHERE withdrawals.withdrawal_id = ANY($1::text[]) AND stored.consumer_group = $3
-      AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL)
+      AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
       AND (stored.topic, stored.partition) <> ($4, $5)
 """
 _UNFINISHED: Final = """

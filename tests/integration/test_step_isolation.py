@@ -18,6 +18,7 @@ import agents.execution
 import agents.intake
 import agents.settlement
 import pipeline.intake
+from infra.kafka.transactions import CommitUnknown
 from infra.postgres.step import StepTransaction
 from infra.postgres.unfinished import unfinished_orders
 from pipeline.halts import CommandArrival
@@ -29,7 +30,7 @@ from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import RoutedOrder
-from tests.integration.isolating import ORDERS, Stand, filled, finals_in, letters_in, report_filled, request, standing, work_in
+from tests.integration.isolating import GROUP, ORDERS, Stand, filled, finals_in, letters_in, report_filled, request, standing, work_in
 from tests.integration.step_database import plain_connection
 from tests.unit.builders import EXCHANGE, TOPICS
 
@@ -380,6 +381,29 @@ async def test_control_with_one_command_that_cannot_be_applied_applies_the_other
         if stage != "decode":
             (event,) = [orjson.loads(row["body"]) for row in refused]
             assert (event["request_id"], event["reason_code"]) == (f"c-{BAD}", "INTERNAL_ERROR")
+
+
+async def test_record_set_aside_by_a_worker_that_died_is_published_by_the_next_owner_once(database_url: str, monkeypatch: Patch) -> None:
+    """Stored and not published: the partition's row has the answer and the dead letter, and the record is not decided again."""
+    _break_decide(monkeypatch)
+    async with standing(database_url, USERS) as stand:
+        stand.dies_with = CommitUnknown("the broker is gone")
+        before = await stand.run(TOPICS.requests, _requests())
+        (failure,) = stand.failures
+        assert isinstance(failure, CommitUnknown)
+        assert not letters_in(before)
+        _, progress = await stand.database.take_partition(GROUP, TOPICS.requests, 0, stand.clock())
+        assert (progress.base_offset, progress.next_offset) == (CULPRIT, CULPRIT + 1)
+        (final,) = finals_in(progress.outputs)
+        assert (final.source.offset, final.reason_code) == (CULPRIT, ReasonCode.INTERNAL_ERROR)
+        assert len(letters_in(progress.outputs)) == 1
+        stand.failures.clear()
+        stand.dies_with = None
+        after = await stand.run(TOPICS.requests, _requests()[CULPRIT + 1 :], again_from=CULPRIT + 1)
+        assert not stand.failures
+        assert len(work_in([*before, *progress.outputs, *after])) == HUNDRED - 1
+        assert not letters_in(after)
+        assert len(await _quarantine(database_url)) == 1
 
 
 async def test_partition_stops_when_too_many_records_are_set_aside_also_after_a_restart(
