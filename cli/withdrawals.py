@@ -6,6 +6,7 @@ halt is (cli/halts): a worker judges them, and what counts is the command's audi
 Start with `show_withdrawals` and `decide`.
 """
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ import orjson
 from pydantic import ValidationError
 from sqlalchemy import text
 
+from cli.confirmation import confirm
 from cli.credentials import operator_name, token_in, usage, words_of
 from cli.installation import Installation
 from cli.operator_commands import send_command
@@ -54,6 +56,7 @@ class DecisionOptions:
     reason: str
     credentials: Credentials = NO_CREDENTIALS
     as_json: bool = False
+    yes: bool = False
 
 
 async def show_withdrawals(
@@ -114,6 +117,8 @@ async def decide(installation: Installation, options: DecisionOptions) -> Exit:
         raise _unknown(asked.withdrawal_id)
     if not options.as_json:
         say(printable(_asked_for(found[0])))
+    if options.word is DecisionWord.APPROVE:
+        await asyncio.to_thread(confirm, "withdrawals approve", printable(asked.withdrawal_id), options.yes)
     look_up = f"orchestrator withdrawals show {asked.withdrawal_id}"
     event = await send_command(installation, asked, asked.withdrawal_id, options.credentials, look_up=look_up)
     if event["event_type"] == EventType.COMMAND_REFUSED:
