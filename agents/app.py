@@ -24,6 +24,7 @@ from agents.intake import IntakeStep
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
+from agents.read_lags import lag_refusal, read_lags_of
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
 from agents.trips import TripRules, Trips
@@ -38,7 +39,7 @@ from infra.kafka.connection import client_options, faust_credentials
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
-from infra.limits import limits_of
+from infra.limits import confirmation_rules_of, limits_of
 from infra.postgres.accounts import stored_keys
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
@@ -78,7 +79,11 @@ def require_permitted(settings: Settings) -> None:
     """
     if settings.authentication == "required":
         token_verifier(settings)
-        _require_careful_withdrawals(settings)
+        if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
+            _require_careful_withdrawals(settings)
+            refusal = lag_refusal(settings)
+            if refusal is not None:
+                raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
     if missing:
@@ -127,6 +132,8 @@ def rules_of(settings: Settings) -> Rules:
         balance_drift_age=timedelta(seconds=settings.balance_drift_age_seconds),
         announcement_time=timedelta(hours=settings.deposit_announcement_hours),
         announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
+        read_lags=read_lags_of(settings),
+        confirmation=confirmation_rules_of(settings),
     )
 
 

@@ -25,12 +25,12 @@ from infra.postgres.withdrawals import withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.execution import NotSent, Outcome, Plan, conclude, is_stopped, plan
+from pipeline.execution import CancelOutcome, NotSent, Outcome, Plan, conclude, is_stopped, plan
 from pipeline.invariants import InvariantViolation, Retryable, Unpublished
 from pipeline.ledger import Ledger
 from pipeline.payouts import Outcome as PayoutOutcome
 from pipeline.payouts import conclude_withdrawals, plan_withdrawals
-from pipeline.venue import Confirmed, InDoubt, OrderReference, Refused, Submission
+from pipeline.venue import OrderReference, Refused, Submission
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
@@ -47,7 +47,7 @@ Sent = TypeVar("Sent")
 @dataclass(slots=True)
 class _Outcomes:
     submitted: dict[str, Outcome] = field(default_factory=dict)
-    canceled: dict[str, Confirmed | Refused | InDoubt] = field(default_factory=dict)
+    canceled: dict[str, CancelOutcome] = field(default_factory=dict)
     withdrawn: dict[str, PayoutOutcome] = field(default_factory=dict)
 
 
@@ -179,7 +179,7 @@ class ExecutionStep:
                 outcomes.canceled[reference.order_id] = await self._gateways[reference.mode].cancel(reference)
             except Retryable as error:
                 # The stored key could not be read, so nothing was sent; the cancel stays pending and is repeated.
-                outcomes.canceled[reference.order_id] = InDoubt(str(error))
+                outcomes.canceled[reference.order_id] = NotSent(str(error))
 
         return call
 

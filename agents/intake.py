@@ -12,6 +12,7 @@ from aiokafka import ConsumerRecord
 from agents.batch import Batch, StepContext
 from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
+from infra.postgres.sessions import sessions
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import addresses, withdrawn_usd
 from pipeline.acceptance import IntakeState
@@ -24,6 +25,7 @@ from pipeline.deposit import DepositBook
 from pipeline.gate.context import AccountState, Limits
 from pipeline.intake import decide
 from pipeline.ledger import Ledger
+from pipeline.sessions import sessions_named
 from pipeline.venue import MarketData
 from pipeline.withdrawal import AllowedAddress, Network
 from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
@@ -112,6 +114,7 @@ class IntakeStep:
             cancels=cancels,
             conduct=locked.conduct,
             deposits=await self._load_depositing(step, arrivals, now),
+            sessions=await sessions(step.connection, *sessions_named(arrivals), now),
             unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
         )
         state = IntakeState(
@@ -122,6 +125,7 @@ class IntakeStep:
             rules=self._context.rules,
             networks=self._networks(),
             addresses=allowed,
+            issuer_keys=self._verifier.issuer_keys() if self._verifier is not None else frozenset(),
         )
         decide(arrivals, state, changes)
         return changes

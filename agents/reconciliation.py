@@ -4,8 +4,12 @@ It changes nothing itself: every change goes through the settlement agent's step
 and one that comes twice changes nothing. Each worker looks after the orders that were sent from the partitions it owns.
 
 Invariants:
-1. `Absent` is reported only when the look-up began after the order's acceptance horizon. A simulated order has none.
-2. A look-up that failed is no answer: the order is asked about again.
+1. Of an order in doubt the first look that finds nothing is reported, and the one after which that is a proof. What is between says
+   nothing new, and a simulated order needs one alone.
+2. A look-up that failed is no answer: the order is asked about again. A cancel that waits for such an order is sent all the same.
+3. The longer an order is in doubt, the more seldom it is asked about, but for the look that may prove it absent: orders stay in doubt for
+   minutes, and an exchange bans who asks too much. Orders that ended without the exchange's own word are asked about once a minute or more
+   seldom, a few at a time (`Order.watched_until`).
 """
 
 import asyncio
@@ -21,14 +25,15 @@ from aiokafka.errors import KafkaError
 from agents.batch import Clock
 from infra.exchange.gateway import Gateway
 from infra.postgres.step import Database
-from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders
+from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders, watched_orders
 from pipeline.execution import reference_of
 from pipeline.invariants import Retryable
+from pipeline.order import Order
 from pipeline.rules import Rules
-from pipeline.settlement import absence_is_proven
+from pipeline.settlement import absence_is_proven, shown_by
 from pipeline.venue import Absent, Found, LookUpOutcome
 from schemas.orders import Mode, OrderStatus
-from schemas.routing import Report, ReportedFee
+from schemas.routing import Action, Report, ReportedFee, RoutedOrder
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -40,6 +45,11 @@ _RESTING: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
 # Orders in doubt hold funds that may be free; resting ones are asked about less often.
 _RESTING_EVERY_ROUNDS: Final = 4
 _PURGE_SECONDS: Final = 60.0
+_PAUSE_SECONDS_MAX: Final = 30.0
+_PACED_MAX: Final = 100_000
+# Orders that are over and watched: so many are asked about together, this often at most.
+_WATCHED_PER_ROUND_MAX: Final = 20
+_WATCH_SECONDS: Final = 60.0
 
 
 def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at: datetime, rules: Rules) -> Report | None:
@@ -47,7 +57,9 @@ def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at:
     order = unfinished.order
     if isinstance(outcome, Found):
         found = outcome.order
-        if found.order_status is order.status and found.cum_quantity == order.cum_quantity and not unfinished.cancel_pending:
+        # A pending cancel is sent again, and so is that of what should not be there.
+        repeats = unfinished.cancel_pending or order.corrected_at is not None
+        if found.order_status is order.status and found.cum_quantity == order.cum_quantity and not repeats:
             return None
         return Report(
             schema_version=1,
@@ -62,7 +74,7 @@ def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at:
             cum_quote=found.cum_quote,
             fees=tuple(ReportedFee(asset=fee.asset, amount=fee.amount) for fee in found.fees),
         )
-    if isinstance(outcome, Absent) and order.status is OrderStatus.IN_DOUBT and absence_is_proven(order, outcome.looked_up_at, rules):
+    if isinstance(outcome, Absent) and order.status is OrderStatus.IN_DOUBT and _is_news(order, outcome.looked_up_at, rules):
         return Report(
             schema_version=1,
             order_id=order.order_id,
@@ -72,6 +84,40 @@ def report_of(unfinished: UnfinishedOrder, outcome: LookUpOutcome, looked_up_at:
             looked_up_at=outcome.looked_up_at,
         )
     return None
+
+
+def _is_news(order: Order, looked_up_at: datetime, rules: Rules) -> bool:
+    return order.absent_since is None or absence_is_proven(order, looked_up_at, rules)
+
+
+class Pace:
+    """When an order in doubt is asked about again: after a quarter of the time that it has been asked about already, within bounds, and as
+    soon as a look may prove it absent. `interval` is the shortest pause, in seconds; `monotonic_clock` counts seconds."""
+
+    def __init__(self, interval: float, clock: Clock, monotonic_clock: Callable[[], float] = monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._monotonic = monotonic_clock
+        # By order: when it was first and last asked about.
+        self._asked: dict[str, tuple[float, float]] = {}
+        self._decided: dict[str, datetime] = {}
+
+    def is_due(self, order: Order, rules: Rules) -> bool:
+        """Whether an order is to be asked about now; if so it counts as asked about."""
+        now = self._monotonic()
+        first, last = self._asked.get(order.order_id, (now, float("-inf")))
+        # By this machine's clock, which may differ from the exchange's: then the look is one of many, and the pause brings the next.
+        decides = order.absent_since is not None and self._clock() >= shown_by(order.absent_since, order.exchange, rules)
+        may_decide = decides and self._decided.get(order.order_id) != order.absent_since
+        if not may_decide and now - last < min(max((last - first) / 4, self._interval), _PAUSE_SECONDS_MAX):
+            return False
+        if len(self._asked) >= _PACED_MAX:
+            self._asked.clear()
+            self._decided.clear()
+        self._asked[order.order_id] = first, now
+        if decides and order.absent_since is not None:
+            self._decided[order.order_id] = order.absent_since
+        return True
 
 
 class Reconciler:
@@ -102,6 +148,10 @@ class Reconciler:
         self._waits = False
         # Where the last page of each exchange and kind ended.
         self._cursors: dict[tuple[str, tuple[OrderStatus, ...]], str] = {}
+        self._pace = Pace(interval_seconds, clock)
+        # The same of orders that are over and watched, and when each exchange is asked about some of them again.
+        self._watched: dict[str, tuple[datetime, str] | None] = {}
+        self._watch_due: dict[str, float] = {}
         self._purge_due = 0.0
 
     async def run(self) -> None:
@@ -136,13 +186,28 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for statuses in kinds:
                 for unfinished in await self._next_page(exchange, partitions, statuses):
-                    group.create_task(self._look_up(unfinished, gateways[unfinished.order.mode]))
+                    if statuses is not _IN_DOUBT or self._pace.is_due(unfinished.order, self._rules):
+                        group.create_task(self._look_up(unfinished, gateways[unfinished.order.mode]))
+            for watched in await self._next_watched(exchange, partitions):
+                group.create_task(self._look_up(UnfinishedOrder(watched, cancel_pending=False), gateways[watched.mode]))
 
     async def _next_page(self, exchange: str, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
         cursor = self._cursors.get((exchange, statuses), "")
         orders = await unfinished_orders(self._database, exchange, partitions, statuses, cursor, _ORDERS_PER_ROUND_MAX)
         at_the_end = len(orders) < _ORDERS_PER_ROUND_MAX
         self._cursors[exchange, statuses] = "" if at_the_end else orders[-1].order.order_id
+        return orders
+
+    async def _next_watched(self, exchange: str, partitions: list[int]) -> list[Order]:
+        if monotonic() < self._watch_due.get(exchange, 0.0):
+            return []
+        pause = min(self._rules.read_lag(exchange).total_seconds() / 2, _WATCH_SECONDS)
+        self._watch_due[exchange] = monotonic() + max(pause, self._interval)
+        after = self._watched.get(exchange)
+        orders = await watched_orders(self._database, exchange, partitions, self._clock(), after, _WATCHED_PER_ROUND_MAX)
+        at_the_end = len(orders) < _WATCHED_PER_ROUND_MAX
+        last = None if at_the_end else orders[-1]
+        self._watched[exchange] = None if last is None or last.watched_until is None else (last.watched_until, last.order_id)
         return orders
 
     async def _look_up(self, unfinished: UnfinishedOrder, gateway: Gateway) -> None:
@@ -152,6 +217,17 @@ class Reconciler:
         if report is not None:
             key = report.order_id.encode()
             await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)
+        elif unfinished.cancel_pending and unfinished.order.status in _RESTING:
+            await self._queue_cancel(unfinished.order)
+
+    async def _queue_cancel(self, order: Order) -> None:
+        """Has the cancel of an order sent that no look-up can show: it needs none, and it must be answered in bounded time."""
+        routed = RoutedOrder(
+            schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt
+        )
+        # Beside the order's other records: one partition's batches never overlap.
+        topic, value, key = self._topics.orders(order.exchange), routed.model_dump_json().encode(), routed.user_id.encode()
+        await self._producer.send_and_wait(topic, value, key=key, partition=order.work_partition)
 
     async def _purge(self) -> None:
         if monotonic() < self._purge_due:

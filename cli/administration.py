@@ -35,6 +35,7 @@ from infra.keyring import Keyring, MasterKeyError, keyring_of
 from infra.postgres.administration import Done, NotDone, administration_events
 from infra.postgres.audit_outbox import publish_pending
 from infra.postgres.operators import About, By, NotProven, claimed_by, has_operators, proven_by
+from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
 from infra.trusted_keys import TrustedKeysError, token_verifier
@@ -238,7 +239,7 @@ async def _producer(installation: Installation, topic: str) -> AIOKafkaProducer:
 async def _database(installation: Installation) -> AsyncIterator[Database]:
     try:
         database = await connect(installation.database_url, 2, installation.settings.database_timeout_seconds)
-    except Retryable as error:
+    except (Retryable, DatabaseUnfit) as error:
         raise database_failed(installation, error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
     except (asyncpg.PostgresError, ValueError) as error:
         raise database_failed(installation, error) from None
@@ -250,7 +251,9 @@ async def _database(installation: Installation) -> AsyncIterator[Database]:
             "answers again; to ask for the same change once more is safe.",
             Exit.OUT_OF_REACH,
         ) from error
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InsufficientPrivilegeError) as error:
+    except DatabaseUnfit as error:
+        raise database_failed(installation, error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
         raise database_failed(installation, error) from None
     finally:
         await database.close()

@@ -333,10 +333,24 @@ def tokens_issue(
     scope: Annotated[list[str], typer.Option(help="trade, withdraw, operate; several with commas or repeated.")] = ["trade"],  # noqa: B006 — typer's form
     hours: Annotated[float, typer.Option(help="How long it is good for.")] = 1.0,
     key_id: Annotated[str | None, typer.Option("--key-id", metavar="KID", help="The key's `kid`, where workers trust several.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="SID", help="The token's `sid`, which a session is bound to; else a new one.")
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Sign a token and print it. For trials: whoever holds the key can trade for anybody."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.tokens import issue  # noqa: PLC0415 — the module's invariant
 
-    finish(issue(find_installation(), user, scopes=scope, hours=hours, signing_key=signing_key, key_id=key_id, as_json=as_json))
+    finish(
+        issue(
+            find_installation(),
+            user,
+            scopes=scope,
+            hours=hours,
+            signing_key=signing_key,
+            key_id=key_id,
+            session=session,
+            as_json=as_json,
+        )
+    )

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.demo_deposits import DepositSender
-from cli.demo_exchange import SimulatorAdmin, injected_faults
+from cli.demo_exchange import ForeignOrders, SimulatorAdmin, injected_faults
 from cli.demo_faults import WorkerFaults
 from cli.demo_load import Rest, begin_offsets, publish, standing
 from cli.demo_report import show, summary, to_line
@@ -37,6 +37,7 @@ from infra.embedded.errors import ServicesError
 from infra.exchange.simulator.process import SimulatorNotReady
 from infra.exchange.simulator.records import LogDamaged
 from infra.kafka.topics import TopicsUnfit
+from infra.settings import Settings
 from infra.verification.evidence import gather_evidence
 from pipeline.invariants import Retryable
 from pipeline.verification.answers import tally
@@ -52,6 +53,8 @@ _FAULTS_MIN_MAX: Final = (3, 9)
 _REQUESTS_PER_FAULT: Final = 2_000
 _REST_SECONDS_MAX: Final = 60.0
 _REST_SECONDS_PER_REQUEST: Final = 0.02
+# What the venue is known to lag, its acceptance horizon, and the pauses between look-ups.
+_DOUBT_SECONDS_MAX: Final = 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,11 @@ class DemoOptions:
     def rest_seconds(self) -> float:
         if self.rest_seconds_max is not None:
             return self.rest_seconds_max
-        return _REST_SECONDS_MAX + _REST_SECONDS_PER_REQUEST * self.requests
+        return _REST_SECONDS_MAX + _REST_SECONDS_PER_REQUEST * self.requests + (_DOUBT_SECONDS_MAX if self.kill else 0.0)
+
+    def settings(self, staged: Settings) -> Settings:
+        """What workers run with: where the exchange's books lag, what is known of the real one."""
+        return staged.model_copy(update={"venue_read_lag_ms": None}) if self.kill else staged
 
     @property
     def worker_faults(self) -> int:
@@ -143,7 +150,7 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     generator = Generator(options.seed, run, list(users), datetime.now(UTC))
     records = list(generator.records(options.requests))
     deposits = DepositSender(SimulatorAdmin(stage.simulator.url), generator.deposits, users)
-    environment = {**worker_environment(stage.settings, stage.endpoints), **options.worker_environment}
+    environment = {**worker_environment(options.settings(stage.settings), stage.endpoints), **options.worker_environment}
     logs = stage.settings.data_dir / "workers"
     console = Console(stderr=True)
 
@@ -154,7 +161,8 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     health = HealthAddresses(logs, options.workers)
     async with supervised_workers(options.workers, options.worker_argv, environment, logs, said) as pool:
         await _until_ready(health, pool)
-        faults, restless = await _Load(stage, options, pool, console, said).run(records, deposits)
+        foreign = ForeignOrders(SimulatorAdmin(stage.simulator.url), options.seed, users)
+        faults, restless = await _Load(stage, options, pool, console, said, foreign).run(records, deposits)
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
     findings = [*check_all(evidence), _workers_run(pool, restless)]
@@ -162,7 +170,7 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     figures = summary(
         findings,
         tally(evidence.answers, asked_from),
-        sum(1 for order in evidence.books.orders if order.user_id in own) if evidence.books else 0,
+        sum(1 for order in evidence.books.orders if order.user_id in own and not order.foreign) if evidence.books else 0,
         # Those that were taken back afterwards among them: the promises say that they were.
         sum(1 for deposit in evidence.deposited.deposits.values() if deposit.user_id in own and deposit.credited_at is not None),
         {**(injected_faults(simulator_dir) - faults_before), **faults},
@@ -196,11 +204,21 @@ def _workers_run(pool: WorkerPool, restless: str) -> Finding:
 class _Load:
     """Publishes everything while faults are made, then waits for rest."""
 
-    def __init__(self, stage: Stage, options: DemoOptions, pool: WorkerPool, console: Console, said: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        options: DemoOptions,
+        pool: WorkerPool,
+        console: Console,
+        said: Callable[[str], None],
+        foreign: ForeignOrders,
+    ) -> None:
+        self._foreign = foreign
         self._stage = stage
         self._options = options
         self._pool = pool
         self._admin = SimulatorAdmin(stage.simulator.url)
+        self._said = said
         self._faults = WorkerFaults(pool, options.seed, said)
         self._progress = Progress(
             TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -219,7 +237,7 @@ class _Load:
         with self._progress:
             await self._publish(records, deposits)
             restless = await self._come_to_rest(rest)
-        return dict(self._faults.counts), restless
+        return {**self._faults.counts, **self._foreign.counts}, restless
 
     async def _publish(self, records: Sequence[DemoRecord], deposits: DepositSender) -> None:
         count = self._options.worker_faults
@@ -228,7 +246,10 @@ class _Load:
             await self._admin.make_faults(self._options.seed)
         publishing = publish(self._stage.settings, self._stage.kafka, records, seconds, self._show_published)
         sending = deposits.run(lambda: self._published_so_far)
-        tasks = [asyncio.create_task(work) for work in (publishing, self._faults.run(count, seconds), sending)]
+        works = [publishing, self._faults.run(count, seconds), sending]
+        if self._options.kill:
+            works.append(self._foreign.run(lambda: self._published_so_far < len(records)))
+        tasks = [asyncio.create_task(work) for work in works]
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.gather(*tasks)
@@ -240,6 +261,9 @@ class _Load:
 
     async def _come_to_rest(self, rest: Rest) -> str:
         await self._admin.hold_prices()
+        if self._options.kill:
+            seconds = self._options.rest_seconds
+            self._said(f"Published. The exchange's books lag by up to 90 s, so doubts last minutes: waiting for {seconds:.0f} s at most.")
         began = monotonic()
         waiting = asyncio.create_task(rest.reached(self._options.rest_seconds, self._show_answered))
         failing = asyncio.create_task(self._pool.failed())

@@ -3,8 +3,10 @@
 Talks to the endpoints under /simulator/, which no real exchange has.
 """
 
+import asyncio
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +31,12 @@ _PAUSE_PROBABILITY: Final = 0.0003
 _LOOK_UP_FAULT_PROBABILITY: Final = 0.01
 _DEPOSITS_PATH: Final = "/sapi/v1/capital/deposit/hisrec"
 _SLOW_MS: Final = 900
+# A fifth of the orders is hidden for a while, whatever else happens to them; the longest stays below what is known of the venue.
+_READ_LAGS_MS: Final = (5_000, 30_000, 90_000)
+_READ_LAG_PROBABILITY: Final = 0.07
+_FOREIGN_SECONDS: Final = 0.25
+# Far from the market, so that none of them is filled and every user's funds stay what they were.
+_FOREIGN_PRICES: Final = {"BTCUSDT": {"BUY": "20000.00", "SELL": "90000.00"}, "ETHUSDT": {"BUY": "500.00", "SELL": "9000.00"}}
 _LOOK_UP_KINDS: Final = (
     FaultKind.HANG_BEFORE_ACCEPT,
     FaultKind.DROP_BEFORE_ACCEPT,
@@ -71,7 +79,12 @@ def fault_rules(seed: int) -> list[dict[str, object]]:
         seeded = {"seed": seed * 1000 + len(rules), **more}
         rules.append({"kind": kind, "method": method, "probability": probability, "delay_ms": delay_ms, **seeded})
 
+    for lag_ms in _READ_LAGS_MS:
+        lag = {"kind": FaultKind.READ_LAG, "method": "POST", "probability": _READ_LAG_PROBABILITY, "delay_ms": lag_ms}
+        rules.append({**lag, "seed": seed * 1000 + len(rules)})
     for kind in FaultKind:
+        if kind is FaultKind.READ_LAG:
+            continue
         add(kind, "POST", _PAUSE_PROBABILITY if kind is FaultKind.RATE_LIMIT else _ORDER_FAULT_PROBABILITY)
     for kind in _LOOK_UP_KINDS:
         add(kind, "GET", _LOOK_UP_FAULT_PROBABILITY)
@@ -107,6 +120,10 @@ class SimulatorAdmin:
     async def end_faults(self) -> None:
         await self._call("DELETE", "faults", None)
 
+    async def place_foreign(self, fields: Mapping[str, object]) -> None:
+        """A user makes an order elsewhere. Raises Retryable also where the exchange does not take it."""
+        await self._call("POST", "orders", fields)
+
     async def shuffle_deposits(self) -> None:
         """Has the history of deposits shown in another order at each look."""
         await self._call("POST", "deposits/listing", {"order": Listing.SHUFFLED})
@@ -140,6 +157,34 @@ class SimulatorAdmin:
             raise Retryable(f"the simulated exchange is out of reach ({type(error).__name__}: {error})") from error
         found = orjson.loads(content)
         return found if isinstance(found, dict) else {}
+
+
+class ForeignOrders:
+    """Orders that users make elsewhere, in the same symbols; two of three are canceled there, which gives them another client order id.
+    `counts` has them under the name that the summary shows."""
+
+    def __init__(self, admin: SimulatorAdmin, seed: int, api_keys: Mapping[str, str]) -> None:
+        self.counts: Counter[str] = Counter()
+        self._admin = admin
+        self._random = random.Random(seed)
+        self._api_keys = sorted(api_keys.values())
+
+    async def run(self, goes_on: Callable[[], bool]) -> None:
+        """Makes some every second while `goes_on`. Raises Retryable without the exchange."""
+        while goes_on():
+            symbol, side = self._random.choice(sorted(_FOREIGN_PRICES)), self._random.choice(("BUY", "SELL"))
+            number = self.counts["foreign_order"] + self._random.randrange(10**6) * 10**6
+            await self._admin.place_foreign({
+                "api_key": self._random.choice(self._api_keys),
+                "symbol": symbol,
+                "side": side,
+                "quantity": "0.01",
+                "price": _FOREIGN_PRICES[symbol][side],
+                "client_order_id": f"web_{number}",
+                "canceled_as": f"and_{number}" if self._random.random() < 2 / 3 else None,
+            })
+            self.counts["foreign_order"] += 1
+            await asyncio.sleep(_FOREIGN_SECONDS)
 
 
 def injected_faults(simulator_dir: Path) -> Counter[str]:

@@ -94,6 +94,8 @@ def demo_settings(path: Path) -> Settings:
         # What one account sends one after another must fit into half of the window, also on a machine that has other things to do.
         submission_batch_size_max=48,
         venue_timeout_ms=1_000,
+        # The demo's exchange lags on request only (`--kill`, which sets what is known of the real one).
+        venue_read_lag_ms=1_000,
         reconcile_interval_ms=500,
         # A sandbox may be quicker than real money: what the demo lists it uses at once, and doubts end within seconds.
         address_wait_hours=0,

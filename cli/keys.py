@@ -30,6 +30,7 @@ from infra.keyring import MasterKeyError, StoredSecret
 from infra.postgres.administration import ADMINISTRATION
 from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
 from infra.postgres.rotation import rotate as rotate_secrets
+from schemas.times import OutOfBounds, bounded
 
 _INPUT_BYTES_MAX: Final = 8_192
 # No exchange has one that is longer, or that has blanks in it.
@@ -88,14 +89,14 @@ def expiry_of(text: str | None, now: datetime) -> datetime | None:
     if text is None:
         return None
     try:
-        expires_at = datetime.fromisoformat(text)
+        expires_at = bounded(datetime.fromisoformat(text))
+    except OutOfBounds as error:
+        raise usage(f"--expires-at takes a time with its zone, such as 2027-01-31T00:00:00Z; it {error}.") from None
     except ValueError:
-        expires_at = None
-    if expires_at is None or expires_at.tzinfo is None:
-        raise usage("--expires-at takes a time with its zone, such as 2027-01-31T00:00:00Z.")
+        raise usage("--expires-at takes a time with its zone, such as 2027-01-31T00:00:00Z.") from None
     if expires_at <= now:
         raise usage("--expires-at is not in the future: the key could never be used.")
-    return expires_at.astimezone(UTC)
+    return expires_at
 
 
 async def show_keys(installation: Installation, *, user_id: str | None, limit: int, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from cli.deposit_commands import deposits_app
 from cli.ending import finish as _finish
 from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
+from cli.session_commands import sessions_app
 from cli.withdrawal_commands import addresses_app, withdrawals_app
 from schemas.orders import OrderStatus
 
@@ -40,6 +41,7 @@ app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
 app.add_typer(limits_app, name="limits")
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(sessions_app, name="sessions")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(deposits_app, name="deposits")

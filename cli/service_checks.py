@@ -66,7 +66,10 @@ async def check_broker(installation: Installation) -> Findings:
     if not problems:
         return [reached, Finding.ok("topics", f"{len(Topics(settings.topic_prefix).specs(settings.exchanges))} topics as they must be")]
     remedy = "a worker makes missing topics when it starts; change settings with kafka-configs, copies with kafka-reassign-partitions"
-    return [reached, *(Finding.problem("topics", problem, remedy) for problem in problems)]
+    refused = f"no worker starts with it; {remedy}"
+    return [
+        reached, *(Finding.problem("topics", str(problem), refused if problem.reaction == "refuse" else remedy) for problem in problems)
+    ]
 
 
 async def check_database(installation: Installation) -> Findings:

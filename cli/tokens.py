@@ -27,6 +27,7 @@ from cli.output import say, to_json, to_text, write_line
 from infra.settings import Settings
 from infra.trusted_keys import RSA_BITS_MIN, TrustedKeysError, read_trusted_keys, token_verifier
 from pipeline.authentication import Scope, Token
+from pipeline.session import SESSION_CLAIM_LENGTH_MAX
 
 _FILE_BYTES_MAX: Final = 65_536
 _HOURS_MAX: Final = 24 * 366
@@ -96,12 +97,22 @@ def scopes_of(texts: list[str]) -> list[str]:
 
 
 async def issue(
-    installation: Installation, user_id: str, *, scopes: list[str], hours: float, signing_key: Path, key_id: str | None, as_json: bool
+    installation: Installation,
+    user_id: str,
+    *,
+    scopes: list[str],
+    hours: float,
+    signing_key: Path,
+    key_id: str | None,
+    session: str | None = None,
+    as_json: bool,
 ) -> None:
-    """Prints a token. Raises CommandFailed."""
+    """Prints a token; `session` is its `sid`, None for a new one. Raises CommandFailed."""
     user_id, words = user_id_of(user_id), scopes_of(scopes)
     if not 0 < hours <= _HOURS_MAX:
         raise usage(f"--hours takes more than 0 and at most {_HOURS_MAX}.")
+    if session is not None and not 0 < len(session) <= SESSION_CLAIM_LENGTH_MAX:
+        raise usage(f"--session takes 1 to {SESSION_CLAIM_LENGTH_MAX} characters.")
     key, algorithm = read_signing_key(signing_key)
     settings = installation.settings
     now = datetime.now(UTC)
@@ -113,6 +124,7 @@ async def issue(
         "nbf": int(now.timestamp()),
         "exp": int(expires_at.timestamp()),
         "jti": uuid.uuid4().hex,
+        "sid": session or uuid.uuid4().hex,
         **({} if settings.token_issuer is None else {"iss": settings.token_issuer}),
         **({} if settings.token_audience is None else {"aud": settings.token_audience}),
     }

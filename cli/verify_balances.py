@@ -27,6 +27,7 @@ from cli.output import Exit, printable, say, table_lines, to_json, write_line
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
 from infra.postgres.account_ledgers import compared_accounts
+from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import Database, connect
 from pipeline.balance_reconciliation import Drift, ExchangeAccount, Judged, Look, NotJudged, value_of
 from pipeline.invariants import Retryable
@@ -89,11 +90,13 @@ async def run_verify_balances(installation: Installation, options: BalancesOptio
 async def _database(installation: Installation) -> AsyncIterator[Database]:
     try:
         database = await connect(installation.database_url, _AT_ONCE + 1, installation.settings.database_timeout_seconds)
-    except Retryable as error:
+    except (Retryable, DatabaseUnfit) as error:
         raise database_failed(installation, error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
     try:
         yield database
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InsufficientPrivilegeError) as error:
+    except DatabaseUnfit as error:
+        raise database_failed(installation, error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
         raise database_failed(installation, error) from None
     finally:
         await database.close()

@@ -1,9 +1,10 @@
-"""What a user may do where nothing else is set for it: the limits of the settings as the gate wants them."""
+"""What a user may do where nothing else is set for it, and what confirms it: numbers of the settings as the gate wants them."""
 
 from datetime import timedelta
 
 from infra.settings import Settings
 from pipeline.gate.context import Limits
+from pipeline.rules import ConfirmationRules
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -27,4 +28,16 @@ def limits_of(settings: Settings) -> Limits:
         duplicate_window=timedelta(milliseconds=settings.duplicate_window_ms),
         suspicion_flag=settings.suspicion_flag,
         suspicion_block=settings.suspicion_block,
+    )
+
+
+def confirmation_rules_of(settings: Settings) -> ConfirmationRules:
+    """What may stand for a code of its own."""
+    return ConfirmationRules(
+        session_time=timedelta(minutes=settings.session_minutes_max),
+        session_orders_max=settings.session_orders_max,
+        session_amount_usd_max=settings.session_amount_usd_max,
+        amr_confirming=frozenset(settings.token_amr_confirming),
+        auth_age_max=timedelta(seconds=settings.token_auth_age_seconds_max),
+        token_leeway=timedelta(seconds=settings.token_leeway_seconds),
     )

@@ -7,12 +7,22 @@ import os
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 InfraMode = Literal["embedded", "containers", "external"]
+
+
+# RFC 8176, section 2: what a user knows, or where and how the user is, is no second factor beside a password.
+_NO_SECOND_FACTOR: Final = frozenset({"pwd", "pin", "kba", "rba", "geo", "wia", "user"})
+
+
+def _require_second_factor(value: str) -> str:
+    if value in _NO_SECOND_FACTOR or not value:
+        raise ValueError(f"{value!r} says nothing of a second factor (RFC 8176): name values such as mfa, otp or hwk")
+    return value
 
 
 class Settings(BaseSettings):
@@ -69,6 +79,10 @@ class Settings(BaseSettings):
     """How old a signed request may be when the exchange gets it. Orders are sent in its first half."""
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
     """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof."""
+    # Facts: infra/exchange/venues.
+    venue_read_lag_ms: int | None = Field(default=None, ge=0, le=3_600_000)
+    """How long the exchange's books may not show what it has accepted. Unset: what is known of each exchange (Binance: 120,000). So long,
+    and the two times above, an order in doubt must stay unseen before it counts as not executed. Less only in a sandbox."""
     exchange_concurrency: int = Field(default=32, ge=1, le=512)
     """Calls under way at once, per exchange and worker."""
     exchange_rate_limit: bool = True
@@ -99,6 +113,19 @@ class Settings(BaseSettings):
     """This installation's name in a token's `aud`. Unset: tokens that are for an audience are refused."""
     token_leeway_seconds: int = Field(default=30, ge=0, le=300)
     """How far the clock of the tokens' issuer may be off the broker's."""
+    token_scope_claim: str | None = Field(default=None, min_length=1, max_length=256)
+    """The claim that says what a token allows, as words or a list of them. Unset: `scope`, `scp` and `permissions` do, together."""
+    token_amr_confirming: tuple[Annotated[str, AfterValidator(_require_second_factor)], ...] = ()
+    """Values of a token's `amr` (RFC 8176) that stand for a second factor, as a JSON list: a trade whose token has one of them and a young
+    `auth_time` needs no code. Unset: the issuer's word confirms nothing. Withdrawals need a code all the same."""
+    token_auth_age_seconds_max: int = Field(default=900, ge=1, le=24 * 3_600)
+    """How long ago `auth_time` may lie for that, when the broker appended the record."""
+    session_minutes_max: int = Field(default=480, ge=0, le=7 * 24 * 60)
+    """How long a session, begun with one code, confirms trades at most (authentication.md). 0: there are none, every trade needs a code."""
+    session_orders_max: int = Field(default=1_000, ge=1, le=10**9)
+    """How many orders a session confirms at most."""
+    session_amount_usd_max: Decimal = Field(default=Decimal(1_000_000), ge=0)
+    """What the orders that a session confirms may be worth together, in US dollars."""
 
     batch_size_max: int = Field(default=500, ge=1, le=5_000)
     """The most records that intake and settlement decide in one database transaction."""
@@ -210,6 +237,8 @@ class Settings(BaseSettings):
             **dict.fromkeys(("daily_volume_usd_max", "position_usd_max", "open_orders_usd_max"), amount),
             **dict.fromkeys(("exchange_open_usd_max", "daily_loss_usd_max", "daily_withdrawal_usd_max"), amount),
             **dict.fromkeys(("hourly_trades_max", "open_orders_max", "cooldown_failures", "in_doubt_halt_orders"), count),
+            "session_orders_max": count,
+            "session_amount_usd_max": amount,
             **dict.fromkeys(("messages_per_second_max", "messages_burst_max", "suspicion_flag", "suspicion_block"), 10**6),
             "price_band": Decimal(10**6),
             "duplicate_window_ms": 0,

@@ -246,5 +246,6 @@ def token_verifier(settings: Settings) -> TokenVerifier:
             "set ORCHESTRATOR_TOKEN_KEYS_FILE to the file with the keys that tokens are signed with: without it nobody may trade. "
             "(Against the simulated exchange, ORCHESTRATOR_AUTHENTICATION=sandbox does without tokens.)"
         )
-    rules = TokenRules(settings.token_issuer, settings.token_audience, timedelta(seconds=settings.token_leeway_seconds))
+    leeway = timedelta(seconds=settings.token_leeway_seconds)
+    rules = TokenRules(settings.token_issuer, settings.token_audience, leeway, settings.token_scope_claim)
     return TokenVerifier(TrustedKeyFile(settings.token_keys_file).current, rules)

@@ -18,6 +18,7 @@ from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import REAL_MONEY_WARNING, Changes, Claim, order_fields, result_of_order, state_of, transfer_entry
 from pipeline.code_trial import second_factor_refusal
+from pipeline.confirmation import BY_CODE, NOT_ASKED, Asked, Confirmation, way_of
 from pipeline.gate.conduct import after_failure, after_message
 from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal, TradeContext
 from pipeline.gate.ladder import PASSED_IN, Step, refusal_of
@@ -29,9 +30,10 @@ from pipeline.money import round_up
 from pipeline.order import Order
 from pipeline.rejection import refuse_unclaimed, reject
 from pipeline.rules import Rules
+from pipeline.second_factor import code_of
 from pipeline.venue import MarketData
 from pipeline.withdrawal import AllowedAddress, Network
-from schemas.audit import EventType
+from schemas.audit import ConfirmedBy, EventType
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
@@ -43,7 +45,7 @@ from schemas.state import ORDER_STATE
 @dataclass(frozen=True, slots=True)
 class IntakeState:
     """What was loaded for a batch, apart from what `Changes` holds: the users, their keys, prices per exchange, and the stops in force; for
-    withdrawals the networks per exchange and the users' addresses."""
+    withdrawals the networks per exchange and the users' addresses. `issuer_keys` are the fingerprints of the keys trusted for tokens."""
 
     accounts: Mapping[str, AccountState]
     api_keys: Mapping[tuple[str, str], ApiKeyState]
@@ -52,6 +54,7 @@ class IntakeState:
     rules: Rules
     networks: Mapping[str, Mapping[tuple[str, str], Network]] = field(default_factory=dict)
     addresses: Mapping[str, tuple[AllowedAddress, ...]] = field(default_factory=dict)
+    issuer_keys: frozenset[str] = frozenset()
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -75,9 +78,29 @@ def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], C
         request.mode,
         safety=refusal_of(context, Step.SAFETY),
         claim=claim,
-        behind=lambda claimed: _behind_the_second_factor(arrival, context, account, claimed, changes),
+        behind=lambda claimed, confirmed: _behind_the_second_factor(arrival, context, account, claimed, confirmed, changes),
         changes=changes,
+        way=lambda: _way_of(arrival, context, state, changes),
     )
+
+
+def _way_of(arrival: Arrival, context: TradeContext, state: IntakeState, changes: Changes) -> Confirmation | Refusal:
+    """How a real order is confirmed."""
+    if context.usd_value is None:
+        return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price values the order; nothing was executed, and the key is still free")
+    asked = Asked(
+        # Two that differ are for the trial to refuse.
+        has_code=bool(code_of(arrival.headers)),
+        is_enrolled=context.account.factor is not None,
+        symbol=context.request.symbol,
+        usd_value=round_up(context.usd_value),
+        at=arrival.appended_at,
+        generation=context.account.session_generation,
+        issuer_keys=state.issuer_keys,
+    )
+    token = arrival.token
+    session = changes.sessions.get(token.session_id or "") if token is not None else None
+    return way_of(asked, token, session, state.rules.confirmation)
 
 
 def through_the_gate(
@@ -87,46 +110,65 @@ def through_the_gate(
     *,
     safety: Refusal | None,
     claim: Callable[[], Claim],
-    behind: Callable[[Claim], ReasonCode | None],
+    behind: Callable[[Claim, Confirmation], ReasonCode | None],
     changes: Changes,
     asks_code: bool = True,
+    way: Callable[[], Confirmation | Refusal] = lambda: BY_CODE,
 ) -> None:
     """The order in which every request about money is judged, whatever its type, and what it does to its user's conduct.
 
     `safety` is what the safety validation says; `behind` takes the steps behind the second factor, and returns why they refused.
-    `asks_code`: whether the request moves money, so that it needs the second factor where this installation asks for one.
+    `asks_code`: whether the request moves money, so that it needs the second factor where this installation asks for one. `way` says what
+    is to confirm it then, where that need not be a code of its own.
     """
     is_real = mode is Mode.LIVE
     code: ReasonCode | None
-    is_proven_by_code = not (arrival.needs_second_factor and is_real)
-    needs_code = asks_code and not is_proven_by_code
+    is_confirmed = not (arrival.needs_second_factor and is_real)
+    confirmation = NOT_ASKED if is_confirmed or not asks_code else None
     if safety is not None:
         reject(arrival, claim(), safety, changes)
         code = safety.code
-    elif needs_code and (refusal := _wrong_code(arrival, account, changes)) is not None:
-        refuse_unclaimed(arrival, refusal, changes)
-        code = refusal.code
+    elif isinstance(found := confirmation or _confirmed(arrival, account, way, changes), Refusal):
+        refuse_unclaimed(arrival, found, changes)
+        code = found.code
     else:
-        is_proven_by_code = is_proven_by_code or needs_code
-        code = behind(claim())
+        is_confirmed = is_confirmed or found is not NOT_ASKED
+        code = behind(claim(), found)
     conduct = account.conduct
     # Messages load the system in either mode.
     if code is not ReasonCode.MESSAGE_RATE_EXCEEDED:
         conduct = after_message(conduct, account.limits, arrival.appended_at, changes.now)
     # Who has a stolen token and no code must not be able to begin its owner's cooldown; nor is a failure with simulated money a reason to
     # pause real trading.
-    if code is not None and is_real and is_proven_by_code:
+    if code is not None and is_real and is_confirmed:
         conduct = after_failure(conduct, account.limits, code, changes.now)
     account.conduct = conduct
     changes.move_conduct(account.user_id, conduct)
 
 
-def _wrong_code(arrival: Arrival, account: AccountState, changes: Changes) -> Refusal | None:
-    return second_factor_refusal(account, arrival.headers, arrival.appended_at, arrival.traceparent, changes)
+def _confirmed(
+    arrival: Arrival, account: AccountState, way: Callable[[], Confirmation | Refusal], changes: Changes
+) -> Confirmation | Refusal:
+    if arrival.is_confirmed:
+        return BY_CODE
+    found = way()
+    if isinstance(found, Refusal) or found.by is not ConfirmedBy.CODE:
+        return found
+    return second_factor_refusal(account, arrival.headers, arrival.appended_at, arrival.traceparent, changes) or found
+
+
+def confirmation_fields(confirmation: Confirmation) -> dict[str, Value]:
+    """What the audit event of an acceptance says of it."""
+    fields: dict[str, Value] = {}
+    if confirmation.by is not None:
+        fields["confirmed_by"] = confirmation.by.value
+    if confirmation.session is not None:
+        fields["session_id"] = confirmation.session.session_id
+    return fields
 
 
 def _behind_the_second_factor(
-    arrival: Arrival, context: TradeContext, account: AccountState, claimed: Claim, changes: Changes
+    arrival: Arrival, context: TradeContext, account: AccountState, claimed: Claim, confirmation: Confirmation, changes: Changes
 ) -> ReasonCode | None:
     """Steps 4 to 6 and the hold, in their order; returns why the request was refused, None when it was accepted. `account` is the user as
     it is, of which the context shows what counts in the request's mode."""
@@ -138,7 +180,7 @@ def _behind_the_second_factor(
     if assessment.score >= account.limits.suspicion_block:
         _block(arrival, claimed, account, assessment, changes)
         return ReasonCode.SUSPICIOUS_ACTIVITY
-    refusal = refusal_of(context, Step.CONNECTION) or _hold_and_accept(arrival, claimed, context, assessment, changes)
+    refusal = refusal_of(context, Step.CONNECTION) or _hold_and_accept(arrival, claimed, context, assessment, confirmation, changes)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
         return refusal.code
@@ -170,7 +212,7 @@ def _evidence(assessment: Assessment) -> list[str]:
 
 
 def _hold_and_accept(
-    arrival: Arrival, claim: Claim, context: TradeContext, assessment: Assessment, changes: Changes
+    arrival: Arrival, claim: Claim, context: TradeContext, assessment: Assessment, confirmation: Confirmation, changes: Changes
 ) -> Refusal | None:
     """Holds the funds and accepts the order; a refusal, and nothing changed, where the funds do not cover it."""
     hold, usd_value, usd_rate = hold_of(context), context.usd_value, context.usd_rate
@@ -188,7 +230,11 @@ def _hold_and_accept(
         changes.symbols_new.add((order.user_id, order.symbol))
     context.account.accepted(order.order_id, context.request, order.usd_value, order.requested_at, changes.now)
     flagged = assessment.score >= context.account.limits.suspicion_flag
-    _accept(order, transfers_from, _evidence(assessment) if flagged else [], changes)
+    if confirmation.session is not None:
+        session = confirmation.session.using(order.usd_value)
+        changes.sessions[session.session_id] = session
+        changes.sessions_moved.add(session.session_id)
+    _accept(order, transfers_from, _evidence(assessment) if flagged else [], confirmation, changes)
     return None
 
 
@@ -236,13 +282,14 @@ def _order_of(
         traceparent=arrival.traceparent,
         usd_value=usd_value,
         usd_rate=usd_rate,
+        market_id=context.market.market_id if context.market is not None else None,
     )
 
 
-def _accept(order: Order, transfers_from: int, evidence: list[str], changes: Changes) -> None:
+def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
     changes.orders[order.order_id] = order
     changes.made.add(order.order_id)
-    fields = order_fields(order)
+    fields = order_fields(order) | confirmation_fields(confirmation)
     fields["status_before"] = OrderStatus.RECEIVED.value
     fields["checks"] = PASSED_IN[order.mode]
     fields["evidence"] = evidence

@@ -52,7 +52,7 @@ def take_in_announcement(
         request.mode,
         safety=announcement_refusal(context, Step.SAFETY),
         claim=claim,
-        behind=lambda claimed: _announce(arrival, context, claimed, changes),
+        behind=lambda claimed, _: _announce(arrival, context, claimed, changes),
         changes=changes,
         asks_code=False,
     )

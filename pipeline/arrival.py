@@ -5,14 +5,22 @@ that the record names: nobody without a token can make a user's rows busy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from pipeline.authentication import Scope, TokenVerifier, authorization_of, scope_refusal, user_refusal
+from pipeline.authentication import (
+    Scope,
+    Token,
+    TokenVerifier,
+    authorization_of,
+    scope_refusal,
+    session_claim_refusal,
+    user_refusal,
+)
 from pipeline.gate.context import Refusal
 from schemas.orders import RequestType
-from schemas.requests import Request, Unreadable, WithdrawalRequest, decode_request
+from schemas.requests import Request, SessionRequest, Unreadable, WithdrawalRequest, decode_request
 from schemas.wire import SourceOffset
 
 _TRACEPARENT_LENGTH: Final = 55
@@ -23,7 +31,8 @@ class Arrival:
     """One record of `trade.requests`, decoded. `appended_at` is the broker's time, UTC.
 
     `unproven` says why its sender is not known to be the user that it names; None when it is, or when this installation does not ask.
-    `needs_second_factor`: whether this installation asks for one where real money is moved.
+    `needs_second_factor`: whether this installation asks for one where real money is moved. `token` is what proves the sender, None where
+    nothing does or nobody asks. `is_confirmed`: its code was tried already, for the session that it began, and was right.
     """
 
     source: SourceOffset
@@ -34,6 +43,8 @@ class Arrival:
     decoded: Request | Unreadable
     unproven: Refusal | None = None
     needs_second_factor: bool = False
+    token: Token | None = None
+    is_confirmed: bool = False
 
     @property
     def claim_key(self) -> tuple[str, str] | None:
@@ -69,19 +80,12 @@ def arrive(
 
 def authenticated(arrival: Arrival, verifier: TokenVerifier) -> Arrival:
     """The arrival with its sender judged: its token must be valid at append time, name the same user, and have the scope it needs."""
-    return Arrival(
-        arrival.source,
-        arrival.appended_at,
-        arrival.key,
-        arrival.value,
-        arrival.headers,
-        arrival.decoded,
-        _unproven(arrival, verifier),
-        needs_second_factor=True,
-    )
+    found = _proof_of(arrival, verifier)
+    refusal, token = (found, None) if isinstance(found, Refusal) else (None, found)
+    return replace(arrival, unproven=refusal, needs_second_factor=True, token=token)
 
 
-def _unproven(arrival: Arrival, verifier: TokenVerifier) -> Refusal | None:
+def _proof_of(arrival: Arrival, verifier: TokenVerifier) -> Token | Refusal | None:
     if arrival.claim_key is None:
         # It names nobody: there is nothing to prove, and nothing to be done for anybody.
         return None
@@ -90,4 +94,7 @@ def _unproven(arrival: Arrival, verifier: TokenVerifier) -> Refusal | None:
     if isinstance(token, Refusal):
         return token
     wanted = Scope.WITHDRAW if isinstance(arrival.decoded, WithdrawalRequest) else Scope.TRADE
-    return user_refusal(token, arrival.claim_key[0]) or scope_refusal(token, wanted)
+    refusal = user_refusal(token, arrival.claim_key[0]) or scope_refusal(token, wanted)
+    if refusal is None and isinstance(arrival.decoded, SessionRequest) and arrival.decoded.session_id is None:
+        refusal = session_claim_refusal(token)
+    return refusal or token

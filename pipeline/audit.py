@@ -26,7 +26,8 @@ Scalar = str | int | bool | None | Decimal | datetime
 Value = Scalar | list[str] | list[dict[str, str]]
 
 _EMPTY: Final[dict[str, Value]] = {
-    **dict.fromkeys(name for name, field_info in AuditEvent.model_fields.items() if name != "hash" and field_info.is_required()),
+    # A field with a default is left out while it says nothing: whoever reads with an older version does not know it.
+    **dict.fromkeys(name for name, found in AuditEvent.model_fields.items() if found.is_required() and name != "hash"),
     "schema_version": SCHEMA_VERSION,
     "software_version": SOFTWARE_VERSION,
     "checks": [],

@@ -28,7 +28,9 @@ import orjson
 from jwt import PyJWK
 
 from pipeline.gate.context import Refusal
+from pipeline.session import SESSION_CLAIM_LENGTH_MAX, session_id_of
 from schemas.reasons import ReasonCode
+from schemas.times import MICROSECONDS_END
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 TOKEN_BYTES_MAX: Final = 8_192
@@ -44,12 +46,19 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # What a number of JSON becomes; RFC 7519 lets seconds have fractions.
 _SECONDS: Final = (int, float)
-# The start of the year 9999: a leeway can still be added.
-_SECONDS_MAX: Final = 253_370_764_800
+# The end of what any moment may be: a leeway can still be added.
+_SECONDS_MAX: Final = MICROSECONDS_END // 1_000_000
+
+
+# Where issuers put what a token allows: RFC 8693, 4.2 (`scope`), and the names that widely used identity providers have for the same.
+_SCOPE_CLAIMS: Final = ("scope", "scp", "permissions")
+_SCOPE_WORDS_MAX: Final = 1_000
+# Claims of RFC 8176 (`amr`): more of them say nothing more.
+_METHODS_MAX: Final = 32
 
 
 class Scope(StrEnum):
-    """What a token may be for: words of its `scope` claim. Other words there mean nothing here."""
+    """What a token may be for: words of the claims that name its scope. Other words there mean nothing here."""
 
     TRADE = "trade"
     WITHDRAW = "withdraw"
@@ -64,9 +73,22 @@ class TrustedKey:
     algorithm: str
     key: PyJWK = field(repr=False)
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells this key from every other, without saying anything about it: 32 hexadecimal digits."""
+        return _fingerprint(self.key)
+
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS or self.key.algorithm_name != self.algorithm:
             raise ValueError(f"a trusted key must be for one of {', '.join(ALGORITHMS)}, and made for that one")
+
+
+@lru_cache(maxsize=1_024)
+def _fingerprint(key: PyJWK) -> str:
+    # The whole of an HMAC secret is in its digest, which nobody can turn round: a secret has 256 bits (infra/trusted_keys).
+    members = key.Algorithm.to_jwk(key.key, as_dict=True)
+    identity = {name: value for name, value in members.items() if name not in {"kid", "alg", "use", "key_ops"}}
+    return hashlib.sha256(b"issuer key\0" + orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
 class TrustedKeys:
@@ -74,6 +96,7 @@ class TrustedKeys:
 
     def __init__(self, keys: Iterable[TrustedKey]) -> None:
         self.keys: Final = tuple(keys)
+        self.fingerprints: Final = frozenset(key.fingerprint for key in self.keys)
         self._by_id = {key.key_id: key for key in self.keys}
         if len(self._by_id) != len(self.keys):
             raise ValueError("two keys have the same `kid`: which of them a token means would be a guess")
@@ -95,20 +118,33 @@ class TrustedKeys:
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What tokens must say: `iss` and `aud` (None: see `_audience_refusal`), and how far the issuer's clock may be off the broker's."""
+    """What tokens must say: `iss` and `aud` (None: see `_audience_refusal`), and how far the issuer's clock may be off the broker's.
+
+    `scope_claim` names the one claim that says what a token allows; None: all of `scope`, `scp` and `permissions` do.
+    """
 
     issuer: str | None
     audience: str | None
     leeway: timedelta
+    scope_claim: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that holds: whose it is (`sub`), what it allows, and when it expires (UTC, without leeway)."""
+    """A token that holds: whose it is (`sub`), what it allows, and when it expires (UTC, without leeway).
+
+    `session_id` stands for its user and its `sid`, None without one; `issuer_key` is the fingerprint of the key that signed it.
+    `authenticated_by` (`amr`, RFC 8176) and `authenticated_at` (`auth_time`, UTC) are the issuer's word on how and when its user was
+    last asked; empty and None where it says nothing that can be used.
+    """
 
     user_id: str
     scopes: frozenset[str]
     expires_at: datetime
+    session_id: str | None = None
+    issuer_key: str = ""
+    authenticated_by: frozenset[str] = frozenset()
+    authenticated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +202,13 @@ def scope_refusal(token: Token, scope: Scope) -> Refusal | None:
     return _invalid(f"the token's `scope` lacks `{scope}`, which this needs: get a token that has it")
 
 
+def session_claim_refusal(token: Token) -> Refusal | None:
+    """Refuses what is about a session when the token names none."""
+    if token.session_id is not None:
+        return None
+    return _invalid(f"the token has no `sid` (a text of up to {SESSION_CLAIM_LENGTH_MAX} characters), which a session is bound to")
+
+
 class TokenVerifier:
     """Verifies tokens with the keys that are trusted at the moment.
 
@@ -178,6 +221,10 @@ class TokenVerifier:
         self._tokens_max = tokens_max
         self._trusted: TrustedKeys | None = None
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    def issuer_keys(self) -> frozenset[str]:
+        """The fingerprints of the keys that are trusted now."""
+        return self._keys().fingerprints
 
     def verify(self, authorization: bytes | None, at: datetime) -> Token | Refusal:
         """The token in an `authorization` header, or why it does not hold. `at`: the broker's append time, UTC. Never raises for input."""
@@ -222,7 +269,7 @@ class TokenVerifier:
         # The algorithm is the key's own, not the one that the token names.
         if proof is None or not key.key.Algorithm.verify(signed, key.key.key, proof):
             return _invalid("the token is not signed by a trusted key, or was changed on its way")
-        return _read_claims(_decoded(payload), self._rules)
+        return _read_claims(_decoded(payload), self._rules, key.fingerprint)
 
 
 def _bearer_token(authorization: bytes) -> bytes | Refusal:
@@ -275,7 +322,7 @@ def _key_for(head: dict[str, object], trusted: TrustedKeys) -> TrustedKey | Refu
     return key
 
 
-def _read_claims(payload: bytes | None, rules: TokenRules) -> _Known | Refusal:
+def _read_claims(payload: bytes | None, rules: TokenRules, issuer_key: str) -> _Known | Refusal:
     """What a token with a good signature says, or which of its claims is wrong."""
     claims = _object(payload)
     if claims is None:
@@ -292,20 +339,55 @@ def _read_claims(payload: bytes | None, rules: TokenRules) -> _Known | Refusal:
     refusal = _audience_refusal(claims.get("aud"), rules.audience)
     if refusal is not None:
         return refusal
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        return _invalid("the token's `scope` must be words with spaces between them")
+    scopes = _scopes_in(claims, _SCOPE_CLAIMS if rules.scope_claim is None else (rules.scope_claim,))
+    if isinstance(scopes, Refusal):
+        return scopes
+    named = claims.get("sid")
+    # One that is no text of a session's length is none: what other issuers use it for is no reason to refuse their tokens.
+    names_session = isinstance(named, str) and 0 < len(named) <= SESSION_CLAIM_LENGTH_MAX
     return _Known(
-        Token(user_id, _scopes(scope), expires_at),
+        Token(
+            user_id,
+            scopes,
+            expires_at,
+            session_id_of(user_id, named) if isinstance(named, str) and names_session else None,
+            issuer_key,
+            _methods(claims.get("amr")),
+            _date(claims.get("auth_time")),
+        ),
         valid_from=max(issued_at, not_before) - rules.leeway,
         valid_until=expires_at + rules.leeway,
     )
 
 
+def _scopes_in(claims: dict[str, object], names: tuple[str, ...]) -> frozenset[str] | Refusal:
+    """The words that the named claims hold: a text of words, or a list of them (but `scope`, which RFC 8693 has as a text)."""
+    found: frozenset[str] = frozenset()
+    for name in names:
+        if name not in claims:
+            continue
+        value = claims[name]
+        if isinstance(value, str):
+            found |= _scopes(value)
+        elif name != "scope" and isinstance(value, list) and len(value) <= _SCOPE_WORDS_MAX and all(isinstance(one, str) for one in value):
+            found |= _scopes(" ".join(value))
+        else:
+            how = "" if name == "scope" else ", or a list of them"
+            return _invalid(f"the token's `{name}` must be words with spaces between them{how}")
+    return found
+
+
 @lru_cache(maxsize=256)
 def _scopes(text: str) -> frozenset[str]:
-    """The words of a `scope` claim. Kept, so that tokens with the same words share one set."""
+    """The words of a claim. Kept, so that tokens with the same words share one set."""
     return frozenset(word for word in text.split(" ") if word)
+
+
+def _methods(value: object) -> frozenset[str]:
+    """The values of an `amr` claim (RFC 8176); empty for anything else, which then confirms nothing."""
+    if not isinstance(value, list) or len(value) > _METHODS_MAX or not all(isinstance(one, str) for one in value):
+        return frozenset()
+    return _scopes(" ".join(value))
 
 
 def _audience_refusal(audience: object, wanted: str | None) -> Refusal | None:

@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
+from pipeline.session import Session
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -79,7 +80,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PendingCancel:
-    """A cancel request that waits for its order to end. `order_id` is the order meant."""
+    """A cancel request that waits for its order to end. `order_id` is the order meant.
+
+    `attempt` counts how often it was queued, `attempts_sent` the calls for it that were handed to the exchange. From `expires_at` on, UTC,
+    it is not sent any more.
+    """
 
     source: SourceOffset
     order_id: str
@@ -90,6 +95,8 @@ class PendingCancel:
     decided_at: datetime
     attempt: int
     traceparent: str | None
+    attempts_sent: int = 0
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ class Changes:
     claimed: set[tuple[str, str]] = field(default_factory=set)
     # Final answers, by the key whose claim they end.
     finished: dict[tuple[str, str], Result] = field(default_factory=dict)
+    # What corrects a final answer that was given before, by its key: a copy of the request is told this from now on.
+    corrected: dict[tuple[str, str], Result] = field(default_factory=dict)
     cancels: dict[str, list[PendingCancel]] = field(default_factory=dict)
     cancels_made: list[PendingCancel] = field(default_factory=list)
     cancels_ended: list[PendingCancel] = field(default_factory=list)
@@ -139,6 +148,10 @@ class Changes:
     # Second factors that were tried, users that are frozen (with the reason), keys that the exchange refused (user, key id → reason).
     factors: dict[str, SecondFactor] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
+    # Sessions by id, which of them begin with this batch, and which have moved (used or ended).
+    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions_begun: set[str] = field(default_factory=set)
+    sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
@@ -193,6 +206,13 @@ class Changes:
             self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
         self.answer(result, traceparent)
 
+    def correct(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
+        """Publishes what corrects the final answer to the record that claimed `key`, and keeps it for replays."""
+        self.corrected[key] = result
+        if key in self.claims:
+            self.claims[key] = replace(self.claims[key], result=result)
+        self.answer(result, traceparent)
+
     def audit(
         self, account: str, order_id: str | None, event_type: EventType, fields: Mapping[str, Value], traceparent: str | None
     ) -> None:
@@ -210,6 +230,14 @@ class Changes:
             self.conduct[user_id] = conduct
             self.conduct_moved.add(user_id)
 
+    def move_cancel(self, before: PendingCancel, after: PendingCancel) -> None:
+        """Replaces a cancel that waits by its next form."""
+        pending = self.cancels[before.order_id]
+        pending[pending.index(before)] = after
+        # One row each: of two forms of one cancel the newest is stored.
+        self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
+        self.cancels_repeated.append(after)
+
     def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
         """Queues work for an execution agent, in order per user."""
         self.publish(self.topics.orders(exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
@@ -226,7 +254,7 @@ class Changes:
 
         `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
         """
-        require_transition(before.order_id, before.status, after.status)
+        require_transition(before, after)
         if after.cum_quantity < before.cum_quantity:
             raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
         self.orders[after.order_id] = after
@@ -321,8 +349,10 @@ def result_of_order(order: Order) -> Result:
     """The answer that an order's status stands for: final when the order is over.
 
     An order that the venue ended after filling a part of it (IOC, or a market order that found no more offers) counts as executed.
+    One whose final answer was wrong has had it: what is said of it from then on corrects that answer, and is not final itself.
     """
     status, final = _RESULT_STATUS[order.status]
+    corrects = order.corrected_at is not None
     if order.status is OrderStatus.EXPIRED and order.cum_quantity > 0:
         status = ResultStatus.EXECUTED
     average_price = round_down(order.cum_quote / order.cum_quantity) if order.cum_quantity > 0 else None
@@ -345,12 +375,13 @@ def result_of_order(order: Order) -> Result:
         fee=order.fee if order.fee_asset else None,
         fee_asset=order.fee_asset,
         remaining_quantity=order.leaves_quantity,
-        final=final,
+        final=final and not corrects,
         replayed=False,
         duplicate_of=None,
         requested_at=order.requested_at,
         decided_at=order.decided_at,
         executed_at=order.executed_at,
         source=order.source,
+        corrects=corrects,
     )
 

@@ -31,10 +31,10 @@ from pipeline.deposit import (
     next_status,
     require_transition,
 )
-from pipeline.halts import apply_trip
 from pipeline.identifiers import deposit_id_of
 from pipeline.invariants import LocksMissing
 from pipeline.ledger import AccountKey, book_of, clearing
+from pipeline.trip import apply_trip
 from schemas.audit import EventType
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.decimals import format_decimal

@@ -8,7 +8,8 @@ A step of the execution agent has three parts:
 Invariants:
 1. An order is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt stops it.
 2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
-3. A cancel is only ever sent for a resting order.
+3. A cancel is only ever sent for a resting order, and only while a cancel request waits or a halt asks for it. An order whose cancel
+   waits is not sent.
 4. One batch makes at most one call per order and action, however often its records name it.
 """
 
@@ -16,13 +17,24 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pipeline.cancels import count_cancel_sent, end_expired_cancels, end_unconfirmed_cancels, repeat_pending_cancels
 from pipeline.changes import Changes, order_fields
 from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
 from pipeline.rules import Rules
-from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, repeat_pending_cancels, requeue
-from pipeline.venue import Confirmed, InDoubt, OrderReference, PaperTerms, Refused, Submission, SubmissionOutcome
+from pipeline.settlement import apply_refusal, apply_venue_order, end_order_unsent, mark_in_doubt, requeue
+from pipeline.venue import (
+    WINDOW_MIN,
+    Confirmed,
+    InDoubt,
+    OrderReference,
+    OrderTerms,
+    PaperTerms,
+    Refused,
+    Submission,
+    SubmissionOutcome,
+)
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.audit import EventType
 from schemas.commands import HaltLevel
@@ -46,6 +58,7 @@ class NotSent:
 
 
 Outcome = SubmissionOutcome | NotSent
+CancelOutcome = Confirmed | Refused | InDoubt | NotSent
 
 
 @dataclass(slots=True)
@@ -69,13 +82,21 @@ def plan(
             raise InvariantViolation(f"order {routed.order_id} is queued but not in the database; nothing was sent. This is a defect.")
         again = (routed.action, routed.order_id) in named
         named.add((routed.action, routed.order_id))
+        level = halts.level_for(order.exchange, order.symbol, order.user_id)
+        stopped = level is not None and is_stopped(order, level, usd_assets)
         if routed.action is Action.CANCEL:
-            if order.status in RESTING and not again:
+            end_expired_cancels(order, changes)
+            # Without a cancel that waits, and without a halt or a correction that asks for one, the record is a copy that was overtaken:
+            # its producer was told that the order stands.
+            if order.status in RESTING and not again and (changes.cancels.get(order.order_id) or stopped or order.corrected_at):
                 decided.cancels.append(reference_of(order))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
-            level = halts.level_for(order.exchange, order.symbol, order.user_id)
-            if level is not None and is_stopped(order, level, usd_assets):
+            if changes.cancels.get(order.order_id):
+                # Its cancel came while its older word was not published yet, so it could not be ended there.
+                canceled = replace(order, status=OrderStatus.CANCELED, updated_at=changes.now, executed_at=changes.now)
+                end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+            elif level is not None and stopped:
                 _end_halted(order, level, changes)
             else:
                 _plan_submission(order, changes, fencing_epoch, work_partition, decided)
@@ -108,7 +129,7 @@ def _end_halted(order: Order, level: HaltLevel, changes: Changes) -> None:
 
 
 def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_partition: int, decided: Plan) -> None:
-    if changes.now >= order.expires_at:
+    if order.expires_at - changes.now < WINDOW_MIN:
         reason = "the deadline passed before the order was sent; nothing reached the exchange and the funds are released"
         after = replace(
             order,
@@ -134,7 +155,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
 
 
 def conclude(
-    submitted: Mapping[str, Outcome], canceled: Mapping[str, Confirmed | Refused | InDoubt], changes: Changes, rules: Rules
+    submitted: Mapping[str, Outcome], canceled: Mapping[str, CancelOutcome], changes: Changes, rules: Rules
 ) -> None:
     """Applies the outcomes of the calls, by order id."""
     for order_id, outcome in submitted.items():
@@ -157,6 +178,20 @@ def conclude(
         if isinstance(outcome, Confirmed):
             apply_venue_order(changes.orders[order_id], outcome.order, changes)
         # Refused or in doubt: the next look-up shows how the order stands, which ends or repeats the cancel.
+        if _was_handed_over(outcome):
+            count_cancel_sent(changes.orders[order_id], changes)
+        end_unconfirmed_cancels(changes.orders[order_id], changes, rules)
+
+
+def _was_handed_over(outcome: CancelOutcome) -> bool:
+    """Whether the exchange got the cancel: not what was stopped on this side, and not what it turned away or never received."""
+    match outcome:
+        case Refused(reason_code, by_venue=by_venue):
+            return by_venue and reason_code is not ReasonCode.EXCHANGE_UNAVAILABLE
+        case NotSent():
+            return False
+        case _:
+            return True
 
 
 def _note_refused_key(order: Order, refused: Refused, changes: Changes) -> None:
@@ -190,6 +225,8 @@ def submission_of(order: Order) -> Submission:
         price=order.price,
         time_in_force=order.time_in_force,
         submitting_at=order.submitting_at,
+        expires_at=order.expires_at,
+        market_id=order.market_id,
     )
 
 
@@ -209,4 +246,6 @@ def reference_of(order: Order) -> OrderReference:
         symbol=order.symbol,
         submitting_at=order.submitting_at,
         paper=paper,
+        terms=OrderTerms(order.side, order.order_type, order.quantity, order.quote_quantity, order.price),
+        market_id=order.market_id,
     )

@@ -1,23 +1,22 @@
 """Halts: who stops trading, where, and what that does.
 
 A halt has a scope (`all`, an exchange, a symbol, a user) and a level: `halt` lets nothing new be submitted, `reduce` only what makes a
-position smaller. Cancels pass both. Set by an operator's command with a token, or by the system itself (a trip); lifted with a second factor.
+position smaller. Cancels pass both. Set by an operator's command with a token, or by the system itself (a trip); only a code as well makes
+anything less strict.
 
 Invariants:
 1. Every record of `trade.commands` has exactly one audit event: in its operator's chain, or in that of `@commands` when nobody is proven to
    have sent it.
-2. A trip only ever makes things stricter; only an operator resumes. One that is older than `TRIP_AGE_MAX` is ignored: it must not undo a
-   resume that came after it was made. While its cause is there it is made again.
-3. What stands at the exchange stays there unless the command asks for cancels.
+2. What stands at the exchange stays there unless the command asks for cancels.
 
 On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals).
 
-Start with `decide_commands` and `apply_trip`.
+Start with `decide_commands`; what the system itself asks for is in pipeline/trip.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pydantic import ValidationError
@@ -28,18 +27,16 @@ from pipeline.changes import Changes, SetHalt
 from pipeline.code_trial import second_factor_refusal
 from pipeline.gate.context import AccountState, Halt, Refusal
 from pipeline.operators import UNVERIFIED, operator_refusal
+from pipeline.trip import halt_fields
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import EventType
 from schemas.commands import (
     COMMAND,
     COMMANDS_ACCOUNT,
     DECISION,
-    TRIPS_ACCOUNT,
     Command,
     CommandWord,
     HaltLevel,
-    HaltScope,
-    HaltTrip,
     WithdrawalDecision,
 )
 from schemas.reasons import ReasonCode
@@ -47,8 +44,6 @@ from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 
 COMMAND_BYTES_MAX: Final = 16 * 1024
-# Longer than a report waits where workers keep up.
-TRIP_AGE_MAX: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,7 @@ def _apply(command: Command, facts: Mapping[str, Value], changes: Changes) -> No
         if before is not None:
             changes.halts_moved.add(key)
         text = command.reason if before is not None else f"nothing was stopped there. {command.reason}"
-        fields = _fields(command.scope, command.target, before.halt.level if before is not None else None, text)
+        fields = halt_fields(command.scope, command.target, before.halt.level if before is not None else None, text)
         changes.audit(command.operator, None, EventType.HALT_LIFTED, {**facts, **fields}, None)
         return
     level = HaltLevel(command.command.value)
@@ -208,34 +203,9 @@ def _apply(command: Command, facts: Mapping[str, Value], changes: Changes) -> No
         command.cancel_open,
     )
     changes.halts_moved.add(key)
-    fields = _fields(command.scope, command.target, level, command.reason)
+    fields = halt_fields(command.scope, command.target, level, command.reason)
     fields["evidence"] = ["what rests and would not pass is canceled"] if command.cancel_open else []
     changes.audit(command.operator, None, EventType.HALT_SET, {**facts, **fields}, None)
-
-
-def _fields(scope: HaltScope, target: str, level: HaltLevel | None, reason: str) -> dict[str, Value]:
-    return {
-        "halt_scope": scope.value,
-        "halt_target": target or None,
-        "halt_level": level.value if level is not None else None,
-        "reason": reason,
-    }
-
-
-def apply_trip(trip: HaltTrip, changes: Changes) -> None:
-    """Sets the halt that the system asks for, unless one at least as strict is there already. An operator's wish for cancels stays."""
-    key = trip.scope, trip.target
-    before = changes.halts.get(key)
-    if changes.now - trip.tripped_at > TRIP_AGE_MAX:
-        return
-    if before is not None and (before.halt.level is HaltLevel.HALT or trip.level is HaltLevel.REDUCE):
-        return
-    halt = Halt(trip.scope, trip.target, trip.level)
-    cancel_open = before is not None and before.cancel_open
-    changes.halts[key] = SetHalt(halt, trip.reason, TRIPS_ACCOUNT, trip.trip_id, changes.now, cancel_open)
-    changes.halts_moved.add(key)
-    fields = _fields(trip.scope, trip.target, trip.level, trip.reason)
-    changes.audit(TRIPS_ACCOUNT, None, EventType.HALT_SET, {**fields, "request_id": trip.trip_id}, None)
 
 
 def cancel_of_halt(order_id: str, user_id: str, attempt: int) -> RoutedOrder:

@@ -6,7 +6,8 @@ The ladder for one record, top to bottom:
 3. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
 4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
    (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/announcements)
-5. a cancel → ends an order that was not sent yet, or is queued for the exchange
+5. a session → begun or revoked (pipeline/sessions); a request whose header asks for one begins it before it is looked at itself
+6. a cancel → ends an order that was not sent yet, or is queued for the exchange
 What it is answered under its claimed key is kept for copies appended within 24 hours of the request's end.
 
 Invariants:
@@ -28,14 +29,15 @@ from pipeline.gate.safety import stale_refusal
 from pipeline.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
 from pipeline.invariants import InvariantViolation
 from pipeline.order import TERMINAL
-from pipeline.rejection import answer_unproven, base_fields, reject, rejection, request_id_in
+from pipeline.rejection import answer_unproven, base_fields, refuse_unclaimed, reject, rejection, request_id_in
 from pipeline.rules import Rules
+from pipeline.sessions import asks_for_session, begin_with_request, take_in_session
 from pipeline.settlement import end_order_unsent
 from pipeline.withdrawals import take_in_withdrawal
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
-from schemas.requests import CancelRequest, DepositRequest, TradeRequest, Unreadable, WithdrawalRequest
+from schemas.requests import CancelRequest, DepositRequest, SessionRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_HEADERS_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
@@ -68,6 +70,18 @@ def _decide_one(arrival: Arrival, state: IntakeState, changes: Changes) -> None:
     if claim is not None and not _has_expired(claim, arrival, state.rules, changes):
         _answer_again(arrival, claim, changes)
         return
+    if not isinstance(decoded, Unreadable | SessionRequest) and arrival.needs_second_factor:
+        begun = _begin_session(arrival, state, changes)
+        if isinstance(begun, Refusal):
+            refuse_unclaimed(arrival, begun, changes)
+            return
+        arrival = begun
+    _take_in(arrival, key, state, changes)
+
+
+def _take_in(arrival: Arrival, key: tuple[str, str], state: IntakeState, changes: Changes) -> None:
+    """What becomes of a record whose sender is proven and whose key is free."""
+    decoded = arrival.decoded
     match decoded:
         case Unreadable():
             reject(arrival, _claim(arrival, key, changes), Refusal(decoded.reason_code, decoded.reason), changes)
@@ -77,8 +91,20 @@ def _decide_one(arrival: Arrival, state: IntakeState, changes: Changes) -> None:
             take_in_withdrawal(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
         case DepositRequest():
             take_in_announcement(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
+        case SessionRequest():
+            take_in_session(arrival, decoded, lambda: _claim(arrival, key, changes), state, changes)
         case CancelRequest():
             _cancel(arrival, _claim(arrival, key, changes), decoded, state, changes)
+
+
+def _begin_session(arrival: Arrival, state: IntakeState, changes: Changes) -> Arrival | Refusal:
+    """Begins the session that a request asks for by its header; the arrival, confirmed by the session's code where it did."""
+    asks = asks_for_session(arrival)
+    if isinstance(asks, Refusal):
+        return asks
+    if not asks:
+        return arrival
+    return begin_with_request(arrival, arrival.decoded.user_id or "", state, changes) or replace(arrival, is_confirmed=True)
 
 
 def _fingerprint(arrival: Arrival) -> str:
@@ -154,7 +180,8 @@ def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:
         event_type = EventType.REQUEST_REJECTED
         # `replayed` on purpose: this answer does not stand for an execution under the key.
         result = rejection(arrival, request_id, refusal, changes.now, replayed=True, duplicate_of=claim.request_id)
-    elif claim.result is None:
+    elif claim.result is None or claim.result.status is ResultStatus.OPEN:
+        # Open again: what counted as not executed stands at the exchange after all, and is being canceled there.
         text = f"request {claim.request_id} with this key is still running; its own result will follow. Nothing was executed for this copy."
         refusal = Refusal(ReasonCode.IDEMPOTENCY_IN_PROGRESS, text)
         fields = {"reason_code": refusal.code.value, "reason": refusal.reason}
@@ -172,6 +199,9 @@ def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:
             source=arrival.source,
             replayed=True,
             duplicate_of=claim.request_id,
+            # The answer to a copy is final also where the first one's had to be corrected.
+            final=True,
+            corrects=False,
         )
     changes.audit(claim.user_id, None, event_type, {**base_fields(arrival, request_id), **fields}, arrival.traceparent)
     changes.answer(result, arrival.traceparent)
@@ -213,6 +243,7 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
         decided_at=changes.now,
         attempt=1,
         traceparent=arrival.traceparent,
+        expires_at=request.expires_at,
     )
     changes.cancels.setdefault(order.order_id, []).append(cancel)
     changes.cancels_made.append(cancel)

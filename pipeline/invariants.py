@@ -5,6 +5,10 @@ class InvariantViolation(Exception):
     """Something that cannot happen has happened. The worker stops without writing; a person must look."""
 
 
+class RowUnreadable(InvariantViolation):
+    """A stored row is not what this system writes. Whatever it is about is left as it is; nothing else has to wait for it."""
+
+
 class Fenced(Exception):
     """Another worker owns this input partition now. This process ends; what it had under way is the new owner's to finish."""
 

@@ -2,8 +2,9 @@
 
 Invariants:
 1. A status changes only along `TRANSITIONS`; anything else is a defect (InvariantViolation) and stops the batch.
-2. A terminal status is never left.
-3. `in_doubt` is reached from `submitting` only and left only with proof (a look-up's `Found` or `Absent`).
+2. A terminal status is left by a correction alone (`CORRECTIONS`): the exchange shows after all what counted as proven not to be there.
+3. `in_doubt` is reached from `submitting` only and left only with proof (a look-up's `Found` or `Absent`, or an operator's word). A real
+   order that was once in doubt is never `accepted` again, so it is never sent again.
 4. `cum_quantity` never falls.
 """
 
@@ -30,8 +31,8 @@ TRANSITIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
     _S.ACCEPTED: frozenset({_S.SUBMITTING, _S.CANCELED, _S.REJECTED}),
     # accepted again: proven not sent
     _S.SUBMITTING: _VENUE_STATES | {_S.IN_DOUBT, _S.ACCEPTED},
-    # accepted again: proven absent at the venue and still inside its deadline
-    _S.IN_DOUBT: _VENUE_STATES | {_S.ACCEPTED},
+    # rejected or canceled: also when it is proven that it was not executed
+    _S.IN_DOUBT: _VENUE_STATES,
     # rejected: "an order can be rejected subsequent to order acknowledgment" (FIX 5.0 SP2, tag 39, value 8)
     _S.NEW: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED, _S.REJECTED}),
     _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELED, _S.EXPIRED}),
@@ -40,14 +41,29 @@ TRANSITIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
     _S.EXPIRED: frozenset(),
     _S.REJECTED: frozenset(),
 }
+# A simulated order that was interrupted was not executed, so it can be queued again; nothing stands anywhere else.
+PAPER_TRANSITIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {_S.IN_DOUBT: frozenset({_S.ACCEPTED})}
+# Of an order that ended without the exchange's own word and is watched (`Order.watched_until`): how the exchange shows it.
+CORRECTIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
+    _S.CANCELED: _VENUE_STATES - {_S.REJECTED},
+    _S.REJECTED: _VENUE_STATES - {_S.REJECTED},
+    _S.EXPIRED: _VENUE_STATES - {_S.REJECTED},
+    # More of it than was said.
+    _S.FILLED: frozenset({_S.FILLED}),
+}
 
 
-def require_transition(order_id: str, before: OrderStatus, after: OrderStatus) -> None:
+def require_transition(before: "Order", after: "Order") -> None:
     """Raises InvariantViolation when an order may not go from `before` to `after`."""
-    if after not in TRANSITIONS[before]:
+    legal = TRANSITIONS[before.status]
+    if before.mode is Mode.PAPER:
+        legal |= PAPER_TRANSITIONS.get(before.status, frozenset())
+    if before.watched_until is not None and after.corrected_at is not None:
+        legal |= CORRECTIONS.get(before.status, frozenset())
+    if after.status not in legal:
         raise InvariantViolation(
-            f"order {order_id} cannot go from {before} to {after}. Nothing was written for its batch and its funds stay held. "
-            "This is a defect: run `orchestrator verify` and report it with this line."
+            f"order {before.order_id} cannot go from {before.status} to {after.status}. Nothing was written for its batch and its funds "
+            "stay held. This is a defect: run `orchestrator verify` and report it with this line."
         )
 
 
@@ -58,7 +74,11 @@ class Order:
     `quantity` in base and `quote_quantity` in quote units (exactly one is set), `price` in quote per base, `cum_…` totals since the order
     began; `fees` one entry per asset, of which `fee` and `fee_asset` show the first. `hold_amount` is what is still held, in units of
     `hold_asset`. `usd_value` is what it was worth when it was accepted, at `usd_rate` US dollars per quote unit. `attempt` counts intents,
-    from 0 before the first. `source` is the record that asked for it. Times are UTC.
+    from 0 before the first. `source` is the record that asked for it. `market_id` is the exchange's own name of the market when the order
+    was accepted, None where it was not kept: an order outlives its market's place in the exchange's list. Times are UTC.
+
+    `absent_since` is when, by the exchange's clock, the first look-up in doubt began that did not find it. `watched_until`: it counted as
+    proven not to be executed and is looked up until then all the same; `corrected_at`: it was found.
     """
 
     order_id: str
@@ -100,6 +120,10 @@ class Order:
     fees: tuple[Fee, ...] = ()
     usd_value: Decimal = Decimal(0)
     usd_rate: Decimal = Decimal(0)
+    market_id: str | None = None
+    absent_since: datetime | None = None
+    watched_until: datetime | None = None
+    corrected_at: datetime | None = None
 
     @property
     def base(self) -> str:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from pipeline.booking import DETAIL_MAX, storable
 from pipeline.changes import Changes
 from pipeline.cost import trim_cost
 from pipeline.execution import NotSent
@@ -24,8 +25,8 @@ from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import book_of, clearing, fees
 from pipeline.rules import Rules
-from pipeline.settlement import ATTEMPTS_MAX, DETAIL_MAX, storable
-from pipeline.venue import InDoubt, Refused, acceptance_horizon
+from pipeline.settlement import ATTEMPTS_MAX
+from pipeline.venue import WINDOW_MIN, InDoubt, Refused, acceptance_horizon
 from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
 from pipeline.withdrawals import account_of, end_unsent, finish, move, release, result_of_withdrawal, route
 from schemas.audit import EventType
@@ -84,7 +85,7 @@ def plan_withdrawals(
 
 
 def _not_to_be_sent(withdrawal: Withdrawal, changes: Changes, halts: HaltBook) -> Refused | None:
-    if changes.now >= withdrawal.expires_at:
+    if withdrawal.expires_at - changes.now < WINDOW_MIN:
         text = "the deadline passed before it was sent; nothing reached the exchange and the funds are released"
         return Refused(ReasonCode.REQUEST_EXPIRED, text)
     if halts.level_for(withdrawal.exchange, "", withdrawal.user_id) is not None:
@@ -110,6 +111,7 @@ def submission_of(withdrawal: Withdrawal) -> WithdrawalSubmission:
         amount=withdrawal.amount,
         fee=withdrawal.fee,
         submitting_at=withdrawal.submitting_at,
+        expires_at=withdrawal.expires_at,
     )
 
 

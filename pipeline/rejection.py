@@ -15,7 +15,7 @@ from pipeline.gate.context import Refusal
 from pipeline.identifiers import request_id_of, request_id_of_source
 from schemas.audit import EventType
 from schemas.orders import Mode
-from schemas.requests import TradeRequest, TransferRequest, Unreadable
+from schemas.requests import MoneyRequest, TradeRequest, TransferRequest
 from schemas.results import Result, ResultStatus
 from schemas.wire import SCHEMA_VERSION
 
@@ -43,7 +43,7 @@ def rejection(
         idempotency_key=arrival.decoded.idempotency_key if names_key else None,
         user_id=arrival.decoded.user_id if names_user else None,
         type=arrival.request_type,
-        mode=None if isinstance(arrival.decoded, Unreadable) else arrival.decoded.mode,
+        mode=arrival.decoded.mode if isinstance(arrival.decoded, MoneyRequest) else None,
         status=ResultStatus.REJECTED,
         reason_code=refusal.code,
         reason=refusal.reason,

@@ -50,7 +50,8 @@ _NOT_ENROLLED: Final = Refusal(
 )
 _MISSING: Final = Refusal(
     ReasonCode.TOTP_MISSING,
-    "real money needs a second factor; nothing was executed. Send the current code of your authenticator in the `x-totp` header.",
+    "real money needs a second factor; nothing was executed. Send the current code of your authenticator in the `x-totp` header, or begin "
+    "a session with it.",
 )
 _UNUSABLE: Final = Refusal(
     ReasonCode.TOTP_MISSING,

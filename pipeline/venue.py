@@ -3,26 +3,32 @@
 Invariants:
 1. A submission has three outcomes: `Confirmed`, `Refused` (proven not accepted) and `InDoubt`. `InDoubt` is the default; `Refused`
    needs a reason from the venue's white list.
-2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. `Absent` proves something only when the look-up began after the
-   acceptance horizon: intent time + receive window + the venue's own time-out (see `acceptance_horizon`).
+2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. One `Absent` proves nothing: the venue's books may lag behind what it
+   accepted. How far apart two must be is decided in pipeline/settlement (`absence_is_proven`).
 3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
    later therefore sends a request whose receive window is over, and the venue itself refuses it.
-4. `mode` has no default: nothing simulated is sent to an exchange because somebody forgot to say that it is.
+4. The receive window ends at the deadline at the latest (`window_of`): the venue itself refuses what arrives after it.
+5. `mode` has no default: nothing simulated is sent to an exchange because somebody forgot to say that it is.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Final
 
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
+
+# With less time left than this until its deadline a request is not sent: none reaches a venue in less.
+WINDOW_MIN: Final = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
-    two; `price` in quote per base, for limit orders. `submitting_at` is UTC."""
+    two; `price` in quote per base, for limit orders. `submitting_at` and `expires_at`, from which on it must not be taken any more, are
+    UTC. `market_id` is the venue's own name of the market when the order was accepted; None where it was not kept."""
 
     mode: Mode
     order_id: str
@@ -38,6 +44,8 @@ class Submission:
     price: Decimal | None
     time_in_force: TimeInForce | None
     submitting_at: datetime
+    expires_at: datetime
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,24 @@ class PaperTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTerms:
+    """What an order was asked for, as a venue's list shows it too: units as in `Submission`."""
+
+    side: Side
+    order_type: OrderType
+    quantity: Decimal | None
+    quote_quantity: Decimal | None
+    price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderReference:
     """Enough to find one order in a venue's books. `exchange_order_id` is None where the venue never told us one. `submitting_at`, UTC,
     bounds the search of the venue's lists to the time in which it can have accepted the order; without it their newest page is read.
 
-    `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along."""
+    `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along. `market_id`
+    is the venue's own name of the market when the order was accepted: an order must be found whatever has become of its market since. By
+    `terms` another order that has lost its client order id is told from this one; without them every such order may be this one."""
 
     mode: Mode
     order_id: str
@@ -66,6 +87,8 @@ class OrderReference:
     symbol: str
     submitting_at: datetime | None = None
     paper: PaperTerms | None = None
+    terms: OrderTerms | None = None
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +147,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Neither the venue's orders nor its trade history know the client order id. `looked_up_at` is when the look-up began, UTC."""
+    """Neither the venue's orders nor its trade history know the client order id. `looked_up_at` is when the look-up began by the venue's
+    own clock, UTC."""
 
     looked_up_at: datetime
 
@@ -153,7 +177,8 @@ class AccountBalances:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %)."""
+    """A venue's trading rules for one symbol, in the units of the fields they bound. `taker_fee_rate` is a fraction (0.001 = 0.1 %).
+    `market_id` is the venue's own name of the market."""
 
     symbol: str
     base: str
@@ -165,6 +190,7 @@ class Market:
     quantity_max: Decimal | None
     notional_min: Decimal
     taker_fee_rate: Decimal
+    market_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +216,13 @@ class MarketData:
         """
         quote = self.quotes.get(symbol)
         return None if quote is None or quote.price <= 0 or abs(now - quote.observed_at) > age_max else quote
+
+
+def window_of(submitting_at: datetime, expires_at: datetime, receive_window: timedelta) -> timedelta | None:
+    """How long after the intent the venue may take a request in: the receive window, and never beyond the deadline; None where so little is
+    left that it is not sent."""
+    window = min(receive_window, expires_at - submitting_at)
+    return None if window < WINDOW_MIN else window
 
 
 def acceptance_horizon(submitting_at: datetime, receive_window: timedelta, venue_timeout: timedelta) -> datetime:

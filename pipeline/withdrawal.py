@@ -130,7 +130,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawalSubmission:
-    """One withdrawal to send. `amount` arrives, `fee` is kept by the exchange, in units of `asset`; `submitting_at` is UTC."""
+    """One withdrawal to send. `amount` arrives, `fee` is kept by the exchange, in units of `asset`. `submitting_at` and `expires_at`, from
+    which on it must not be taken any more, are UTC."""
 
     withdrawal_id: str
     client_withdrawal_id: str
@@ -144,6 +145,7 @@ class WithdrawalSubmission:
     amount: Decimal
     fee: Decimal
     submitting_at: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from pipeline.acceptance import IntakeState, through_the_gate
+from pipeline.acceptance import IntakeState, confirmation_fields, through_the_gate
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, transfer_entry
+from pipeline.confirmation import Confirmation
 from pipeline.gate.context import Refusal
 from pipeline.gate.ladder import Step
 from pipeline.gate.withdrawals import WITHDRAWAL_PASSED, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
@@ -66,19 +67,19 @@ def take_in_withdrawal(
         request.mode,
         safety=withdrawal_refusal(context, Step.SAFETY),
         claim=claim,
-        behind=lambda claimed: _behind_the_second_factor(arrival, context, claimed, changes),
+        behind=lambda claimed, confirmed: _behind_the_second_factor(arrival, context, claimed, confirmed, changes),
         changes=changes,
     )
 
 
 def _behind_the_second_factor(
-    arrival: Arrival, context: WithdrawalContext, claimed: Claim, changes: Changes
+    arrival: Arrival, context: WithdrawalContext, claimed: Claim, confirmation: Confirmation, changes: Changes
 ) -> ReasonCode | None:
     """The key, the risk and the hold, in their order; returns why the request was refused, None when it was accepted."""
     refusal = (
         withdrawal_refusal(context, Step.API_KEY)
         or withdrawal_refusal(context, Step.RISK)
-        or _hold_and_accept(arrival, claimed, context, changes)
+        or _hold_and_accept(arrival, claimed, context, confirmation, changes)
     )
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
@@ -86,7 +87,9 @@ def _behind_the_second_factor(
     return None
 
 
-def _hold_and_accept(arrival: Arrival, claim: Claim, context: WithdrawalContext, changes: Changes) -> Refusal | None:
+def _hold_and_accept(
+    arrival: Arrival, claim: Claim, context: WithdrawalContext, confirmation: Confirmation, changes: Changes
+) -> Refusal | None:
     """Holds amount and fee and accepts the withdrawal; a refusal, and nothing changed, where the funds do not cover them."""
     network, usd_value = context.network, context.usd_value
     if network is None or usd_value is None:
@@ -99,7 +102,7 @@ def _hold_and_accept(arrival: Arrival, claim: Claim, context: WithdrawalContext,
         wanted = f"{format_decimal(withdrawal.hold_amount)} {withdrawal.asset} with the fee"
         return Refusal(ReasonCode.BALANCE_INSUFFICIENT, f"{wanted} would be reserved, {available} are available; nothing was sent")
     context.account.usage.withdrawn_24h_usd += withdrawal.usd_value
-    _accept(withdrawal, transfers_from, context, changes)
+    _accept(withdrawal, transfers_from, confirmation, changes)
     return None
 
 
@@ -143,10 +146,10 @@ def _withdrawal_of(arrival: Arrival, claim: Claim, context: WithdrawalContext, f
     )
 
 
-def _accept(withdrawal: Withdrawal, transfers_from: int, context: WithdrawalContext, changes: Changes) -> None:
+def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmation, changes: Changes) -> None:
     changes.withdrawals[withdrawal.withdrawal_id] = withdrawal
     changes.withdrawals_made.add(withdrawal.withdrawal_id)
-    fields = withdrawal_fields(withdrawal)
+    fields = withdrawal_fields(withdrawal) | confirmation_fields(confirmation)
     fields["status_before"] = _S.RECEIVED.value
     fields["checks"] = WITHDRAWAL_PASSED
     fields["evidence"] = [f"worth {format_decimal(withdrawal.usd_value)} USD"]

@@ -31,6 +31,7 @@ class EventType(StrEnum):
     ORDER_REFUSED = "ORDER_REFUSED"
     ORDER_IN_DOUBT = "ORDER_IN_DOUBT"
     ORDER_RESOLVED = "ORDER_RESOLVED"
+    ORDER_RESULT_CORRECTED = "ORDER_RESULT_CORRECTED"
     ORDER_REQUEUED = "ORDER_REQUEUED"
     CANCEL_ACCEPTED = "CANCEL_ACCEPTED"
     CANCEL_EXECUTED = "CANCEL_EXECUTED"
@@ -78,6 +79,17 @@ class EventType(StrEnum):
     DEPOSIT_DISPUTED = "DEPOSIT_DISPUTED"
     ADDRESS_ADDED = "ADDRESS_ADDED"
     ADDRESS_REMOVED = "ADDRESS_REMOVED"
+    SESSION_STARTED = "SESSION_STARTED"
+    SESSION_ENDED = "SESSION_ENDED"
+
+
+class ConfirmedBy(StrEnum):
+    """What confirmed that its user means a request: a one-time `code` of its own, a `session` that one began, or the word of the token's
+    `issuer`."""
+
+    CODE = "code"
+    SESSION = "session"
+    ISSUER = "issuer"
 
 
 class TransferEntry(WireModel):
@@ -152,3 +164,5 @@ class AuditEvent(WireModel):
     claimed_operator: str | None = None
     system_user: str | None = None
     database_role: str | None = None
+    confirmed_by: ConfirmedBy | None = None
+    session_id: str | None = None

@@ -8,6 +8,7 @@ class RequestType(StrEnum):
     CANCEL = "cancel"
     WITHDRAWAL = "withdrawal"
     DEPOSIT = "deposit"
+    SESSION = "session"
 
 
 class Mode(StrEnum):

@@ -19,6 +19,13 @@ class ReasonCode(StrEnum):
     TOTP_INVALID = "TOTP_INVALID"
     TOTP_REPLAYED = "TOTP_REPLAYED"
     TOTP_LOCKED = "TOTP_LOCKED"
+    SESSION_UNKNOWN = "SESSION_UNKNOWN"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    SESSION_LIMIT_EXCEEDED = "SESSION_LIMIT_EXCEEDED"
+    SESSION_SYMBOL_NOT_ALLOWED = "SESSION_SYMBOL_NOT_ALLOWED"
+    SESSION_TOO_WIDE = "SESSION_TOO_WIDE"
+    SESSIONS_EXCEEDED = "SESSIONS_EXCEEDED"
     API_KEY_UNKNOWN = "API_KEY_UNKNOWN"
     API_KEY_REVOKED = "API_KEY_REVOKED"
     API_KEY_EXPIRED = "API_KEY_EXPIRED"
@@ -67,6 +74,7 @@ class ReasonCode(StrEnum):
     EXCHANGE_UNAVAILABLE = "EXCHANGE_UNAVAILABLE"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     ORDER_NOT_CANCELABLE = "ORDER_NOT_CANCELABLE"
+    ORDER_NOT_EXECUTED = "ORDER_NOT_EXECUTED"
 
 
 _FIX_OTHER: Final = 99
@@ -86,6 +94,7 @@ _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.LOSS_LIMIT_EXCEEDED: 3,
     ReasonCode.OPEN_ORDERS_EXCEEDED: 3,
     ReasonCode.EXPOSURE_EXCEEDED: 3,
+    ReasonCode.SESSION_LIMIT_EXCEEDED: 3,
     ReasonCode.REQUEST_EXPIRED: 4,
     ReasonCode.ORDER_NOT_FOUND: 5,
     ReasonCode.DUPLICATE_ORDER: 6,
@@ -113,10 +122,20 @@ MEANING: Final[dict[ReasonCode, str]] = {
     "the scope that the request needs: `reason` says which. Get a new one.",
     ReasonCode.AUTH_TOKEN_EXPIRED: "The token was expired when the broker appended the record. Get a new one and send the request again.",
     ReasonCode.AUTH_USER_MISMATCH: "`user_id` is not the token's `sub`. Nobody trades for somebody else.",
-    ReasonCode.TOTP_MISSING: "Real money needs a second factor: have one enrolled, and send its current code in `x-totp`.",
+    ReasonCode.TOTP_MISSING: "Real money needs a second factor: have one enrolled, and send its current code in `x-totp`, or begin a "
+    "session with it.",
     ReasonCode.TOTP_INVALID: "The second factor's code is wrong for the time at which the broker appended the record.",
     ReasonCode.TOTP_REPLAYED: "This code, or a later one, was used already. Wait for the next.",
     ReasonCode.TOTP_LOCKED: "Too many wrong codes came: the user's second factor is locked until an operator unlocks it.",
+    ReasonCode.SESSION_UNKNOWN: "The record has no code, and no session has begun with the token's `sid`. Begin one, or send a code.",
+    ReasonCode.SESSION_EXPIRED: "The session was over when the broker appended the record. Begin one anew, or send a code.",
+    ReasonCode.SESSION_REVOKED: "The session was revoked, replaced, or ended when its user's status or second factor changed, or with the "
+    "key of the token that began it: `reason` says which. Begin one anew, or send a code.",
+    ReasonCode.SESSION_LIMIT_EXCEEDED: "The session has confirmed as many orders, or as many US dollars, as it may. Begin one anew, or "
+    "send a code.",
+    ReasonCode.SESSION_SYMBOL_NOT_ALLOWED: "The session was begun for other symbols. Send a code with the order.",
+    ReasonCode.SESSION_TOO_WIDE: "The session would last longer, or confirm more, than this installation lets one. Ask for less.",
+    ReasonCode.SESSIONS_EXCEEDED: "The user has as many sessions at once as allowed. Revoke one, or wait until one is over.",
     ReasonCode.API_KEY_UNKNOWN: "The user has no exchange key under this `api_key_id`.",
     ReasonCode.API_KEY_REVOKED: "The exchange key was revoked here. Store another.",
     ReasonCode.API_KEY_EXPIRED: "The exchange key's time is over. Store another.",
@@ -168,4 +187,7 @@ MEANING: Final[dict[ReasonCode, str]] = {
     "Try again under a new key.",
     ReasonCode.ORDER_NOT_FOUND: "`target_idempotency_key` names no order of this user.",
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
+    ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
+    "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
+    "all the same, a result with `corrects: true` follows.",
 }

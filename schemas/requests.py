@@ -13,7 +13,7 @@ Start with `decode_request`.
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -22,18 +22,22 @@ from pydantic_core import PydanticCustomError
 from schemas.decimals import DecimalString
 from schemas.orders import Mode, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
+from schemas.times import OutOfBounds, bounded
 from schemas.topics import DEAD_LETTER_BYTES_MAX, REQUEST_BYTES_MAX
 from schemas.wire import SCHEMA_VERSION, WireModel
 
 KEY_LENGTH_MAX: Final = 255
 USER_ID_LENGTH_MAX: Final = 128
+ORDERS_MAX: Final = 1_000_000_000
+SESSION_SYMBOLS_MAX: Final = 100
+SESSION_ID: Final = r"^s[0-9a-f]{32}$"
 _PRINTABLE: Final = r"^[\x21-\x7e]+$"
 # Date, time, zone (RFC 3339, section 5.6); whether the numbers make a moment is pydantic's to say.
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 # Ends every name in a JSON text, and a part of a string that has an escaped quote before a colon.
 _NAME_END: Final = re.compile(rb'"[ \t\r\n]*:')
-# Ids of orders, of withdrawals, of deposits and of their announcements.
-_ORDER_ID: Final = re.compile(r"[owdn][0-9a-f]{32}")
+# Ids of orders, of withdrawals, of deposits, of their announcements and of sessions.
+_ORDER_ID: Final = re.compile(r"[owdns][0-9a-f]{32}")
 
 
 def _require_version(value: object) -> object:
@@ -50,11 +54,11 @@ def _require_rfc_3339(value: object) -> object:
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def _in_bounds(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("rfc_3339", "must lie between the years 1 and 9999 in UTC") from None
+        return bounded(value)
+    except OutOfBounds as error:
+        raise PydanticCustomError("time_out_of_bounds", "{bound}", {"bound": str(error)}) from None
 
 
 def _require_no_order_id(value: str) -> str:
@@ -68,7 +72,7 @@ UserId = Annotated[
     str, StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE), AfterValidator(_require_no_order_id)
 ]
 Version = Annotated[Literal[1], BeforeValidator(_require_version)]
-Deadline = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_in_utc)]
+Deadline = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_in_bounds)]
 # Any text is a key, but NUL cannot be stored in PostgreSQL's text type.
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[^\x00]+$")]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
@@ -94,11 +98,16 @@ class RequestBase(WireModel):
     request_id: Identifier | None = None
     idempotency_key: IdempotencyKey
     user_id: UserId
-    mode: Mode
     expires_at: Deadline | None = None
 
 
-class TradeRequest(RequestBase):
+class MoneyRequest(RequestBase):
+    """The fields of every request that is about money or orders."""
+
+    mode: Mode
+
+
+class TradeRequest(MoneyRequest):
     """An order to be sent to an exchange. `quantity` in base units, `quote_quantity` in quote units, prices in quote per base."""
 
     type: Literal["trade"]
@@ -131,7 +140,7 @@ class TradeRequest(RequestBase):
         return self
 
 
-class CancelRequest(RequestBase):
+class CancelRequest(MoneyRequest):
     """Cancels the order that the same user's `target_idempotency_key` made."""
 
     type: Literal["cancel"]
@@ -141,7 +150,7 @@ class CancelRequest(RequestBase):
     symbol: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
-class TransferRequest(RequestBase):
+class TransferRequest(MoneyRequest):
     """The fields that a withdrawal and an announced deposit share. `amount` in units of `asset`."""
 
     exchange: Name
@@ -162,7 +171,38 @@ class DepositRequest(TransferRequest):
     type: Literal["deposit"]
 
 
-Request = TradeRequest | CancelRequest | WithdrawalRequest | DepositRequest
+class SessionRequest(RequestBase):
+    """Begins the session that the token's `sid` names, with a fresh code, or revokes it (`revoke`), for which no code is needed.
+
+    `amount_max_usd` in US dollars. What is not given is as wide as the installation lets it be. `session_id` names another session of the
+    same user that is to be revoked.
+    """
+
+    type: Literal["session"]
+    session_expires_at: Deadline | None = None
+    amount_max_usd: DecimalString | None = None
+    orders_max: Annotated[int, Field(strict=True, ge=1, le=ORDERS_MAX)] | None = None
+    symbols: (
+        Annotated[
+            tuple[Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]+$")], ...],
+            Field(min_length=1, max_length=SESSION_SYMBOLS_MAX),
+        ]
+        | None
+    ) = None
+    revoke: Annotated[bool, Field(strict=True)] = False
+    session_id: Annotated[str, StringConstraints(pattern=SESSION_ID)] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_are_for_a_start(self) -> "SessionRequest":
+        bounds = (self.session_expires_at, self.amount_max_usd, self.orders_max, self.symbols)
+        if self.revoke and any(bound is not None for bound in bounds):
+            raise PydanticCustomError("session", "a session that is revoked takes no bounds")
+        if self.session_id is not None and not self.revoke:
+            raise PydanticCustomError("session", "session_id is for revoking: a session begins under the token's sid")
+        return self
+
+
+Request = TradeRequest | CancelRequest | WithdrawalRequest | DepositRequest | SessionRequest
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 
 
@@ -272,6 +312,7 @@ def _twice(error: _GivenTwice) -> Unreadable:
 
 
 _REASONS_LISTED_MAX: Final = 5
+_TYPES_TEXT: Final = "must be trade, cancel, withdrawal, deposit or session"
 
 
 def _explain(document: object, error: ValidationError) -> tuple[ReasonCode, str]:
@@ -287,7 +328,7 @@ def _explain(document: object, error: ValidationError) -> tuple[ReasonCode, str]
         # The first part of a location is the discriminator's tag.
         where = ".".join(str(part)[:64] for part in problem["loc"][1:]) or "request"
         # pydantic repeats an unknown tag in its message: a value is never repeated.
-        message = "must be trade, cancel, withdrawal or deposit" if problem["type"].startswith("union_tag") else problem["msg"][:120]
+        message = _TYPES_TEXT if problem["type"].startswith("union_tag") else problem["msg"][:120]
         texts.append(f"{where}: {message}")
     only_decimals = all(problem["type"] == "invalid_decimal" for problem in problems)
     return (ReasonCode.INVALID_DECIMAL if only_decimals else ReasonCode.SCHEMA_INVALID), "; ".join(texts)

@@ -45,7 +45,7 @@ class Report(WireModel):
     """What a look-up at the exchange proved about one order, as of `looked_up_at` (when the look-up began).
 
     With `found` the other fields are the venue's own figures, totals since the order began; without it neither the orders nor the trades
-    of the venue know the order.
+    of the venue know the order, and `looked_up_at` is by the venue's clock.
     """
 
     schema_version: Literal[1]

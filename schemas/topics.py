@@ -18,6 +18,16 @@ DEAD_LETTER_BYTES_MAX: Final = 1_048_576
 DEAD_LETTER_KEY_BYTES_MAX: Final = 64 * 1024
 DEAD_LETTER_HEADERS_BYTES_MAX: Final = 64 * 1024
 DLQ_MESSAGE_BYTES_MAX: Final = REQUESTS_MESSAGE_BYTES_MAX + 256 * 1024
+# What every topic must take at least: twice what a worker puts into one record batch.
+OUTPUT_BATCH_BYTES_MAX: Final = 512 * 1024
+# Kafka's default for a cluster, which may have another: set on the topic so that it is known.
+_INPUT_RETENTION_MS: Final = 7 * 24 * 3_600_000
+
+# input: from outside. queue: between our agents, read by nobody else. output: for others. compacted: the newest record of each key.
+TopicKind = Literal["input", "queue", "output", "compacted"]
+# Acknowledged records must not vanish from any topic, and none of those that wait to be read.
+_EVERY: Final = {"unclean.leader.election.enable": "false"}
+_READ_BY_US: Final = {**_EVERY, "retention.ms": str(_INPUT_RETENTION_MS), "retention.bytes": "-1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +35,12 @@ class TopicSpec:
     """One topic as the administration step creates it."""
 
     name: str
-    cleanup_policy: Literal["delete", "compact"]
+    kind: TopicKind
     config: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cleanup_policy(self) -> Literal["delete", "compact"]:
+        return "compact" if self.kind == "compacted" else "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +88,27 @@ class Topics:
 
     def specs(self, exchanges: tuple[str, ...]) -> tuple[TopicSpec, ...]:
         """Every topic of an installation, with the settings that its promise needs."""
-        plain = (self.reports, self.results, *(self.orders(exchange) for exchange in exchanges))
+        queues = (self.reports, *(self.orders(exchange) for exchange in exchanges))
         return (
             TopicSpec(
                 self.requests,
-                "delete",
+                "input",
                 {
+                    **_READ_BY_US,
                     "message.timestamp.type": "LogAppendTime",
                     "max.message.bytes": str(REQUESTS_MESSAGE_BYTES_MAX),
                     "compression.type": "uncompressed",
                 },
             ),
             # Operators' tokens and codes are judged at the broker's time, too.
-            TopicSpec(self.commands, "delete", {"message.timestamp.type": "LogAppendTime", "compression.type": "uncompressed"}),
-            *(TopicSpec(name, "delete") for name in plain),
-            TopicSpec(self.audit, "compact"),
-            TopicSpec(self.state, "compact"),
-            TopicSpec(self.requests_dlq, "delete", {"max.message.bytes": str(DLQ_MESSAGE_BYTES_MAX)}),
+            TopicSpec(
+                self.commands,
+                "input",
+                {**_READ_BY_US, "message.timestamp.type": "LogAppendTime", "compression.type": "uncompressed"},
+            ),
+            *(TopicSpec(name, "queue", dict(_READ_BY_US)) for name in queues),
+            TopicSpec(self.results, "output", dict(_EVERY)),
+            TopicSpec(self.audit, "compacted", dict(_EVERY)),
+            TopicSpec(self.state, "compacted", dict(_EVERY)),
+            TopicSpec(self.requests_dlq, "output", {**_EVERY, "max.message.bytes": str(DLQ_MESSAGE_BYTES_MAX)}),
         )

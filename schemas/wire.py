@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, PlainSerializer
+
+from schemas.times import bounded
 
 SCHEMA_VERSION: Final = 1
 
@@ -22,7 +24,8 @@ def format_time(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-Timestamp = Annotated[AwareDatetime, PlainSerializer(format_time, return_type=str, when_used="json")]
+# Read within the bound of schemas.times: what one worker has written, every other, its database and every client can carry.
+Timestamp = Annotated[AwareDatetime, AfterValidator(bounded), PlainSerializer(format_time, return_type=str, when_used="json")]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,10 +9,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from infra.embedded.services import Endpoints
 from infra.postgres.migrate import migrate
 from tests.servers import fresh_database, shared_servers, template_database
+
+# The profile of tests that have none of their own: how long an example takes says nothing on a machine that is busy with others.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # A run in the background of a script ignores Ctrl-C, and so would every program that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -170,8 +170,9 @@ class Installation:
 
 
 _NUMBERS = (
-    "receive_window_ms", "venue_timeout_ms", "exchange_timeout_ms", "session_timeout_ms", "rebalance_timeout_ms", "reconcile_interval_ms",
-    "transaction_timeout_ms", "stall_seconds_max", "kafka_partitions", "exchange_rate_limit", "trade_usd_min", "trade_usd_max",
+    "receive_window_ms", "venue_timeout_ms", "venue_read_lag_ms", "exchange_timeout_ms", "session_timeout_ms", "rebalance_timeout_ms",
+    "reconcile_interval_ms", "transaction_timeout_ms", "stall_seconds_max", "kafka_partitions", "exchange_rate_limit", "trade_usd_min",
+    "trade_usd_max",
 )  # fmt: skip
 
 
@@ -226,6 +227,7 @@ async def installation(
             "exchange_urls": {"binance": url},
             "receive_window_ms": 3_000,
             "venue_timeout_ms": 1_000,
+            "venue_read_lag_ms": 500,
             "exchange_timeout_ms": 1_500,
             "session_timeout_ms": SESSION_TIMEOUT_MS,
             "rebalance_timeout_ms": 8_000,

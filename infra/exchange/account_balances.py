@@ -13,7 +13,7 @@ from typing import Any
 from infra.exchange.account_calls import AccountCalls
 from infra.exchange.books import UnreadableBooks, amount
 from infra.exchange.transport import Call
-from infra.exchange.venues import VenueAccount
+from infra.exchange.venue_names import VenueAccount
 from pipeline.venue import AccountBalances, LookUpFailed, Refused
 
 

@@ -12,8 +12,10 @@ from infra.exchange.gateway import Credentials
 from infra.exchange.transport import Call
 from infra.exchange.venues import RefusalRule, Venue
 from pipeline.venue import InDoubt, Refused
+from schemas.reasons import ReasonCode
 
 _PAGES_MAX: Final = 10
+TOO_LATE: Final = Refused(ReasonCode.REQUEST_EXPIRED, "too little is left until its deadline; nothing was sent")
 
 
 class AccountCalls(ABC):
@@ -29,6 +31,10 @@ class AccountCalls(ABC):
 
     @abstractmethod
     async def _account(self, user_id: str, api_key_id: str) -> tuple[Credentials, Any] | Refused: ...
+
+    @abstractmethod
+    def _window_ms(self, submitting_at: datetime, expires_at: datetime) -> int | None:
+        """How long from its intent on the venue may take a request in, in ms; None where so little is left that it is not sent."""
 
     @abstractmethod
     def _calling(self, call: Call) -> AbstractAsyncContextManager[None]: ...

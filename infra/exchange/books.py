@@ -5,30 +5,33 @@ Invariants:
    quantity raises UnreadableBooks.
 2. Amounts are read from strings and integers only; a float raises UnreadableBooks.
 3. `search` never picks one of several orders that carry the same client order id, and never says "absent" beside a canceled order that
-   may be the one: some venues put another client order id on an order when it is canceled.
+   may be the one: some venues put another client order id on an order when it is canceled. What differs in side, type, quantity or price
+   cannot be.
 
 Start with `read_order`, then `search`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from pydantic_core import PydanticCustomError
 
 from infra.exchange.venues import Venue, canceled_id
-from pipeline.venue import Fee, Market, OrderReference, VenueOrder
+from pipeline.venue import Fee, Market, OrderReference, OrderTerms, VenueOrder
 from schemas.decimals import format_decimal, parse_decimal
-from schemas.orders import OrderStatus
+from schemas.orders import OrderStatus, OrderType
+from schemas.times import EARLIEST, moment_of
 
 # What this system's own client order ids look like (pipeline.identifiers), with the mark of its own cancel.
 _OUR_CLIENT_ORDER_ID: Final = re.compile(r"co[0-9a-f]{28}(-c)?")
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGES_MAX: Final = 10
+# Of the order and the trade list within the time in which an order can have been accepted.
+_LIST_PAGES_MAX: Final = 10
 _STRANGERS_MAX: Final = 20
 
 _STATUS: Final[Mapping[str, OrderStatus]] = {
@@ -51,12 +54,12 @@ class TooManyDigits(UnreadableBooks):
 
 def milliseconds(moment: datetime) -> int:
     """UTC time in whole ms since 1970, rounded down."""
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+    return (moment - EARLIEST) // timedelta(milliseconds=1)
 
 
 def moment(timestamp_ms: object) -> datetime | None:
-    """The UTC time of a timestamp in ms, None where the venue gave none."""
-    return EPOCH + timedelta(milliseconds=timestamp_ms) if isinstance(timestamp_ms, int) else None
+    """The UTC time of a timestamp in ms, None where the venue gave none that every store can carry (schemas.times)."""
+    return moment_of(timestamp_ms, 1_000)
 
 
 def amount(value: object, name: str) -> Decimal:
@@ -156,6 +159,7 @@ def _market(symbol: str, row: Mapping[str, Any]) -> Market:
         quantity_max=None if quantity_max is None else amount(quantity_max, "greatest quantity"),
         notional_min=amount(limits["cost"].get("min") or 0, "least value"),
         taker_fee_rate=amount(row.get("taker"), "taker fee"),
+        market_id=str(row["id"]) if row.get("id") else None,
     )
 
 
@@ -194,15 +198,11 @@ async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms
 
     `window_ms` is the time in which the venue can have accepted the order, by its clock; without one the newest page of each list is read.
     Raises UnreadableBooks where the lists prove nothing: several orders match (a client order id is unique among open orders only), a list
-    is longer than one page, a trade's order is not shown, or an order stands there that somebody canceled elsewhere and that may have lost
-    our client order id by it.
+    is longer than what is read of it, a trade's order is not shown, or an order with the same terms stands there that somebody canceled
+    elsewhere and that may have lost our client order id by it.
     """
-    since, until = window_ms or (None, None)
-    params = {} if until is None else {"endTime": until}
-    orders: list[dict[str, Any]] = await exchange.fetch_orders(reference.symbol, since, row.history_page, params)
-    trades = await exchange.fetch_my_trades(reference.symbol, since, row.history_page, params)
-    if window_ms is not None and max(len(orders), len(trades)) >= row.history_page:
-        raise UnreadableBooks(f"the venue's list has {row.history_page} entries or more, so it may not show every order")
+    orders = await _whole(exchange.fetch_orders, row, reference.symbol, window_ms, "orders")
+    trades = await _whole(exchange.fetch_my_trades, row, reference.symbol, window_ms, "trades")
     listed = {str(order.get("id")) for order in orders}
     strangers = sorted({str(trade.get("order")) for trade in trades} - listed)
     if len(strangers) > _STRANGERS_MAX:
@@ -215,10 +215,59 @@ async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms
     if ours:
         return ours[0]
     if row.cancel_id_parameter is not None:
-        renamed = [order for order in orders if _may_be_renamed(order)]
+        renamed = [order for order in orders if _may_be_renamed(order) and _may_be(order, row, reference.terms, window_ms)]
         if renamed:
             raise UnreadableBooks(f"orders {_ids(renamed)} were canceled elsewhere and may be the one; an operator must say")
     return None
+
+
+async def _whole(
+    fetch: Callable[..., Awaitable[list[dict[str, Any]]]], row: Venue, symbol: str, window_ms: tuple[int, int] | None, what: str
+) -> list[dict[str, Any]]:
+    """Every entry of a list within the window, page by page: each page begins with the time with which the one before ended.
+
+    Raises UnreadableBooks for more pages than are read, and where one page holds entries of one time alone: there may be more.
+    """
+    if window_ms is None:
+        return await fetch(symbol, None, row.history_page, {})
+    since, until = window_ms
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(_LIST_PAGES_MAX):
+        page = await fetch(symbol, since, row.history_page, {"endTime": until})
+        found |= {str(entry.get("id")): entry for entry in page}
+        if len(page) < row.history_page:
+            return list(found.values())
+        newest = max((time for entry in page if isinstance(time := entry.get("timestamp"), int)), default=since)
+        if newest <= since:
+            raise UnreadableBooks(f"the venue's list of {what} cannot be read on after {len(found)}, so it may not show every one")
+        since = newest
+    raise UnreadableBooks(f"the venue's list has more than {len(found)} {what} in that time, so it may not show every one")
+
+
+def _may_be(order: Mapping[str, Any], row: Venue, terms: OrderTerms | None, window_ms: tuple[int, int] | None) -> bool:
+    """Whether an order may be the one that was asked for: nothing that must be equal is told and differs."""
+    if terms is None:
+        return True
+    created = order.get("timestamp")
+    if window_ms is not None and isinstance(created, int) and not window_ms[0] <= created <= window_ms[1]:
+        return False
+    kind = {OrderType.LIMIT_MAKER: "limit"}.get(terms.order_type, terms.order_type.value)
+    words = ((order.get("side"), terms.side.value), (order.get("type"), kind))
+    if any(told is not None and str(told).lower() != asked for told, asked in words):
+        return False
+    info = order.get("info")
+    quote = info.get(row.listed_quote_quantity) if isinstance(info, Mapping) else None
+    # Of an order by value the list shows what was bought as its quantity, and a price only where one was asked for.
+    pairs = ((order.get("amount"), terms.quantity), (order.get("price"), terms.price), (quote, terms.quote_quantity))
+    return not any(asked is not None and _differs(told, asked) for told, asked in pairs)
+
+
+def _differs(told: object, asked: Decimal) -> bool:
+    """What cannot be read, or is not told, may be equal."""
+    try:
+        return amount(told, "amount") != asked
+    except UnreadableBooks:
+        return False
 
 
 def _ids(orders: Iterable[Mapping[str, Any]]) -> str:

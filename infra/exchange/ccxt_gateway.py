@@ -23,14 +23,17 @@ import aiohttp
 import ccxt
 
 from infra.exchange.account_balances import BalanceCalls
+from infra.exchange.account_calls import TOO_LATE
 from infra.exchange.books import UnreadableBooks, milliseconds, read_markets, read_order, read_prices, search, trades_of, with_fees
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
 from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered, read_answer
 from infra.exchange.payouts import PayoutCalls
-from infra.exchange.transport import Call, NotHandedOver, current_call, wire_fields
+from infra.exchange.resting import after_cancel, knowing
+from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
+from infra.exchange.wire import NotHandedOver, cancel_form, order_form
 from pipeline.venue import (
     Absent,
     Confirmed,
@@ -45,6 +48,7 @@ from pipeline.venue import (
     Submission,
     SubmissionOutcome,
     VenueOrder,
+    window_of,
 )
 from schemas.orders import Mode, OrderStatus, OrderType
 from schemas.reasons import ReasonCode
@@ -124,13 +128,17 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         credentials, exchange = account
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
-        intent_ms, window_ms = milliseconds(submission.submitting_at), self._connection.receive_window_ms
+        window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
+        if window_ms is None:
+            return TOO_LATE
+        intent_ms = milliseconds(submission.submitting_at)
         signed_ms = intent_ms + self._connection.clock_difference_ms
-        expected = wire_fields(self._venue.order, submission, signed_ms, window_ms)
-        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected, last_look=last_look)
+        market_id = submission.market_id or str(exchange.markets[submission.symbol]["id"])
+        form = order_form(self._venue, submission, market_id, signed_ms, window_ms, credentials.api_key)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, last_look=last_look)
         async with self._calling(call):
             try:
-                answer = await self._create(exchange, submission)
+                answer = await self._create(exchange, submission, window_ms)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 if call.look_failure is not None and not call.handed_over:
                     raise call.look_failure from None
@@ -144,7 +152,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
-        call = Call(order=True)
+        exchange, market_id = knowing(exchange, reference)
+        call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
         params = self._named(reference, self._venue.cancel_parameter)
         if self._venue.cancel_id_parameter is not None:
@@ -158,23 +167,26 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
                     return self._judge(call, error, credentials)
-        return _after_cancel(await self.look_up(reference), gone)
+        return after_cancel(await self.look_up(reference), gone)
 
     async def look_up(self, reference: OrderReference) -> LookUpOutcome:
         if reference.mode is not Mode.LIVE:
             # Its absence would prove nothing.
             return LookUpFailed(f"{self.exchange} has no simulated orders")
-        looked_up_at = self._clock()
         account = await self._account(reference.user_id, reference.api_key_id)
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        exchange, _ = knowing(exchange, reference)
+        # Before the question: a look-up never counts as begun later than it was.
+        looked_up_at = await self._connection.venue_time()
         call = Call()
         async with self._calling(call):
             try:
                 answer = await self._find(exchange, reference, call)
                 if answer is None:
-                    return Absent(looked_up_at)
+                    clockless = LookUpFailed(f"{self.exchange} does not know the order, but did not tell its clock: that proves nothing")
+                    return clockless if looked_up_at is None else Absent(looked_up_at)
                 order = self._ours(answer, reference)
                 return Found(await self._with_fees(exchange, reference.symbol, order))
             except UnreadableBooks as error:
@@ -250,8 +262,15 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"{error}; {_NOTHING_SENT}")
         return credentials, self._connection.account(credentials)
 
-    async def _create(self, exchange: Any, submission: Submission) -> dict[str, Any]:
-        params: dict[str, object] = {self._venue.create_parameter: submission.client_order_id}
+    def _window_ms(self, submitting_at: datetime, expires_at: datetime) -> int | None:
+        window = window_of(submitting_at, expires_at, self._receive_window)
+        # Counted in whole ms from the intent's whole ms on: never a part of one beyond the deadline.
+        return None if window is None else milliseconds(submitting_at + window) - milliseconds(submitting_at)
+
+    async def _create(self, exchange: Any, submission: Submission, window_ms: int) -> dict[str, Any]:
+        params: dict[str, object] = {
+            self._venue.create_parameter: submission.client_order_id, self._venue.order.receive_window: window_ms,
+        }
         if submission.quote_quantity is not None:
             params["cost"] = format(submission.quote_quantity, "f")
         if submission.order_type is OrderType.LIMIT_MAKER:
@@ -313,7 +332,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             return None
         begin = milliseconds(reference.submitting_at - _SEARCH_MARGIN)
         end = milliseconds(reference.submitting_at + self._receive_window + self._venue_timeout + _SEARCH_MARGIN)
-        return begin + self._connection.clock_difference_ms, end + self._connection.clock_difference_ms
+        # Both ways: this machine's clock may have been set since the intent, and the difference measured after that.
+        difference_ms = self._connection.clock_difference_ms
+        return begin + min(difference_ms, 0), end + max(difference_ms, 0)
 
     def _ours(self, answer: dict[str, Any], reference: OrderReference) -> VenueOrder:
         """The order that was asked for, under the client order id that we gave it. Where the venue's id is not known, another client order
@@ -381,20 +402,3 @@ def _reason_before_sending(error: Exception) -> ReasonCode:
     if isinstance(error, ccxt.AuthenticationError):
         return ReasonCode.API_KEY_UNKNOWN
     return ReasonCode.EXCHANGE_REFUSED
-
-
-def _after_cancel(found: LookUpOutcome, gone: bool) -> CancelOutcome:
-    """What a cancel came to, by the venue's books after it. `gone`: the venue said there was nothing to cancel, which it also says to the
-    second copy of a cancel that succeeded."""
-    if isinstance(found, LookUpFailed):
-        return InDoubt(f"the cancel was answered, but the order could not be read afterwards: {found.detail}"[:_DETAIL_MAX])
-    if isinstance(found, Absent):
-        if gone:
-            return Refused(ReasonCode.ORDER_NOT_FOUND, "the venue's books do not know the order")
-        return InDoubt("the venue confirmed the cancel of an order that its books do not show")
-    status = found.order.order_status
-    if status in {OrderStatus.CANCELED, OrderStatus.EXPIRED}:
-        return Confirmed(found.order)
-    if status in {OrderStatus.FILLED, OrderStatus.REJECTED}:
-        return Refused(ReasonCode.ORDER_NOT_CANCELABLE, f"the order is {status}: it ended before the cancel arrived")
-    return InDoubt(f"the order still stands as {status} after the cancel was answered")

@@ -5,6 +5,8 @@ Invariants:
    Keys are never shared: every account is an instance of its own.
 2. Nothing is ordered before the markets and the clock are known.
 3. A load that failed is not tried again within a second: a venue that is down costs its queue no time-out per order.
+4. The venue's time is what it said plus what has passed since by the monotonic clock; after a minute, or once the wall clock was set or
+   the machine slept meanwhile, it is not known until it is asked for again.
 
 Start with `VenueConnection.ready`.
 """
@@ -22,7 +24,7 @@ import aiohttp
 import ccxt
 import structlog
 
-from infra.exchange.books import milliseconds
+from infra.exchange.books import milliseconds, moment
 from infra.exchange.gateway import Credentials, VenueUnavailable
 from infra.exchange.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.venues import Venue
@@ -33,6 +35,9 @@ _ACCOUNTS_MAX: Final = 1_024
 _PAUSE_SECONDS: Final = 1.0
 # Idle connections are given up before a venue's load balancer closes them: a request on a closing connection ends in doubt.
 _KEEP_ALIVE_SECONDS: Final = 10.0
+_CLOCK_SECONDS_MAX: Final = 60.0
+# So far the wall clock and the monotonic clock may go apart between two measurements.
+_CLOCK_STEP_SECONDS: Final = 1.0
 
 
 class VenueConnection:
@@ -60,6 +65,8 @@ class VenueConnection:
         self._loading: asyncio.Task[None] | None = None
         self._load_again_at = 0.0
         self._clock_known = False
+        # The venue's time in ms since 1970, this machine's wall clock and its monotonic clock, all at the moment of the measurement.
+        self._measured: tuple[int, datetime, float] | None = None
         self._closed = False
         self.receive_window_ms = receive_window // timedelta(milliseconds=1)
         self.clock_difference_ms = 0
@@ -70,7 +77,7 @@ class VenueConnection:
         """Markets and clock are known when it returns. Raises VenueUnavailable."""
         if self.public is None or not self.public.markets:
             await self._load(markets=True)
-        elif not self._clock_known:
+        elif not self._clock_known or self._clock_was_set():
             await self._load(markets=False)
 
     async def reload(self) -> None:
@@ -80,6 +87,26 @@ class VenueConnection:
     def doubt_clock(self) -> None:
         """The venue refused a timestamp: the clock difference is measured again before the next call."""
         self._clock_known = False
+
+    async def venue_time(self) -> datetime | None:
+        """The time by the venue's clock, UTC; None where it does not tell."""
+        if not self._clock_known or self._measured is None or self._clock_was_set() or self._measured_seconds_ago() > _CLOCK_SECONDS_MAX:
+            try:
+                await self._load(markets=False)
+            except VenueUnavailable:
+                return None
+        if self._measured is None:
+            return None
+        return moment(self._measured[0] + round(self._measured_seconds_ago() * 1_000))
+
+    def _measured_seconds_ago(self) -> float:
+        return 0.0 if self._measured is None else time.monotonic() - self._measured[2]
+
+    def _clock_was_set(self) -> bool:
+        if self._measured is None:
+            return False
+        apart = (self._clock() - self._measured[1]).total_seconds() - self._measured_seconds_ago()
+        return abs(apart) > _CLOCK_STEP_SECONDS
 
     def account(self, credentials: Credentials) -> Any:
         """ccxt's instance for one key. A shallow copy, so that it shares markets, rate limiter, clock difference and session."""
@@ -130,6 +157,7 @@ class VenueConnection:
         if round_trip_ms > self.receive_window_ms:
             raise ccxt.RequestTimeout("the answer about the clock took longer than the receive window, so it says nothing")
         self.clock_difference_ms = server_ms - (asked_ms + round_trip_ms // 2)
+        self._measured = server_ms + round_trip_ms // 2, self._clock(), time.monotonic()
         self._clock_known = True
         if abs(self.clock_difference_ms) > self.receive_window_ms:
             _log.warning("clock_differs", exchange=self._row.exchange_id, difference_ms=self.clock_difference_ms)
@@ -146,7 +174,9 @@ class VenueConnection:
     def _open(self) -> Any:
         total = self._timeout_ms / 1_000
         self._http = aiohttp.ClientSession(
-            connector=ReportingConnector(limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            connector=ReportingConnector(
+                wall_clock_ms=lambda: milliseconds(self._clock()), limit=self._connections_max, keepalive_timeout=_KEEP_ALIVE_SECONDS
+            ),
             # Accounts share the connections; a cookie of one must not travel with another.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=total, sock_connect=total, sock_read=total),

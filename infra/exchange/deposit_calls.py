@@ -8,17 +8,19 @@ Start with `DepositCalls.deposit_history`.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from infra.exchange.account_calls import AccountCalls, whole_list
 from infra.exchange.books import UnreadableBooks, amount, milliseconds, moment
 from infra.exchange.transport import Call
-from infra.exchange.venues import VenueDepositList
+from infra.exchange.venue_names import VenueDepositList
+from pipeline.booking import storable
 from pipeline.deposit import VenueDeposit, VenueDeposits
-from pipeline.settlement import storable
 from pipeline.venue import LookUpFailed, Refused
 from schemas.orders import DepositStatus
+from schemas.times import OutOfBounds, bounded
 
 # Longer than any transaction id or address; what is longer is none.
 _TEXT_MAX: Final = 512
@@ -69,7 +71,7 @@ def _read_row(row: Mapping[str, Any], names: VenueDepositList, difference: timed
     for name in (names.entry_id, names.transaction_id, names.asset):
         if not _text(row, name):
             raise UnreadableBooks(f"it has no {name}")
-    arrived_at, completed_at = moment(row.get(names.arrived)), moment(row.get(names.completed))
+    arrived_at, completed_at = _ours(row.get(names.arrived), difference), _ours(row.get(names.completed), difference)
     if arrived_at is None:
         raise UnreadableBooks("it does not say when it came")
     deposited = amount(row.get(names.amount), "the amount")
@@ -84,9 +86,17 @@ def _read_row(row: Mapping[str, Any], names: VenueDepositList, difference: timed
         address_tag=_text(row, names.address_tag) or None,
         amount=deposited,
         status=status,
-        arrived_at=arrived_at - difference,
-        completed_at=None if completed_at is None else completed_at - difference,
+        arrived_at=arrived_at,
+        completed_at=completed_at,
     )
+
+
+def _ours(timestamp_ms: object, difference: timedelta) -> datetime | None:
+    """A moment of the venue's clock by ours; None where it gave none, or none that every store can carry."""
+    told = moment(timestamp_ms)
+    with suppress(OutOfBounds):
+        return None if told is None else bounded(told - difference)
+    return None
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -3,7 +3,7 @@
 Invariants:
 1. `submit` and `cancel` hand at most one order request to the network per call, and never repeat one. What they cannot prove they
    return as `InDoubt`.
-2. `look_up` only reads. `Absent` proves something only when the look-up began after the acceptance horizon (pipeline/venue).
+2. `look_up` only reads. What an `Absent` proves is decided in pipeline/settlement.
 3. An API key's secret leaves the process only as a signature. It is in no repr, log line, error or outcome.
 
 Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.

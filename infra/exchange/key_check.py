@@ -7,10 +7,11 @@ Start with `read_answer`.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from schemas.reasons import ReasonCode
+from schemas.times import moment_of
 
 # What a venue's refusal of any signed call proves about the key.
 REFUSED: Final = frozenset({ReasonCode.API_KEY_UNKNOWN, ReasonCode.API_KEY_PERMISSION})
@@ -70,10 +71,13 @@ def read_answer(question: KeyQuestion, answer: Any) -> KeyAccepted | None:
         return None
     restricted = answer.get(question.ip_restricted) if question.ip_restricted else None
     until = answer.get(question.trading_until) if question.trading_until else None
+    # Milliseconds since 1970, UTC.
+    trading_until = moment_of(until, 1_000)
+    if isinstance(until, int) and until > 0 and trading_until is None:
+        return None
     return KeyAccepted(
         permissions=frozenset(name for name, value in granted.items() if value),
         is_of_key=question.is_of_key,
         is_ip_restricted=restricted if isinstance(restricted, bool) else None,
-        # Milliseconds since 1970, UTC.
-        trading_until=datetime.fromtimestamp(until / 1_000, UTC) if isinstance(until, int) and until > 0 else None,
+        trading_until=trading_until if until else None,
     )

@@ -74,6 +74,8 @@ class PaperGateway:
         refused = await last_look() if last_look is not None else None
         if refused is not None:
             return refused
+        if self._clock() >= submission.expires_at:
+            return Refused(ReasonCode.REQUEST_EXPIRED, "its deadline was over before its turn came; the simulated order was not executed")
         priced = self._priced(submission.symbol)
         if priced is None:
             text = f"no fresh price of {submission.symbol} at {self._exchange}; the simulated order was not executed"

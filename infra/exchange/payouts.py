@@ -2,7 +2,8 @@
 
 Invariants:
 1. `Taken` only with the venue's own id; `Refused` only with a proof (the venue's white list for withdrawals); all else is `InDoubt`.
-2. What is on the wire is compared with what was recorded, field by field, before it is handed over: asset, network, address, tag, amount.
+2. What is on the wire is compared whole with what was recorded before it is handed over (wire.py), and the venue may not take it in beyond
+   its deadline.
 3. A history is whole or it is a `LookUpFailed`: what it does not show counts as a proof elsewhere. A row that carries a client id of ours
    and cannot be read makes it unreadable.
 
@@ -12,17 +13,17 @@ Start with `PayoutCalls.withdraw`.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final
 
 import aiohttp
 import ccxt
 
-from infra.exchange.account_calls import AccountCalls, whole_list
+from infra.exchange.account_calls import TOO_LATE, AccountCalls, whole_list
 from infra.exchange.books import UnreadableBooks, amount, milliseconds
 from infra.exchange.gateway import LastLook, VenueUnavailable
 from infra.exchange.transport import Call
-from infra.exchange.venues import Venue, VenueWithdrawals
+from infra.exchange.venues import VenueWithdrawals
+from infra.exchange.wire import asked, withdrawal_form
 from pipeline.venue import InDoubt, LookUpFailed, Refused
 from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode
@@ -43,17 +44,24 @@ class PayoutCalls(AccountCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
-        intent_ms, window_ms = milliseconds(submission.submitting_at), self._connection.receive_window_ms
+        window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
+        if window_ms is None:
+            return TOO_LATE
+        intent_ms = milliseconds(submission.submitting_at)
         signed_ms = intent_ms + self._connection.clock_difference_ms
-        expected = _wire_fields(self._venue, names, submission, signed_ms, window_ms)
-        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, expected=expected, last_look=last_look)
-        params = {names.network: submission.network, names.client_withdrawal_id: submission.client_withdrawal_id}
+        form = withdrawal_form(self._venue, names, submission, signed_ms, window_ms, credentials.api_key)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, last_look=last_look)
+        params: dict[str, object] = {
+            names.network: submission.network,
+            names.client_withdrawal_id: submission.client_withdrawal_id,
+            self._venue.order.receive_window: window_ms,
+        }
         if submission.address_tag is not None:
             # ccxt's own word for it.
             params["tag"] = submission.address_tag
         async with self._calling(call):
             try:
-                total = format(_asked(names, submission), "f")
+                total = format(asked(names, submission), "f")
                 answer = await exchange.withdraw(submission.asset, total, submission.address, params)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 if call.look_failure is not None and not call.handed_over:
@@ -99,27 +107,6 @@ class PayoutCalls(AccountCalls):
                 return _read_networks(answer, observed_at)
             except (ccxt.BaseError, aiohttp.ClientError, UnreadableBooks) as error:
                 raise VenueUnavailable(f"{self.exchange} told no networks ({type(error).__name__})") from None
-
-
-def _asked(names: VenueWithdrawals, submission: WithdrawalSubmission) -> Decimal:
-    """The amount as the venue is asked for it."""
-    return submission.amount + submission.fee if names.takes_fee_from_amount else submission.amount
-
-
-def _wire_fields(
-    row: Venue, names: VenueWithdrawals, submission: WithdrawalSubmission, timestamp_ms: int, receive_window_ms: int
-) -> dict[str, str | Decimal | None]:
-    """What the body of this withdrawal must say. Decimals are compared by value, None means absent."""
-    return {
-        names.client_withdrawal_id: submission.client_withdrawal_id,
-        names.asset: submission.asset,
-        names.network: submission.network,
-        names.address: submission.address,
-        names.address_tag: submission.address_tag,
-        names.amount: _asked(names, submission),
-        row.order.timestamp: str(timestamp_ms),
-        row.order.receive_window: str(receive_window_ms),
-    }
 
 
 def _read_row(row: Mapping[str, Any], names: VenueWithdrawals) -> VenueWithdrawal:

@@ -4,8 +4,9 @@ Invariants:
 1. One account call hands at most one order request to the network: a second one inside the same call is refused before it is handed over,
    redirects are not followed, and aiohttp's repeat on a lost keep-alive connection is switched off.
 2. `Call` records what is proven: whether a request was handed over at all, whether a connection ever stood, and the whole answer.
-3. What is signed is what was recorded: every order body is compared with the submission, field by field, before it is handed over.
-4. An order request is never handed over once its receive window is over.
+3. What leaves is what was recorded: every request that moves money is compared whole with its record before it is handed over (wire.py).
+4. A request that moves money is never handed over once its receive window is over, which ends at its deadline: looked at behind every
+   queue, and once more when the connection stands and the first byte is next.
 5. A venue that asks for a pause (HTTP 429 and 418) gets it: an order waits for its end where its receive window allows, else it is refused
    unsent; a ban follows for clients that go on.
 6. No URL with a query (Binance signs in the query) and no header gets into an error or a log line.
@@ -20,19 +21,18 @@ import importlib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import aiohttp
 import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
-from infra.exchange.venues import Evidence, OrderOnTheWire, Venue
-from pipeline.venue import Refused, Submission
+from infra.exchange.venues import Evidence, Venue
+from infra.exchange.wire import NotHandedOver, WireForm, check_request
+from pipeline.venue import Refused
 from schemas.reasons import ReasonCode
 
 _ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -41,14 +41,6 @@ _TEXT_MAX: Final = 300
 _PAUSE_SECONDS: Final = {429: 1.0, 418: 120.0}
 _PAUSE_SECONDS_MAX: Final = 300.0
 _UNESCAPED: Final = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
-
-
-class NotHandedOver(Exception):
-    """The request was stopped on this side of the network. Its text says why."""
-
-    def __init__(self, reason_code: ReasonCode, text: str) -> None:
-        super().__init__(text)
-        self.reason_code = reason_code
 
 
 class ConnectionLost(aiohttp.ClientError):
@@ -61,13 +53,13 @@ class Call:
 
     `order` calls hand over one request at most. `signed_ms` is the timestamp to sign, by the venue's clock, and `not_after_ms` the end of
     its receive window by this machine's, both in ms since 1970. `last_look` may stop an order behind all queues; what it raises is kept in
-    `look_failure`.
+    `look_failure`. `form` is what the request must say, whole.
     """
 
     order: bool = False
     signed_ms: int | None = None
     not_after_ms: int | None = None
-    expected: Mapping[str, str | Decimal | None] = field(default_factory=dict)
+    form: WireForm | None = None
     last_look: Callable[[], Awaitable[Refused | None]] | None = None
     look_failure: Exception | None = None
     handed_over: bool = False
@@ -97,7 +89,14 @@ class ReportingConnector(aiohttp.TCPConnector):
 
     `unconnected` needs a failure inside `connect` and no success before it, so a version of aiohttp that no longer calls `connect` leaves
     calls in doubt, not refused.
+
+    A connection may stand late: what must not be taken any more is stopped here, where no byte of it has left. `wall_clock_ms` is this
+    machine's clock, in ms since 1970.
     """
+
+    def __init__(self, *, wall_clock_ms: Callable[[], int], limit: int, keepalive_timeout: float) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout)
+        self._wall_clock_ms = wall_clock_ms
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  aiohttp's own signature
         call = current_call.get()
@@ -107,6 +106,10 @@ class ReportingConnector(aiohttp.TCPConnector):
             if call is not None:
                 call.unconnected = not call.connected
             raise
+        if call is not None and call.not_after_ms is not None and self._wall_clock_ms() > call.not_after_ms:
+            connection.close()
+            call.handed_over = False
+            raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its receive window was over when the connection stood")
         if call is not None:
             call.connected = True
             call.unconnected = False
@@ -151,48 +154,6 @@ async def _read(response: aiohttp.ClientResponse) -> str:
             raise aiohttp.ClientPayloadError(f"the answer is larger than {_ANSWER_BYTES_MAX} bytes")
         chunks.append(chunk)
     return b"".join(chunks).decode("utf-8", "replace").strip()
-
-
-def wire_fields(
-    names: OrderOnTheWire, submission: Submission, timestamp_ms: int, receive_window_ms: int,
-) -> dict[str, str | Decimal | None]:
-    """What the body of this submission must say, by its names on the wire. Decimals are compared by value, None means absent."""
-    return {
-        names.client_order_id: submission.client_order_id,
-        names.quantity: submission.quantity,
-        names.quote_quantity: submission.quote_quantity,
-        names.price: submission.price,
-        names.timestamp: str(timestamp_ms),
-        names.receive_window: str(receive_window_ms),
-    }
-
-
-def _same(asked: str | Decimal | None, sent: str | None) -> bool:
-    if asked is None or sent is None or isinstance(asked, str):
-        return asked == sent
-    try:
-        return asked == Decimal(sent)
-    except InvalidOperation:
-        return False
-
-
-def _form(body: str) -> dict[str, str]:
-    """The fields of a form body, in a tenth of parse_qsl's time where nothing in it is escaped."""
-    if "%" in body or "+" in body:
-        return dict(parse_qsl(body))
-    return {name: value for name, _, value in (pair.partition("=") for pair in body.split("&"))}
-
-
-def check_body(expected: Mapping[str, str | Decimal | None], body: str | None) -> None:
-    """Raises NotHandedOver unless the form-encoded body carries exactly the expected fields among its own.
-
-    A difference in an amount is `PRECISION_INVALID`: ccxt rounds to the market's steps. Any other is a defect, and the order is refused.
-    """
-    sent = _form(body or "")
-    for name, asked in expected.items():
-        if not _same(asked, sent.get(name)):
-            reason = ReasonCode.EXCHANGE_REFUSED if isinstance(asked, str) else ReasonCode.PRECISION_INVALID
-            raise NotHandedOver(reason, f"{name} would have been {sent.get(name)!r} where {str(asked)!r} was asked for")
 
 
 def _readable(status: int, text: str, url: str) -> Any:
@@ -242,6 +203,8 @@ async def _exchange_fetch(self: Any, url: str, method: str = "GET", headers: Any
     call = current_call.get()
     bare_url = url.split("?", 1)[0]
     await _admit(self, call)
+    if call is not None and call.form is not None:
+        check_request(call.form, method, url, headers or {}, body)
     if call is not None:
         call.handed_over, call.http_status, call.answer, call.text = True, None, None, ""
     request_headers = dict(headers or {})
@@ -292,13 +255,6 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
     """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
     base: Any = importlib.import_module(f"ccxt.async_support.{exchange_id}").__dict__[exchange_id]
 
-    def sign(self: Any, path: str, api: Any = "public", method: str = "GET", params: Any = None, *rest: Any) -> Any:
-        request = base.sign(self, path, api, method, {} if params is None else params, *rest)
-        call = current_call.get()
-        if call is not None and call.expected:
-            check_body(call.expected, request["body"])
-        return request
-
     def milliseconds(self: Any) -> int:
         """The signature's clock: the recorded intent inside an order call, else this machine's. ccxt subtracts the time difference."""
         call = current_call.get()
@@ -320,7 +276,6 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         # Amounts stay the strings that the venue sent. On the class, because ccxt reads its fee table before its configuration.
         "number": str,
         "fetch": _exchange_fetch,
-        "sign": sign,
         "milliseconds": milliseconds,
         "urlencode": staticmethod(urlencode),
         "safe_order": _plain_order,

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.key_check import KeyQuestion
-from schemas.orders import DepositStatus, WithdrawalStatus
+from infra.exchange.venue_names import OrderOnTheWire, VenueAccount, VenueDepositList
+from schemas.orders import DepositStatus, OrderType, Side, TimeInForce, WithdrawalStatus
 from schemas.reasons import ReasonCode
 
 
@@ -54,32 +55,23 @@ class RefusalRule:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderOnTheWire:
-    """Names in the body of the request that creates an order, checked before every request is handed to the network."""
-
-    client_order_id: str
-    quantity: str
-    quote_quantity: str
-    price: str
-    timestamp: str
-    receive_window: str
-
-
-@dataclass(frozen=True, slots=True)
 class VenueWithdrawals:
-    """How a venue pays out, and what it proves about it. Names are those on the wire.
+    """How a venue pays out, and what it proves about it. Names are those on the wire; `path` is the endpoint's that pays out, and `others`
+    are the fields of its request that decide nothing, with the values that they may have (None: any).
 
     `create_call`, `history_call` and `networks_call` are ccxt's names of the endpoints. `takes_fee_from_amount`: the amount asked for is
     what leaves the account, and the fee is kept of it. `refusals` is the white list of answers that prove that nothing was accepted.
     `statuses` are those of the history. `history_page` is its largest page.
     """
 
+    path: str
     client_withdrawal_id: str
     asset: str
     network: str
     address: str
     address_tag: str
     amount: str
+    others: Mapping[str, frozenset[str] | None]
     takes_fee_from_amount: bool
     refusals: tuple[RefusalRule, ...]
     statuses: Mapping[str, WithdrawalStatus]
@@ -89,48 +81,15 @@ class VenueWithdrawals:
 
 
 @dataclass(frozen=True, slots=True)
-class VenueAccount:
-    """How a venue shows what an account holds: ccxt's name of the endpoint, what it is asked with, and names on the wire.
-
-    `account_id` names the account itself, the same for all of its keys; None where the venue publishes none.
-    """
-
-    call: str
-    parameters: Mapping[str, str]
-    balances: str
-    asset: str
-    free: str
-    locked: str
-    account_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class VenueDepositList:
-    """How a venue shows an account's deposits. Names are those on the wire; `history_call` is ccxt's name of the endpoint, `history_page`
-    its largest page. `entry_id` is the venue's own id of an entry, `arrived` and `completed` are times in ms since 1970."""
-
-    entry_id: str
-    transaction_id: str
-    asset: str
-    network: str
-    address: str
-    address_tag: str
-    amount: str
-    arrived: str
-    completed: str
-    statuses: Mapping[str, DepositStatus]
-    history_call: str
-    history_page: int
-
-
-@dataclass(frozen=True, slots=True)
 class Venue:
     """One venue's row.
 
     `create_parameter`, `look_up_parameter` and `cancel_parameter` carry the client order id in ccxt's calls. `cancel_id_parameter` names
-    the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `error_code` and
-    `error_message` are keys of an error's JSON body. `history_page` is the largest page of the order and trade lists.
+    the client order id that the venue puts on a canceled order in place of its own, None where it leaves that alone. `key_header` is the
+    header that names the account by its key. `error_code` and `error_message` are keys of an error's JSON body. `history_page` is the
+    largest page of the order and trade lists; `listed_quote_quantity` is what its orders call the quote amount that was asked for.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
+    `read_lag` is how long after it has accepted an order its books may not show it: what they show is read from copies.
     `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals` is None where
     nothing can be paid out, `deposits` where what arrives is not seen. `account` tells what an account holds.
     """
@@ -141,6 +100,7 @@ class Venue:
     look_up_parameter: str
     cancel_parameter: str
     cancel_id_parameter: str | None
+    key_header: str
     order: OrderOnTheWire
     error_code: str
     error_message: str
@@ -150,6 +110,7 @@ class Venue:
     clock_refused_codes: frozenset[str]
     receive_window_max: timedelta
     history_page: int
+    listed_quote_quantity: str
     prices_call: str
     key_questions: tuple[KeyQuestion, ...]
     options: Mapping[str, object]
@@ -157,6 +118,7 @@ class Venue:
     account: VenueAccount
     withdrawals: VenueWithdrawals | None = None
     deposits: VenueDepositList | None = None
+    read_lag: timedelta = timedelta(seconds=60)
 
 
 _BAD_REQUEST: Final = frozenset({400})
@@ -234,12 +196,14 @@ _BINANCE_WITHDRAWAL_REFUSALS: Final = (
 # Binance wallet API, "Withdraw", "Withdraw History" and "All Coins' Information". Statuses 1 and 5 are no longer documented; they are
 # read as earlier versions had them.
 _BINANCE_WITHDRAWALS: Final = VenueWithdrawals(
+    path="/sapi/v1/capital/withdraw/apply",
     client_withdrawal_id="withdrawOrderId",
     asset="coin",
     network="network",
     address="address",
     address_tag="addressTag",
     amount="amount",
+    others={"signature": None},
     takes_fee_from_amount=True,
     refusals=_BINANCE_WITHDRAWAL_REFUSALS,
     statuses={
@@ -303,13 +267,27 @@ BINANCE: Final = Venue(
     cancel_parameter="clientOrderId",
     # "`newClientOrderId` will replace `clientOrderId` of the canceled order, freeing it up for new orders" (Cancel order).
     cancel_id_parameter="newClientOrderId",
+    key_header="X-MBX-APIKEY",
     order=OrderOnTheWire(
+        path="/api/v3/order",
+        symbol="symbol",
+        side="side",
+        sides={Side.BUY: "BUY", Side.SELL: "SELL"},
+        order_type="type",
+        order_types={OrderType.MARKET: "MARKET", OrderType.LIMIT: "LIMIT", OrderType.LIMIT_MAKER: "LIMIT_MAKER"},
+        time_in_force="timeInForce",
+        times_in_force={TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK"},
+        time_in_force_default="GTC",
         client_order_id="newClientOrderId",
+        original_client_order_id="origClientOrderId",
+        exchange_order_id="orderId",
         quantity="quantity",
         quote_quantity="quoteOrderQty",
         price="price",
         timestamp="timestamp",
         receive_window="recvWindow",
+        # The form of the answer.
+        others={"newOrderRespType": frozenset({"ACK", "RESULT", "FULL"}), "signature": None},
     ),
     error_code="code",
     error_message="msg",
@@ -319,6 +297,7 @@ BINANCE: Final = Venue(
     clock_refused_codes=frozenset({"-1021"}),
     receive_window_max=timedelta(seconds=60),
     history_page=1_000,
+    listed_quote_quantity="origQuoteOrderQty",
     prices_call="publicGetTickerPrice",
     key_questions=(_BINANCE_KEY, _BINANCE_ACCOUNT),
     options={
@@ -334,6 +313,9 @@ BINANCE: Final = Venue(
     account=_BINANCE_BALANCES,
     withdrawals=_BINANCE_WITHDRAWALS,
     deposits=_BINANCE_DEPOSITS,
+    # Its order queries read memory, then a database that is written to asynchronously (Binance spot API, "Data Sources"): some delay is
+    # to be expected and no bound is published. Several bots have seen an order in none of its lists for minutes.
+    read_lag=timedelta(seconds=120),
 )
 
 # Binance.US publishes the same rules for its spot API: return codes, timing security, order endpoints, error codes

@@ -4,23 +4,24 @@ Faust may not declare topics: it would create an output topic without compaction
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from infra.kafka.connection import client_options
+from infra.kafka.topic_settings import Found, TopicProblem, Wanted, problems_of
 from infra.settings import Settings
 from pipeline.invariants import Retryable
 from schemas.topics import Topics, TopicSpec
 
+log = structlog.get_logger(__name__)
+
 _TIMEOUT_MS: Final = 15_000
 _ASKED_MAX: Final = 20
 _ASK_AGAIN_SECONDS: Final = 0.25
-# What must be as created, or a promise is broken: a requests topic with the producer's time, an audit topic that deletes, a record that
-# workers cannot unpack and so stop at, a dead letter that does not fit.
-_BINDING: Final = ("cleanup.policy", "message.timestamp.type", "compression.type", "max.message.bytes")
 
 
 class TopicsUnfit(Exception):
@@ -71,53 +72,55 @@ async def _create(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], sett
 
 
 async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:
-    problems = await _setting_problems(admin, specs, settings)
-    if problems:
+    problems = await _problems(admin, specs, settings)
+    refused = [str(problem) for problem in problems if problem.reaction == "refuse"]
+    if refused:
         raise TopicsUnfit(
             "topics have settings that break a promise, so nothing is read and no order is sent: "
-            + "; ".join(problems)
+            + "; ".join(refused)
             + ". Change them with kafka-configs (or name another ORCHESTRATOR_TOPIC_PREFIX) and start again."
         )
+    for problem in problems:
+        log.warning("topic_at_risk", topic=problem.topic, what=problem.text, do="change it with kafka-configs; see `orchestrator doctor`")
 
 
-async def _setting_problems(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> list[str]:
-    found = await _settings_of(admin, [spec.name for spec in specs])
-    return [problem for spec in specs for problem in _problems(spec, found.get(spec.name, {}), settings)]
+async def _problems(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> list[TopicProblem]:
+    wanted = Wanted(settings.kafka_replication_factor, settings.kafka_min_insync_replicas)
+    names = [spec.name for spec in specs]
+    found, copies = await _settings_of(admin, names), await _copies_of(admin, names)
+    return [
+        problem
+        for spec in specs
+        for problem in problems_of(spec, Found(found.get(spec.name, {}), *copies.get(spec.name, (None, None))), wanted)
+    ]
 
 
-async def topic_problems(settings: Settings, bootstrap_servers: str) -> list[str]:
-    """What is wrong with the topics, one sentence each: missing, wrong settings, too few copies. Changes nothing.
-
-    Raises Retryable without a broker.
-    """
+async def topic_problems(settings: Settings, bootstrap_servers: str) -> list[TopicProblem]:
+    """What is wrong with the topics: missing, wrong settings, too few copies. Changes nothing. Raises Retryable without a broker."""
     admin = AIOKafkaAdminClient(**client_options(settings, bootstrap_servers), request_timeout_ms=_TIMEOUT_MS)
     specs = Topics(settings.topic_prefix).specs(settings.exchanges)
     try:
         await admin.start()
         existing = set(await admin.list_topics())
         present = tuple(spec for spec in specs if spec.name in existing)
-        problems = [f"{spec.name}: does not exist" for spec in specs if spec.name not in existing]
-        if present:
-            problems += await _setting_problems(admin, present, settings)
-            copies = await admin.describe_topics([spec.name for spec in present])
-            problems += [problem for topic in copies for problem in _copy_problems(topic, settings)]
+        problems = [TopicProblem(spec.name, "does not exist", "warn") for spec in specs if spec.name not in existing]
+        return problems + (await _problems(admin, present, settings) if present else [])
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
     finally:
         await admin.close()
-    return problems
 
 
-def _copy_problems(topic: dict[str, Any], settings: Settings) -> list[str]:
-    name, partitions = topic["topic"], topic["partitions"]
-    copies = min(len(partition["replicas"]) for partition in partitions)
-    in_sync = min(len(partition["isr"]) for partition in partitions)
-    problems = []
-    if copies < settings.kafka_replication_factor:
-        problems.append(f"{name}: has {copies} copies, must have {settings.kafka_replication_factor}")
-    if in_sync < settings.kafka_min_insync_replicas:
-        problems.append(f"{name}: {in_sync} copies are in sync, and nothing is written below {settings.kafka_min_insync_replicas}")
-    return problems
+async def _copies_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Copies and copies in sync of each topic's worst partition. A topic that was just made may not be told yet."""
+    return {
+        topic["topic"]: (
+            min(len(partition["replicas"]) for partition in topic["partitions"]),
+            min(len(partition["isr"]) for partition in topic["partitions"]),
+        )
+        for topic in await admin.describe_topics(names)
+        if topic["partitions"]
+    }
 
 
 async def _settings_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
@@ -133,16 +136,3 @@ async def _settings_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str
             return found
         await asyncio.sleep(_ASK_AGAIN_SECONDS)
     raise Retryable(f"the broker does not tell the settings of {', '.join(sorted(set(names) - set(found)))}")
-
-
-def _problems(spec: TopicSpec, found: dict[str, str], settings: Settings) -> list[str]:
-    wanted = {"cleanup.policy": spec.cleanup_policy, **spec.config}
-    problems = [
-        f"{spec.name}: {name} is {found.get(name)}, must be {wanted[name]}"
-        for name in _BINDING
-        if name in wanted and found.get(name) != wanted[name]
-    ]
-    replicas = int(found.get("min.insync.replicas") or 1)
-    if replicas < settings.kafka_min_insync_replicas:
-        problems.append(f"{spec.name}: min.insync.replicas is {replicas}, must be at least {settings.kafka_min_insync_replicas}")
-    return problems

@@ -19,9 +19,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from infra.kafka.partitioner import partition_of
 from pipeline.changes import OutputRecord
 from pipeline.invariants import Fenced, Retryable
-from schemas.topics import DLQ_MESSAGE_BYTES_MAX
+from schemas.topics import DLQ_MESSAGE_BYTES_MAX, OUTPUT_BATCH_BYTES_MAX
 
-_BATCH_BYTES: Final = 256 * 1024
+_BATCH_BYTES: Final = OUTPUT_BATCH_BYTES_MAX // 2
 
 
 class CommitUnknown(Exception):

@@ -37,8 +37,9 @@ _NAMED_MAX: Final = 5
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances and simulated funds."""
-    return tuple(kind.value for kind in EventType if kind.value.startswith(("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_")))
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds and ended sessions."""
+    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED")
+    return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 
 class NotDone(Exception):

@@ -7,12 +7,12 @@ one account: so steps lock the entries of the history, too, behind the users' lo
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, columns_of, source_of
+from infra.postgres.rows import Columns, columns_of, fields_of
 from pipeline.deposit import Announcement, Deposit, DepositBook, Dispute, DisputeKind
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode
 from schemas.reasons import ReasonCode
@@ -163,16 +163,15 @@ class Entry:
 
 
 def deposit_of(row: Record) -> Deposit:
-    """One row of `deposits`."""
-    fields: dict[str, Any] = {name: row[name] for name, _, _ in DEPOSITS.columns}
+    """One row of `deposits`. Raises RowUnreadable."""
+    fields = fields_of(row, DEPOSITS)
     fields["status"] = DepositStatus(row["status"])
     return Deposit(**fields)
 
 
 def announcement_of(row: Record) -> Announcement:
-    """One row of `deposit_announcements`."""
-    fields: dict[str, Any] = {name: row[name] for name, _, _ in ANNOUNCEMENTS.columns if not name.startswith("source_")}
-    fields["source"] = source_of(row)
+    """One row of `deposit_announcements`. Raises RowUnreadable."""
+    fields = fields_of(row, ANNOUNCEMENTS)
     fields["mode"] = Mode(row["mode"])
     fields["status"] = AnnouncementStatus(row["status"])
     fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, columns_of
+from infra.postgres.rows import Columns, columns_of, fields_of
 from pipeline.changes import Changes
 from pipeline.drift import StoredDrift
 
@@ -48,8 +48,8 @@ class DriftCount:
 
 
 def drift_of(row: Record) -> StoredDrift:
-    """One row of `balance_drifts`."""
-    return StoredDrift(**{name: row[name] for name, _, _ in DRIFTS.columns})
+    """One row of `balance_drifts`. Raises RowUnreadable."""
+    return StoredDrift(**fields_of(row, DRIFTS))
 
 
 def drift_parts(changes: Changes) -> list[Part]:

@@ -47,10 +47,10 @@ _ORDER_TYPES: Final = {order_type.value: order_type for order_type in OrderType}
 _STATUSES: Final = {status.value: status for status in OrderStatus}
 _LIVE: Final = Mode.LIVE.value
 # The columns of `_ACCOUNTS` for a user who does not exist.
-_NOBODY: Final = (None, None, "trader", None)
+_NOBODY: Final = (None, None, "trader", None, 0)
 
 _ACCOUNTS: Final = """
-    SELECT users.user_id, users.status, users.role, users.credentials_changed_at,
+    SELECT users.user_id, users.status, users.role, users.credentials_changed_at, users.session_generation,
         factor.encryption_key_id, factor.ciphertext, factor.last_step, factor.wrong_at, factor.locked
     FROM users LEFT JOIN second_factors AS factor USING (user_id) WHERE users.user_id = ANY($1::text[])
 """
@@ -129,7 +129,7 @@ async def accounts(
     for user_id, volume, trades, month_volume, realised in await connection.fetch(
         _USAGE, user_ids, now - DAY, now - HOUR, now.date(), MEAN_DAYS
     ):
-        _, status, role, changed_at, *factor = users.get(user_id, _NOBODY)
+        _, status, role, changed_at, generation, *factor = users.get(user_id, _NOBODY)
         own = overrides.get(user_id)
         found[user_id] = AccountState(
             user_id=user_id,
@@ -139,6 +139,7 @@ async def accounts(
             factor=_factor_of(user_id, unseal, *factor) if factor else None,
             conduct=conduct[user_id],
             credentials_changed_at=changed_at,
+            session_generation=generation,
             usage=Usage(volume, trades, month_volume / MEAN_DAYS, -realised),
         )
     for user_id, mode, order_id, exchange, symbol, side, order_type, price, leaves, usd_value, status in await connection.fetch(

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from infra.postgres.schema import DatabaseUnfit
+from infra.postgres.sqlstates import outside_a_step
 from pipeline.invariants import Retryable
 
 # Any number will do, as long as it is always the same: the lock's name.
@@ -21,10 +22,6 @@ _LOCK: Final = 7_020_110
 _CONNECT_SECONDS_MAX: Final = 10
 # With the wait for another worker's migration.
 _MIGRATION_SECONDS_MAX: Final = 600
-# SQLSTATE classes and codes (PostgreSQL manual, appendix A): who we are, where we want to, and what we may do.
-_UNFIT: Final = ("28", "3D000", "42501", "3F000")
-# Connection, resources (a full disk is one), somebody stopped the server, the system below it.
-_PASSING: Final = ("08", "53", "57P", "58")
 
 
 def engine_url(database_url: str) -> str:
@@ -38,8 +35,8 @@ def engine_url(database_url: str) -> str:
     return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
-async def migrate(database_url: str) -> None:
-    """Applies every migration that is missing.
+async def migrate(database_url: str, revision: str = "head") -> None:
+    """Applies every migration that is missing, up to a revision.
 
     Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us or was made by a newer version.
     """
@@ -53,13 +50,15 @@ async def migrate(database_url: str) -> None:
         ) from None
     try:
         async with asyncio.timeout(_MIGRATION_SECONDS_MAX):
-            await _migrate(engine)
+            await _migrate(engine, revision)
     except (OSError, TimeoutError) as error:
         raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise _named(str(getattr(error, "sqlstate", None) or ""), str(error), error) from error
+        raise outside_a_step(error) or error from error
     except DBAPIError as error:
-        raise _named(str(getattr(error.orig, "sqlstate", None) or ""), str(error.orig), error) from error
+        # SQLAlchemy wraps the driver's error in one of its own, and that in this one.
+        cause = error.orig.__cause__ if error.orig is not None else None
+        raise (outside_a_step(cause) if cause is not None else None) or error from error
     except CommandError as error:
         raise DatabaseUnfit(
             f"the database's schema is not one that this version knows ({error}). Nothing was changed: all orders and balances are still "
@@ -67,29 +66,17 @@ async def migrate(database_url: str) -> None:
         ) from error
 
 
-def _named(sqlstate: str, text: str, error: Exception) -> Exception:
-    """The exception that an error of the database calls for; a defect stays what it is."""
-    if sqlstate.startswith(_UNFIT):
-        return DatabaseUnfit(
-            f"the database refuses: {text} (SQLSTATE {sqlstate}). Nothing was read or sent. Check ORCHESTRATOR_DATABASE_URL, and that its "
-            "user may create tables."
-        )
-    if sqlstate.startswith(_PASSING) or isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
-        return Retryable(f"the database cannot work now: {text} (SQLSTATE {sqlstate or 'none'})")
-    return error
-
-
-async def _migrate(engine: AsyncEngine) -> None:
+async def _migrate(engine: AsyncEngine, revision: str) -> None:
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, revision)
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

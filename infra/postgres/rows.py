@@ -13,6 +13,7 @@ from asyncpg import Record
 
 from pipeline.audit import AuditRow
 from pipeline.changes import Claim, PendingCancel
+from pipeline.invariants import RowUnreadable
 from pipeline.ledger import AccountKey, Transfer, TransferKind
 from pipeline.order import Order
 from pipeline.venue import Fee
@@ -113,13 +114,18 @@ ORDERS: Columns[Order] = Columns(
         ("fees", "text", lambda order: _fees_text(order.fees)),
         ("usd_value", _AMOUNT, lambda order: order.usd_value),
         ("usd_rate", _AMOUNT, lambda order: order.usd_rate),
+        ("absent_since", _TIME, lambda order: order.absent_since),
+        ("watched_until", _TIME, lambda order: order.watched_until),
+        ("corrected_at", _TIME, lambda order: order.corrected_at),
+        ("market_id", "text", lambda order: order.market_id),
     ),
 )
 
 # What changes in an order's life; the rest is written once.
 ORDERS_CHANGING: Columns[Order] = ORDERS.only(
     "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
-    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees",
+    "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees", "absent_since", "watched_until",
+    "corrected_at",
 )  # fmt: skip
 
 CLAIMS: Columns[Claim] = Columns(
@@ -141,6 +147,7 @@ CLAIMS: Columns[Claim] = Columns(
 )
 
 CLAIM_RESULTS: Columns[Claim] = CLAIMS.only("user_id", "idempotency_key", "result")
+CLAIM_CORRECTIONS: Columns[Claim] = CLAIMS.only("user_id", "idempotency_key", "result", "order_id")
 
 # From when a key's lifetime counts, as `Claim.key_lives_from` has it. A row of a worker that does not know `ended_at` is judged by what its
 # result says; an older `ended_at` may be left in a row that such a worker took over, so the latest counts. A decision is never after the
@@ -164,10 +171,14 @@ CANCELS: Columns[PendingCancel] = Columns(
         ("decided_at", _TIME, lambda cancel: cancel.decided_at),
         ("attempt", "integer", lambda cancel: cancel.attempt),
         ("traceparent", "text", lambda cancel: cancel.traceparent),
+        ("attempts_sent", "integer", lambda cancel: cancel.attempts_sent),
+        ("expires_at", _TIME, lambda cancel: cancel.expires_at),
     ),
 )
 
-CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only("source_topic", "source_partition", "source_offset", "requested_at", "attempt")
+CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only(
+    "source_topic", "source_partition", "source_offset", "requested_at", "attempt", "attempts_sent"
+)
 
 TRANSFERS: Columns[Transfer] = Columns(
     "transfers",
@@ -197,10 +208,27 @@ AUDIT_EVENTS: Columns[AuditRow] = Columns(
 )
 
 
+def fields_of(row: Record, columns: Columns[T]) -> dict[str, Any]:
+    """A row's values by the names of its object's fields, its `source_` columns as one.
+
+    Raises RowUnreadable for a time without a zone, which is how the driver reads `infinity`: nothing can be compared with it.
+    """
+    fields: dict[str, Any] = {}
+    for name, sql_type, _ in columns.columns:
+        if name.startswith("source_"):
+            fields["source"] = source_of(row)
+            continue
+        value = row[name]
+        if sql_type == _TIME and value is not None and value.tzinfo is None:
+            key = columns.columns[0][0]
+            raise RowUnreadable(f"{columns.table} with {key} {row[key]} has no finite {name}; nothing was written, its funds stay held.")
+        fields[name] = value
+    return fields
+
+
 def order_of(row: Record) -> Order:
-    """One row of `orders`."""
-    fields: dict[str, Any] = {name: row[name] for name, _, _ in ORDERS.columns if not name.startswith("source_")}
-    fields["source"] = source_of(row)
+    """One row of `orders`. Raises RowUnreadable."""
+    fields = fields_of(row, ORDERS)
     fields["mode"] = Mode(row["mode"])
     fields["side"] = Side(row["side"])
     fields["order_type"] = OrderType(row["order_type"])
@@ -218,34 +246,16 @@ def _fees_text(fees: tuple[Fee, ...]) -> str:
 
 
 def claim_of(row: Record) -> Claim:
-    """One row of `claims`."""
-    return Claim(
-        user_id=row["user_id"],
-        idempotency_key=row["idempotency_key"],
-        source=source_of(row),
-        request_id=row["request_id"],
-        request_type=RequestType(row["request_type"]) if row["request_type"] else None,
-        fingerprint=row["fingerprint"],
-        order_id=row["order_id"],
-        claimed_at=row["claimed_at"],
-        result=RESULT.validate_json(row["result"]) if row["result"] else None,
-        ended_at=row["ended_at"],
-    )
+    """One row of `claims`. Raises RowUnreadable."""
+    fields = fields_of(row, CLAIMS)
+    fields["request_type"] = RequestType(row["request_type"]) if row["request_type"] else None
+    fields["result"] = RESULT.validate_json(row["result"]) if row["result"] else None
+    return Claim(**fields)
 
 
 def cancel_of(row: Record) -> PendingCancel:
-    """One row of `cancels`."""
-    return PendingCancel(
-        source=source_of(row),
-        order_id=row["order_id"],
-        user_id=row["user_id"],
-        idempotency_key=row["idempotency_key"],
-        request_id=row["request_id"],
-        requested_at=row["requested_at"],
-        decided_at=row["decided_at"],
-        attempt=row["attempt"],
-        traceparent=row["traceparent"],
-    )
+    """One row of `cancels`. Raises RowUnreadable."""
+    return PendingCancel(**fields_of(row, CANCELS))
 
 
 def transfer_of(row: Record) -> Transfer:

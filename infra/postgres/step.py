@@ -18,44 +18,24 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import asyncpg
 import msgpack
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
+from infra.postgres.sqlstates import OF_THE_DATABASE, Reaction, outside_a_step, reaction_of, within_a_step
 from infra.postgres.storing import store
 from infra.postgres.transfers import stored_transfers
 from pipeline.audit import ChainHead
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.gate.context import Conduct
-from pipeline.invariants import Fenced, InvariantViolation, Retryable
+from pipeline.invariants import Fenced, InvariantViolation
 from pipeline.ledger import AccountKey, Balance, Transfer
 from pipeline.order import Order
 from schemas.audit import GENESIS_HASH
 
 Connection = PoolConnectionProxy
-
-# What passes by itself, or when somebody has looked after the server: it restarts, the network breaks, two transactions met, its disk is
-# full. Everything else is a defect.
-_PASSING: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # A worker that wakes up from a pause finds the time limits of all its statements over at once.
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.CannotConnectNowError,
-    # Its disk, its memory, its connections.
-    asyncpg.InsufficientResourcesError,
-    # An error of the system below it.
-    asyncpg.PostgresSystemError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    OSError,
-    TimeoutError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,26 +273,35 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection outside any step, for reading and administration. Raises Retryable when the database is out of reach."""
+        """A connection outside any step, for reading and administration.
+
+        Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us.
+        """
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection:
                 yield connection
-        except _PASSING as error:
-            raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+        except OF_THE_DATABASE as error:
+            await self._replace_sessions(error)
+            named = outside_a_step(error)
+            if named is None:
+                raise
+            raise named from error
 
     async def take_partition(self, consumer_group: str, topic: str, partition: int, now: datetime) -> tuple[InputPartition, Progress]:
         """Makes this worker the owner: from now on every older owner's step fails. Waits for a step that is under way.
 
         Call it after Kafka has fenced the older owner's producer: a step that the old owner still stores cannot be published by it any
         more, and is found here.
+
+        The epoch is drawn from a sequence of the whole database, by a trigger on the row: an order keeps the epoch that it was sent under,
+        and an epoch that two partitions could share would let the second take the first's order for its own.
         """
         async with self.connection() as connection:
             row = await connection.fetchrow(
                 """
                 INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
-                VALUES ($1, $2, $3, 1, -1, -1, $4)
-                ON CONFLICT (consumer_group, topic, partition)
-                DO UPDATE SET fencing_epoch = input_partitions.fencing_epoch + 1
+                VALUES ($1, $2, $3, nextval('fencing_epochs'), -1, -1, $4)
+                ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET fencing_epoch = EXCLUDED.fencing_epoch
                 RETURNING fencing_epoch, base_offset, next_offset, outputs, carried
                 """,
                 consumer_group,
@@ -329,7 +318,8 @@ class Database:
         """Opens the step's transaction and checks the fencing epoch; commits when the block ends well.
 
         Raises Fenced when another worker owns the partition, InvariantViolation when the database refuses what the block stores, Retryable
-        when the database is out of reach. After Retryable the commit's outcome is unknown: look at `progress` of the next step.
+        when the database is out of reach, DatabaseUnfit when it refuses us. After Retryable the commit's outcome is unknown: look at
+        `progress` of the next step.
         """
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction():
@@ -346,13 +336,17 @@ class Database:
                 if row is None:
                     raise InvariantViolation(f"input partition {partition} has no row any more; nothing was written.")
                 yield StepTransaction(connection, partition, _progress_of(row, outputs=False))
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise InvariantViolation(
-                f"the database refused to store a batch of {partition}: {error}. The batch was rolled back, no funds were moved. "
-                "This is a defect: run `orchestrator verify` and report it with this line."
-            ) from error
-        except _PASSING as error:
-            raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+        except OF_THE_DATABASE as error:
+            await self._replace_sessions(error)
+            named = within_a_step(error, str(partition))
+            if named is None:
+                raise
+            raise named from error
+
+    async def _replace_sessions(self, error: Exception) -> None:
+        """Lets no step have an old session again, where they are of no use any more."""
+        if reaction_of(error) is Reaction.RECONNECT:
+            await self._pool.expire_connections()
 
 
 def check_fencing_epoch(partition: InputPartition, stored_epoch: int) -> None:
@@ -389,7 +383,7 @@ def _transaction_limit(timeout_seconds: float) -> Callable[[asyncpg.Connection],
 
 
 async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> Database:
-    """Opens the pool. Raises Retryable when the database is out of reach."""
+    """Opens the pool. Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us."""
     try:
         pool = await asyncpg.create_pool(
             database_url,
@@ -411,6 +405,9 @@ async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> 
                 "enable_mergejoin": "off",
             },
         )
-    except _PASSING as error:
-        raise Retryable(f"the database is out of reach ({type(error).__name__}: {error})") from error
+    except OF_THE_DATABASE as error:
+        named = outside_a_step(error)
+        if named is None:
+            raise
+        raise named from error
     return Database(pool, timeout_seconds)

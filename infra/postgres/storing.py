@@ -26,6 +26,7 @@ from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
     CANCELS,
+    CLAIM_CORRECTIONS,
     CLAIM_RESULTS,
     CLAIMS,
     KEY_LIVES_FROM,
@@ -35,6 +36,7 @@ from infra.postgres.rows import (
     Columns,
     columns_of,
 )
+from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.changes import Changes
 from pipeline.gate.context import Conduct
@@ -88,11 +90,13 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    for part in drift_parts(changes):
+    for part in (*drift_parts(changes), *session_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
+    await remove_old(connection, changes)
     await _cancels(connection, changes)
     await _announcements(connection, changes, subject)
+    await _corrections(connection, changes)
 
 
 def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> None:
@@ -121,6 +125,18 @@ def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> No
             ),
             [*columns_of(ended, 3), changes.now],
             len(ended),
+        )
+
+
+async def _corrections(connection: PoolConnectionProxy, changes: Changes) -> None:
+    """What is true after all of requests that were answered before. By itself, as a batch may end a claim and correct it; a claim may be
+    gone by now, as it lives no longer than its key."""
+    if changes.corrected:
+        rows = [(*key, RESULT.dump_json(result).decode(), result.order_id) for key, result in changes.corrected.items()]
+        await connection.execute(
+            f"UPDATE claims SET result = given.result FROM {CLAIM_CORRECTIONS.unnest()} "  # noqa: S608 — literals
+            "WHERE claims.user_id = given.user_id AND claims.idempotency_key = given.idempotency_key AND claims.order_id = given.order_id",
+            *columns_of(rows, 4),
         )
 
 
@@ -351,7 +367,8 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
         await connection.execute(CANCELS.insert(), *CANCELS.arrays(changes.cancels_made))
     if changes.cancels_repeated:
         await connection.execute(
-            f"UPDATE cancels SET attempt = given.attempt FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
+            "UPDATE cancels SET attempt = given.attempt, attempts_sent = given.attempts_sent "  # noqa: S608 — literals
+            f"FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",
             *CANCEL_ATTEMPTS.arrays(changes.cancels_repeated),
         )
     if changes.cancels_ended:

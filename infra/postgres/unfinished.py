@@ -50,6 +50,29 @@ async def unfinished_orders(
     return [UnfinishedOrder(order_of(row), row["cancel_pending"]) for row in rows]
 
 
+async def watched_orders(
+    database: Database, exchange: str, work_partitions: Sequence[int], now: datetime, after: tuple[datetime, str] | None, limit: int
+) -> list[Order]:
+    """Orders that ended without the exchange's own word and are looked up until `watched_until` all the same; those whose time is over
+    first, from `after` (that time, and the order id) on."""
+    begin, order_id = after or (now, "")
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT * FROM orders
+            WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND watched_until > $3 AND (watched_until, order_id) > ($4, $5)
+            ORDER BY watched_until, order_id LIMIT $6
+            """,
+            exchange,
+            work_partitions,
+            now,
+            max(begin, now),
+            order_id,
+            limit,
+        )
+    return [order_of(row) for row in rows]
+
+
 async def purge_claims(database: Database, older_than: datetime) -> int:
     """Deletes claims whose request was over at `older_than`; returns how many. A claim whose request still runs is kept, however old.
 

@@ -6,12 +6,12 @@ Written with the batch (infra/postgres/storing), loaded behind the users' locks.
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, source_of
+from infra.postgres.rows import Columns, fields_of
 from pipeline.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -107,9 +107,8 @@ _KEYS: Final = """
 
 
 def withdrawal_of(row: Record) -> Withdrawal:
-    """One row of `withdrawals`."""
-    fields: dict[str, Any] = {name: row[name] for name, _, _ in WITHDRAWALS.columns if not name.startswith("source_")}
-    fields["source"] = source_of(row)
+    """One row of `withdrawals`. Raises RowUnreadable."""
+    fields = fields_of(row, WITHDRAWALS)
     fields["mode"] = Mode(row["mode"])
     fields["status"] = WithdrawalStatus(row["status"])
     fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None

@@ -56,6 +56,7 @@ class _Books:
             quantity=record.quantity,
             quote_quantity=record.quote_quantity,
             price=record.price,
+            foreign=record.foreign,
         )
 
     def fill(self, record: Filled) -> None:

@@ -208,6 +208,8 @@ class AccountState:
     factor: SecondFactor | None = None
     conduct: Conduct = Conduct()
     credentials_changed_at: datetime | None = None
+    # Raised by the database with every change of the user's status or second factor; sessions of an older one are over.
+    session_generation: int = 0
     usage: Usage = field(default_factory=Usage)
     open_orders: list[OpenOrder] = field(default_factory=list)
     recent: list[RecentOrder] = field(default_factory=list)

@@ -225,6 +225,12 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.TOTP_INVALID: "second factor, between the steps `safety` and `api_key`",
     R.TOTP_REPLAYED: "second factor, between the steps `safety` and `api_key`",
     R.TOTP_LOCKED: "second factor, between the steps `safety` and `api_key`",
+    **dict.fromkeys(
+        (R.SESSION_UNKNOWN, R.SESSION_EXPIRED, R.SESSION_REVOKED, R.SESSION_LIMIT_EXCEEDED, R.SESSION_SYMBOL_NOT_ALLOWED),
+        "second factor, where a session is to confirm, between the steps `safety` and `api_key`",
+    ),
+    R.SESSION_TOO_WIDE: "requests that begin a session",
+    R.SESSIONS_EXCEEDED: "requests that begin a session",
     R.INVALID_DECIMAL: "reading of the record",
     R.SCHEMA_INVALID: "reading of the record",
     R.SCHEMA_VERSION_UNSUPPORTED: "reading of the record",

@@ -35,8 +35,9 @@ TEN_STEPS: Final = (
     TradeStep(
         3,
         "second factor",
-        "The code is right for the time at which the broker appended the record, and is used for the first time.",
-        ("pipeline.second_factor:check_code",),
+        "A code is right for the time at which the broker appended the record, and is used for the first time; or a session that one began "
+        "covers the order; or the token's issuer has asked for a second factor lately, where its word is taken.",
+        ("pipeline.confirmation:way_of", "pipeline.second_factor:check_code"),
     ),
     TradeStep(
         4,

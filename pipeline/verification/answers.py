@@ -3,7 +3,7 @@
 Invariants that are checked (schemas/results states them for readers of the topic):
 1. Each record has exactly one final result, unless its order is open or in doubt.
 2. Per `(user_id, idempotency_key)` exactly one final result has `replayed: false`, within the 24 hours that a key lives.
-3. A replay says what the first answer said.
+3. A replay says what the first answer said, or what corrected it.
 4. What the database stored as an answer is what the topic has, byte by byte.
 5. Nothing simulated can be taken for real, nor the other way round.
 """
@@ -49,6 +49,9 @@ class Answers:
     newest: dict[SourceOffset, Result] = field(default_factory=dict)
     # The answers that count per key, each with the digest of its bytes.
     first: dict[Key, list[tuple[Result, bytes]]] = field(default_factory=dict)
+    # What corrects a final answer, by key and by the order that it is about, in the order in which it came.
+    corrections: dict[Key, list[tuple[Result, bytes]]] = field(default_factory=dict)
+    corrected: dict[str, Result] = field(default_factory=dict)
     answered_ms: dict[SourceOffset, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
@@ -58,6 +61,10 @@ class Answers:
     def add_result(self, result: Result, value: bytes, appended_ms: int) -> None:
         """Results of one source share a key and so a partition: they must be added in the partition's order."""
         self.newest[result.source] = result
+        if result.corrects and result.user_id is not None and result.idempotency_key is not None:
+            key = (result.user_id, result.idempotency_key)
+            self.corrections.setdefault(key, []).append((result, sha256(value).digest()))
+            self.corrected[result.order_id or ""] = result
         if not result.final:
             return
         self.finals.setdefault(result.source, []).append(result)
@@ -168,7 +175,7 @@ def _one_answer_per_key(answers: Answers, requested: Requested) -> Finding:
 
 
 def _replays_agree(answers: Answers) -> Finding:
-    check = Check("replays_agree", "a replayed answer says what the first answer said")
+    check = Check("replays_agree", "a replayed answer says what the first answer said, or what corrected it")
     for results in answers.finals.values():
         for result in results:
             if not result.replayed or result.status is ResultStatus.DUPLICATE or result.user_id is None or result.idempotency_key is None:
@@ -177,7 +184,8 @@ def _replays_agree(answers: Answers) -> Finding:
                 # A key used for another payload is refused under its own words.
                 continue
             check.checked += 1
-            firsts = answers.first.get((result.user_id, result.idempotency_key), [])
+            key = (result.user_id, result.idempotency_key)
+            firsts = [*answers.first.get(key, []), *answers.corrections.get(key, [])]
             if not any(_says_the_same(first, result) for first, _ in firsts):
                 check.breach(f"record {result.source} got a replay that differs from the first answer of key {result.idempotency_key!r}")
     return check.finding()
@@ -217,7 +225,7 @@ def _results_match(answers: Answers, requested: Requested, announcements: Mappin
         check.breach(text)
     for key, digest in requested.answers.items():
         check.checked += 1
-        if not any(told_digest == digest for _, told_digest in answers.first.get(key, [])):
+        if not any(told_digest == digest for _, told_digest in (*answers.first.get(key, []), *answers.corrections.get(key, []))):
             check.breach(f"user {key[0]}, key {key[1]!r}: the stored answer is not on the topic")
     return check.finding()
 

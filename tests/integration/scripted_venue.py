@@ -229,6 +229,7 @@ def submission(**changes: object) -> Submission:
         "api_key_id": "key-1", "symbol": "BTC/USDT", "side": Side.BUY, "order_type": OrderType.LIMIT, "quantity": Decimal("0.002"),
         "quote_quantity": None, "price": Decimal("50000.00"), "time_in_force": None, "submitting_at": datetime.now(UTC),
     }
+    fields["expires_at"] = changes.get("submitting_at", fields["submitting_at"]) + timedelta(seconds=30)  # type: ignore[operator]
     return Submission(**{**fields, **changes})  # type: ignore[arg-type]  # the fields are the dataclass's own
 
 

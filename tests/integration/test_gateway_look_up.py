@@ -1,13 +1,16 @@
 """What `look_up` and `cancel` read in a venue's books, over real HTTP."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from aiohttp import web
 
 from pipeline.identifiers import client_order_id_of
-from pipeline.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, Refused
-from schemas.orders import OrderStatus
+from pipeline.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, OrderTerms, Refused
+from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (
     API_KEY,
@@ -226,26 +229,126 @@ async def test_look_up_canceled_order_under_a_foreign_id_is_no_absence(client_or
 
 
 async def test_look_up_with_intent_time_searches_its_acceptance_window() -> None:
-    """The lists are asked for the time in which the venue can have accepted the order, in the venue's clock."""
+    """The lists are asked for the time in which the venue can have accepted the order: by its clock, and as if this machine's had been set
+    to it since the intent."""
     async with running_venue(clock_ahead=timedelta(hours=2)) as venue, gateway_to(venue) as gateway:
         venue.answers["GET", ORDER] = NOT_FOUND
         intent = datetime.now(UTC) - timedelta(minutes=10)
         assert isinstance(await gateway.look_up(reference(submitting_at=intent)), Absent)
         for arrival in venue.arrivals[1:]:
             asked = [datetime.fromtimestamp(int(arrival.query[name]) / 1_000, UTC) for name in ("startTime", "endTime")]
-            begin, end = asked[0] - venue.clock_ahead, asked[1] - venue.clock_ahead
+            begin, end = asked[0], asked[1] - venue.clock_ahead
             assert timedelta(seconds=59) < intent - begin < timedelta(seconds=61)
             assert timedelta(seconds=74) < end - intent < timedelta(seconds=76)
 
 
-async def test_look_up_with_a_full_page_of_orders_fails() -> None:
-    """A list that may go on is no proof of absence."""
+def _listed(number: int, at: datetime, **fields: object) -> dict[str, object]:
+    return {**order_row(f"web_{number}", order_id=1_000 + number), "time": int(at.timestamp() * 1_000), **fields}
+
+
+def _pages(rows: Sequence[dict[str, object]]) -> Answer:
+    """A list as Binance gives it: from `startTime` on, a thousand at most, oldest first."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        begin = int(request.query["startTime"])
+        return web.json_response([row for row in rows if int(str(row["time"])) >= begin][:1_000])
+
+    return answer
+
+
+@pytest.mark.parametrize(("count", "proves"), [(999, True), (1_000, True), (4_321, True), (12_000, False)])
+async def test_look_up_reads_a_long_list_to_its_end_within_a_bound(count: int, proves: bool) -> None:
+    """Other orders of the account do not keep a doubt alive; a list that goes on behind the bound is no proof of absence."""
     async with running_venue() as venue, gateway_to(venue) as gateway:
         intent = datetime.now(UTC)
-        rows = [{**order_row(f"x{number}", order_id=number), "time": int(intent.timestamp() * 1_000)} for number in range(1_000)]
         venue.answers["GET", ORDER] = NOT_FOUND
-        venue.answers["GET", ALL_ORDERS] = answers(200, rows)
+        venue.answers["GET", ALL_ORDERS] = _pages([_listed(number, intent + timedelta(milliseconds=number)) for number in range(count)])
+        outcome = await gateway.look_up(reference(submitting_at=intent))
+        assert isinstance(outcome, Absent if proves else LookUpFailed), outcome
+        if not proves:
+            assert "may not show every one" in outcome.detail
+
+
+async def test_look_up_finds_an_order_behind_the_first_page() -> None:
+    """The last of two thousand."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        intent = datetime.now(UTC)
+        rows = [_listed(number, intent + timedelta(milliseconds=number)) for number in range(2_000)]
+        venue.answers["GET", ORDER] = NOT_FOUND
+        venue.answers["GET", ALL_ORDERS] = _pages([*rows, _listed(2_000, intent + timedelta(seconds=3), clientOrderId="co-1")])
+        outcome = await gateway.look_up(reference(submitting_at=intent))
+        assert isinstance(outcome, Found), outcome
+        assert outcome.order.exchange_order_id == "3000"
+
+
+async def test_look_up_with_a_full_page_of_one_moment_fails() -> None:
+    """A page that cannot be read on behind is no proof of absence."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        intent = datetime.now(UTC)
+        venue.answers["GET", ORDER] = NOT_FOUND
+        venue.answers["GET", ALL_ORDERS] = _pages([_listed(number, intent) for number in range(1_000)])
         assert isinstance(await gateway.look_up(reference(submitting_at=intent)), LookUpFailed)
+
+
+TERMS = OrderTerms(Side.BUY, OrderType.LIMIT, Decimal("0.001"), None, Decimal(50_000))
+BY_VALUE = OrderTerms(Side.BUY, OrderType.MARKET, None, Decimal(50), None)
+
+
+@pytest.mark.parametrize(
+    ("terms", "fields", "may_be"),
+    [
+        (TERMS, {}, True),
+        (TERMS, {"price": "50000.000"}, True),
+        (None, {"side": "SELL"}, True),
+        (TERMS, {"side": "SELL"}, False),
+        (TERMS, {"type": "MARKET"}, False),
+        (TERMS, {"origQty": "0.002"}, False),
+        (TERMS, {"price": "50000.01"}, False),
+        (TERMS, {"price": "nonsense"}, True),
+        (replace(TERMS, order_type=OrderType.LIMIT_MAKER), {"type": "LIMIT_MAKER"}, True),
+        (BY_VALUE, {"type": "MARKET", "price": "0.00", "origQuoteOrderQty": "50.00"}, True),
+        (BY_VALUE, {"type": "MARKET", "price": "0.00", "origQuoteOrderQty": "51.00"}, False),
+    ],
+)
+async def test_order_canceled_elsewhere_blocks_the_proof_only_where_it_may_be_the_one(
+    terms: OrderTerms | None, fields: dict[str, object], may_be: bool
+) -> None:
+    """A cancel elsewhere replaces the client order id: the same terms within the same minute may be ours, other terms cannot."""
+    async with running_venue() as venue, gateway_to(venue) as gateway:
+        intent = datetime.now(UTC)
+        venue.answers["GET", ORDER] = NOT_FOUND
+        venue.answers["GET", ALL_ORDERS] = _pages([_listed(1, intent, status="CANCELED", **{"origQty": "0.00100000", **fields})])
+        outcome = await gateway.look_up(replace(reference(submitting_at=intent), terms=terms))
+        assert isinstance(outcome, LookUpFailed if may_be else Absent), outcome
+
+
+async def test_look_up_that_finds_nothing_says_when_by_the_venues_clock() -> None:
+    """Whoever compares two looks must not depend on how this machine's clock is set."""
+    async with running_venue(clock_ahead=timedelta(hours=-2)) as venue, gateway_to(venue) as gateway:
+        venue.answers["GET", ORDER] = NOT_FOUND
+        outcome = await gateway.look_up(reference())
+        assert isinstance(outcome, Absent), outcome
+        assert abs(outcome.looked_up_at - (datetime.now(UTC) + venue.clock_ahead)) < timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(minutes=3)])
+async def test_look_up_asks_for_the_venues_clock_again_when_this_machines_was_set(step: timedelta) -> None:
+    """What was measured before says nothing any more; where the venue does not tell its clock then, nothing is proven."""
+    set_by = timedelta(0)
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + set_by
+
+    async with running_venue() as venue, gateway_to(venue, clock=clock) as gateway:
+        venue.answers["GET", ORDER] = NOT_FOUND
+        assert isinstance(await gateway.look_up(reference()), Absent)
+        set_by = step
+        outcome = await gateway.look_up(reference())
+        assert isinstance(outcome, Absent), outcome
+        assert abs(outcome.looked_up_at - datetime.now(UTC)) < timedelta(seconds=2)
+        set_by = 2 * step
+        venue.answers["GET", "/api/v3/time"] = error(503, -1008, "Server is currently overloaded.")
+        assert isinstance(await gateway.look_up(reference()), LookUpFailed)
 
 
 async def test_look_up_unknown_key_fails() -> None:

@@ -22,6 +22,7 @@ async def test_markets_are_read_exactly() -> None:
         assert markets["BTC/USDT"] == Market(
             symbol="BTC/USDT", base="BTC", quote="USDT", active=True, price_tick=Decimal("0.01"), quantity_step=Decimal("0.00001"),
             quantity_min=Decimal("0.00001"), quantity_max=Decimal(9000), notional_min=Decimal(5), taker_fee_rate=Decimal("0.001"),
+            market_id="BTCUSDT",
         )
 
 

@@ -38,6 +38,7 @@ def payout(number: int = 0, **fields: object) -> WithdrawalSubmission:
         "amount": Decimal("100.123456"),
         "fee": Decimal("0.5"),
         "submitting_at": datetime.now(UTC),
+        "expires_at": datetime.now(UTC) + timedelta(seconds=30),
         **fields,
     }
     return WithdrawalSubmission(**values)  # type: ignore[arg-type]  # a test's own values

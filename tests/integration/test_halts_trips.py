@@ -64,8 +64,7 @@ async def test_exchange_is_halted_by_orders_in_doubt_and_by_stale_prices(
         await commands.command("resume", scope="exchange", target="binance")
         assert len(await _tripped(commands, 2)) == 2
         finals = await made.final_results(sent, 60)
-        # Proven absent, and then halted before it was sent again.
-        assert {finals[record.partition, record.offset]["reason_code"] for record in sent} == {"TRADING_HALTED"}
+        assert {finals[record.partition, record.offset]["reason_code"] for record in sent} == {"ORDER_NOT_EXECUTED"}
         await commands.command("resume", scope="exchange", target="binance")
         await _stays_lifted(commands, 2)
         assert await _answer(made, 6) is None

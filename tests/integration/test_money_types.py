@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, FloatOperation, getcontext
 from pathlib import Path
 from types import FrameType
@@ -186,7 +186,7 @@ def _simulated() -> Any:
     submission = Submission(
         mode=Mode.PAPER, order_id=ORDER_ID, client_order_id="c", exchange=EXCHANGE, user_id=USER, api_key_id="k1", symbol="BTC/USDT",
         side=order_of().side, order_type=order_of().order_type, quantity=Decimal("0.3"), quote_quantity=None, price=PRICE,
-        time_in_force=None, submitting_at=NOW,
+        time_in_force=None, submitting_at=NOW, expires_at=NOW + timedelta(seconds=30),
     )  # fmt: skip
     return at_submission(submission, BTC_USDT, Quote(PRICE, datetime.now(UTC)))
 

@@ -79,6 +79,7 @@ SEEN: dict[FaultKind, object] = {
     FaultKind.DUPLICATE: (400, -2010),
     FaultKind.SLOW: (200, None),
     FaultKind.PARTIAL_FILL: (200, None),
+    FaultKind.READ_LAG: (200, None),
 }
 
 
@@ -93,12 +94,34 @@ async def test_fault_shows_itself_and_its_name_says_whether_the_order_stands(
     seen = await _sent(client, client_order_id)
     assert ((seen.status, seen.code) if isinstance(seen, Answer) else seen) == SEEN[kind]
     is_accepted = kind in ACCEPTING or kind is FaultKind.SLOW
+    if kind is FaultKind.READ_LAG:
+        await asyncio.sleep(0.06)
     assert await _is_accepted(client, client_order_id) is is_accepted
     assert _logged(simulator, client_order_id) == [(kind.value, is_accepted)]
     assert (await client.admin("GET", "faults"))[kind.value] == count + 1
     clean = await _sent(client, after)
     assert isinstance(clean, Answer)
     assert clean.body["status"] == "FILLED"
+
+
+async def test_read_lag_hides_an_order_and_its_trades_from_every_question_for_its_time(client: SimulatorClient) -> None:
+    """The books have it, and no answer shows it: the order query says "unknown", the lists leave it out. Then all show it."""
+    client_order_id = new_id()
+    await client.faults({"kind": "read_lag", "next_n": 1, "delay_ms": 700}, {"kind": "drop_after_accept", "next_n": 1})
+    assert await _sent(client, client_order_id) == DISCONNECTED
+
+    async def seen() -> tuple[int | None, bool, int]:
+        query = await client.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=client_order_id)
+        orders = (await client.signed("GET", "/api/v3/allOrders", symbol="BTCUSDT")).body
+        ids = {order["orderId"] for order in orders if order["clientOrderId"] == client_order_id}
+        trades = (await client.signed("GET", "/api/v3/myTrades", symbol="BTCUSDT")).body
+        return query.code, bool(ids), sum(1 for trade in trades if trade["orderId"] in ids)
+
+    assert await seen() == (-2013, False, 0)
+    await asyncio.sleep(0.8)
+    code, listed, trades = await seen()
+    assert (code, listed) == (None, True)
+    assert trades > 0
 
 
 async def test_rate_limit_says_when_to_come_back(client: SimulatorClient) -> None:

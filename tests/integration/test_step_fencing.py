@@ -21,14 +21,37 @@ OUTPUTS = (
 )
 
 
-async def test_taking_a_partition_counts_its_epoch(database_url: str) -> None:
-    """Each owner gets the next epoch; another partition, topic or group counts by itself."""
+# What the release before this sequence takes a partition with.
+_TAKE_AS_THE_RELEASE_BEFORE = """
+    INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
+    VALUES ($1, $2, $3, 1, -1, -1, now()) ON CONFLICT (consumer_group, topic, partition)
+    DO UPDATE SET fencing_epoch = input_partitions.fencing_epoch + 1 RETURNING fencing_epoch
+"""
+
+
+async def test_fencing_epoch_never_means_two_owners(database_url: str) -> None:
+    """Owners of any partition, topic and group, one after another and at once, of this release or the one before: no epoch comes twice,
+    and each owner of a partition has a higher one than the owner before."""
+    async with open_database(database_url) as database, plain_connection(database_url) as old_worker:
+
+        async def take(group: str, topic: str, partition: int) -> int:
+            return (await database.take_partition(group, topic, partition, NOW))[0].fencing_epoch
+
+        places = [(group, topic, number) for group in (GROUP, "other") for topic in (TOPICS.requests, TOPICS.reports) for number in (0, 1)]
+        rounds = []
+        for _ in range(3):
+            rounds.append(await asyncio.gather(*(take(*place) for place in places)))
+            rounds.append([await old_worker.fetchval(_TAKE_AS_THE_RELEASE_BEFORE, *place) for place in places])
+    epochs = [epoch for taken_at_once in rounds for epoch in taken_at_once]
+    assert len(set(epochs)) == len(epochs) == 48
+    assert all(list(owners) == sorted(owners) for owners in zip(*rounds, strict=True))
+
+
+async def test_partition_that_nobody_had_begins_without_progress(database_url: str) -> None:
+    """Its first owner finds that nothing was ever done."""
     async with open_database(database_url) as database:
-        assert [(await taken(database)).fencing_epoch for _ in range(3)] == [1, 2, 3]
-        assert (await taken(database, 1)).fencing_epoch == 1
-        assert (await taken(database, topic=TOPICS.reports)).fencing_epoch == 1
         owned, progress = await database.take_partition(GROUP, TOPICS.requests, 9, NOW)
-        assert owned == InputPartition(GROUP, TOPICS.requests, 9, 1)
+        assert owned == InputPartition(GROUP, TOPICS.requests, 9, owned.fencing_epoch)
         assert (progress.base_offset, progress.next_offset, progress.outputs, progress.carried) == (-1, -1, (), ())
 
 
@@ -62,7 +85,7 @@ async def test_take_over_waits_for_the_step_under_way_and_finds_what_it_stored(d
             assert not take_over.done()
             outputs = await step.finish(1, changes.outputs, NOW)
         new, progress = await take_over
-        assert (new.fencing_epoch, progress.next_offset, progress.outputs) == (2, 1, outputs)
+        assert (new.fencing_epoch > old.fencing_epoch, progress.next_offset, progress.outputs) == (True, 1, outputs)
         with pytest.raises(Fenced):
             await take_in(database, old, [], 2)
 
@@ -197,7 +220,7 @@ async def test_paused_worker_does_not_keep_its_locks(database_url: str) -> None:
                 await changes_in(step, ["alice"])
                 taken_over, _ = await other.take_partition(GROUP, TOPICS.requests, 0, NOW)
                 await step.finish(1, (), NOW)
-        assert taken_over.fencing_epoch == owned.fencing_epoch + 1
+        assert taken_over.fencing_epoch > owned.fencing_epoch
         await take_in(other, taken_over, [arrival(trade())], 1)
         with pytest.raises(Fenced):
             await take_in(slow, owned, [], 2)

@@ -1,15 +1,26 @@
 """The schema: made once however many workers start, the same again when it is there."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from infra.postgres import migrations
 from infra.postgres.migrate import engine_url, migrate
 from infra.postgres.schema import is_newest
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
-from tests.unit.builders import arrival, limit
+from tests.unit.builders import NOW, arrival, limit
+
+
+def _revision_before(name: str) -> str:
+    """The revision that the migration of this name is applied to."""
+    (file,) = Path(migrations.__file__).parent.glob(f"versions/[0-9]*_{name}.py")
+    found = re.search(r'^down_revision = "(\d+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 async def _tables(url: str) -> set[str]:
@@ -36,12 +47,26 @@ async def test_migration_of_a_database_in_use_changes_nothing(database_url: str)
             assert await connection.fetchval("SELECT count(*) FROM orders") == 1
 
 
+async def test_fencing_epochs_go_on_above_those_that_the_release_before_gave(empty_database_url: str) -> None:
+    """An order that was sent under an epoch of the old count is nobody's own under a new one: the sequence begins above every old epoch."""
+    await migrate(empty_database_url, _revision_before("fencing_epochs"))
+    async with plain_connection(empty_database_url) as connection:
+        await connection.execute(
+            "INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at) "
+            "VALUES ('g', 't', 0, 7, -1, -1, now()), ('g', 't', 1, 31, -1, -1, now())"
+        )
+    await migrate(empty_database_url)
+    async with open_database(empty_database_url) as database:
+        owned, _ = await database.take_partition("g", "t", 0, NOW)
+        assert owned.fencing_epoch > 31
+
+
 async def test_schema_is_newest_when_every_migration_is_applied_and_only_then(empty_database_url: str) -> None:
     """An empty database is not, nor is one of an older or of a newer version; the one that was migrated is."""
     assert not await is_newest(empty_database_url)
     await migrate(empty_database_url)
     assert await is_newest(empty_database_url)
-    for other in ("0008", "9999"):
+    for other in ("0001", "9999"):
         async with plain_connection(empty_database_url) as connection:
             await connection.execute(f"UPDATE alembic_version SET version_num = '{other}'")  # noqa: S608 — a literal of the test
         assert not await is_newest(empty_database_url)

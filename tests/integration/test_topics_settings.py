@@ -14,7 +14,7 @@ from infra.settings import Settings
 from pipeline.invariants import Retryable
 from schemas.topics import Topics
 from tests.fragile_servers import free_port
-from tests.installation import ended, installation
+from tests.installation import ended, installation, order
 
 EXCHANGES = ("binance",)
 
@@ -67,6 +67,10 @@ async def test_topics_that_many_workers_make_at_once_are_made_once(kafka: str, u
         ("audit", {"cleanup.policy": "delete"}, "cleanup.policy is delete, must be compact"),
         ("state", {"cleanup.policy": "compact,delete"}, "cleanup.policy is compact,delete, must be compact"),
         ("results", {"cleanup.policy": "compact"}, "cleanup.policy is compact, must be delete"),
+        # Set by hand or by the cluster's default: what waits would be deleted, or what was acknowledged would vanish.
+        ("reports", {"retention.ms": "60000"}, "retention.ms is 60000, must be at least 86400000"),
+        ("requests", {"unclean.leader.election.enable": "true"}, "unclean.leader.election.enable is true, must be false"),
+        ("results", {"max.message.bytes": "2000"}, "max.message.bytes is 2000, must be at least 524288"),
     ],
 )
 async def test_topic_with_a_setting_that_breaks_a_promise_is_refused_and_left_alone(
@@ -81,6 +85,41 @@ async def test_topic_with_a_setting_that_breaks_a_promise_is_refused_and_left_al
     assert "no order is sent" in str(raised.value)
     for setting, value in config.items():
         assert (await config_of(admin, name))[setting] == value
+
+
+async def test_topic_setting_that_is_only_a_risk_is_told_and_no_obstacle(
+    kafka: str, admin: AIOKafkaAdminClient, unique_prefix: str
+) -> None:
+    """A worker starts, and `doctor` names it."""
+    name = Topics(unique_prefix).requests
+    made = {spec.name: spec.config for spec in Topics(unique_prefix).specs(EXCHANGES)}[name] | {"retention.bytes": "1000000"}
+    await admin.create_topics([NewTopic(name, 2, 1, topic_configs=made)])
+    await ensure_topics(settings_for(unique_prefix), kafka)
+    ((problem),) = await topic_problems(settings_for(unique_prefix), kafka)
+    assert problem.reaction == "warn"
+    assert str(problem) == f"{name}: retention.bytes is 1000000, must be -1 (a burst would delete what waits unread)"
+
+
+async def test_records_of_every_codec_are_worked_on(
+    kafka: str, admin: AIOKafkaAdminClient, database_url: str, unique_prefix: str, tmp_path: Path
+) -> None:
+    """Whatever compresses the queues between the agents and the answers, orders are executed and answered: an operator or the cluster's
+    default decides that, at any time."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path, kafka_partitions=1) as made:
+        worker = made.start_worker()
+        specs = {spec.name: spec for spec in made.topics.specs(made.settings.exchanges)}
+        ours = (made.topics.orders("binance"), made.topics.reports, made.topics.results)
+        sent = []
+        for number, codec in enumerate(("gzip", "snappy", "lz4", "zstd")):
+            resources = [
+                ConfigResource(ConfigResourceType.TOPIC, name, configs={**specs[name].config, "compression.type": codec}) for name in ours
+            ]
+            await admin.alter_configs(resources)
+            assert (await config_of(admin, ours[0]))["compression.type"] == codec
+            sent += await made.publish([order(10 * number + one) for one in range(5)])
+            await made.final_results(sent, 120)
+        assert worker.poll() is None, made.worker_log(0)
+        assert len(made.accepted_orders()) == 20
 
 
 async def test_topic_that_is_acknowledged_by_fewer_replicas_than_asked_for_is_refused(kafka: str, unique_prefix: str) -> None:

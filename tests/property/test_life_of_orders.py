@@ -1,11 +1,14 @@
 """The promises, held against random lives of orders: copies, crashes, lost answers, late requests, fills, races.
 
 A seed is one life of the system, and always the same one; a failure prints its steps. LIFE_SEEDS=20000 looks further.
+
+The exchange's books lag behind by up to what is known of it, and this machine's clock is set now and then.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any, Final
@@ -14,10 +17,12 @@ import pytest
 
 from schemas.orders import OrderStatus
 from tests.property.world import USERS, World
-from tests.unit.builders import cancel, trade
+from tests.unit.builders import EXCHANGE, RULES, cancel, trade
 
 SEEDS: Final = int(os.environ.get("LIFE_SEEDS", "300"))
 STEPS: Final = 60
+# What is known of the exchange: its books show an order so late at the latest.
+LAG: Final = RULES.read_lag(EXCHANGE)
 OUTCOMES: Final = ("accepted", "filled", "refused", "lost answer", "lost request", "late", "not sent")
 BROKEN: Final = (b"", b"{", b'{"user_id":"alice","idempotency_key":"k1"}', b'{"user_id":"bob","idempotency_key":"c1","x":1}')
 
@@ -25,7 +30,8 @@ BROKEN: Final = (b"", b"{", b'{"user_id":"alice","idempotency_key":"k1"}', b'{"u
 class Life:
     """One world and the dice that move it. `steps` tells what happened."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, read_lag: timedelta = LAG) -> None:
+        self.read_lag = read_lag
         self.dice = Random(seed)
         self.world = World()
         self.steps: list[str] = []
@@ -35,7 +41,7 @@ class Life:
     def run(self) -> None:
         rules: tuple[tuple[int, Callable[[], str]], ...] = (
             (6, self._request), (3, self._copy), (2, self._cancel), (1, self._broken), (6, self._intake), (8, self._execute),
-            (4, self._time), (2, self._land), (6, self._fill), (2, self._end), (4, self._look_up), (5, self._settle),
+            (5, self._time), (1, self._set_clock), (2, self._land), (6, self._fill), (2, self._end), (4, self._look_up), (5, self._settle),
         )  # fmt: skip
         weights, actions = [weight for weight, _ in rules], [action for _, action in rules]
         for _ in range(STEPS):
@@ -95,6 +101,7 @@ class Life:
         called: list[str] = []
 
         def outcome_of(_: object) -> str:
+            self.world.exchange.read_lag = self.read_lag * self.dice.choice([0, 0, 0.3, 1])
             called.append(self.dice.choice(OUTCOMES))
             return called[-1]
 
@@ -102,12 +109,18 @@ class Life:
         return f"{called} {crash_after or ''}"
 
     def _time(self) -> str:
-        seconds = self.dice.choice([0.001, 1, 6, 16, 31])
+        seconds = self.dice.choice([0.001, 1, 6, 16, 31, 70, 140])
         self.world.tick(seconds)
         return f"{seconds} s"
 
+    def _set_clock(self) -> str:
+        seconds = self.dice.choice([-3600, -90, -1, 1, 90, 3600])
+        self.world.set_clock(seconds)
+        return f"by {seconds} s"
+
     def _land(self) -> str:
-        self.world.exchange.land(self.world.now)
+        self.world.exchange.read_lag = self.read_lag * self.dice.choice([0, 0.3, 1])
+        self.world.exchange.land()
         return ""
 
     def _fill(self) -> str:
@@ -152,10 +165,32 @@ def test_one_answer_one_execution_no_loss_whatever_happens(first: int) -> None:
             raise AssertionError(f"seed {seed}, after:\n{story}") from error
 
 
+def test_nothing_is_called_not_executed_that_the_exchange_shows_within_its_lag() -> None:
+    """Answers lost, requests late within their horizon, books that lag up to what is known: nothing is corrected, ever."""
+    for seed in range(200):
+        life = Life(seed)
+        life.run()
+        assert life.world.corrected == 0, "\n".join(life.steps)
+
+
+def test_order_that_shows_up_later_than_its_exchange_is_known_to_lag_is_corrected_and_its_user_halted() -> None:
+    """The fact may be wrong. Then the books are right in the end, the answer is corrected, the user stands still: never silently wrong."""
+    corrected = 0
+    for seed in range(200):
+        life = Life(seed, read_lag=8 * LAG)
+        try:
+            life.run()
+        except Exception as error:
+            story = "\n".join(life.steps)
+            raise AssertionError(f"seed {seed}, after:\n{story}") from error
+        corrected += life.world.corrected
+    assert corrected > 20
+
+
 def test_random_lives_reach_every_end() -> None:
     """The dice are worth rolling: every status and every kind of answer occurs."""
     seen: Counter[str] = Counter()
-    for seed in range(40):
+    for seed in range(80):
         life = Life(seed)
         life.run()
         seen += life.seen

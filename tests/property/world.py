@@ -1,7 +1,8 @@
 """The whole system without Kafka, PostgreSQL and network: the pure core between a database and an exchange made of dictionaries.
 
 `World` does what the agents and the database step do, in the same order, one batch at a time, and refuses what the database's constraints
-refuse. `Exchange` knows the truth about every order. Crashes lose a batch after any of its parts, as a killed worker does.
+refuse. `Exchange` knows the truth about every order, and shows it late. Crashes lose a batch after any of its parts, as a killed worker
+does. The exchange has a clock of its own, which nobody sets.
 """
 
 from collections import Counter
@@ -17,11 +18,13 @@ from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.execution import NotSent, Outcome, conclude, plan
 from pipeline.gate.context import NO_HALTS
 from pipeline.intake import decide
+from pipeline.invariants import LocksMissing
 from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, opening
 from pipeline.order import RESTING, TERMINAL, Order
 from pipeline.settlement import apply_report
 from pipeline.venue import Confirmed, Fee, InDoubt, Refused, Submission, VenueOrder, acceptance_horizon
 from schemas.audit import AuditEvent
+from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltScope
 from schemas.orders import OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
@@ -51,6 +54,8 @@ class Standing:
 
     submission: Submission
     exchange_order_id: str
+    # Not shown before, by the exchange's clock.
+    shown_from: datetime
     status: OrderStatus = OrderStatus.NEW
     quantity: Decimal = ZERO
     quote: Decimal = ZERO
@@ -66,20 +71,29 @@ class Exchange:
     """The books, and requests that are still on their way to them."""
 
     def __init__(self) -> None:
+        self.now = NOW
         self.books: dict[str, Standing] = {}
-        self.in_flight: list[Submission] = []
+        # With the time, by the exchange's clock, that each was signed with.
+        self.in_flight: list[tuple[Submission, datetime]] = []
+        # How long after its acceptance the next order is not shown.
+        self.read_lag = timedelta(0)
+
+    def shown(self, client_order_id: str) -> Standing | None:
+        """An order as a look-up finds it."""
+        standing = self.books.get(client_order_id)
+        return None if standing is None or self.now < standing.shown_from else standing
 
     def accept(self, submission: Submission) -> Standing:
         # An exchange would take the same client order id again once the first order is over: the harm that must never happen.
         assert submission.client_order_id not in self.books, "the same order reached the exchange twice"
-        standing = Standing(submission, f"x{len(self.books)}")
+        standing = Standing(submission, f"x{len(self.books)}", self.now + self.read_lag)
         self.books[submission.client_order_id] = standing
         return standing
 
-    def land(self, now: datetime) -> None:
+    def land(self) -> None:
         """Accepts what is in flight while its receive window and the venue's own time-out last, and drops the rest."""
-        for submission in self.in_flight:
-            if now <= acceptance_horizon(submission.submitting_at, RULES.receive_window, RULES.venue_timeout):
+        for submission, signed_at in self.in_flight:
+            if self.now <= acceptance_horizon(signed_at, RULES.receive_window, RULES.venue_timeout):
                 self.accept(submission)
         self.in_flight = []
 
@@ -120,6 +134,7 @@ class World:
         self.reports: list[Report] = []
         self.requests: list[Arrival] = []
         self.inbox: list[Arrival] = []
+        self.halted: set[str] = set()
         for user in USERS:
             for asset, amount in FUNDS.items():
                 to, source = account(asset, user), opening(EXCHANGE, "live", asset)
@@ -134,6 +149,11 @@ class World:
         self.inbox.append(record)
 
     def tick(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.exchange.now += timedelta(seconds=seconds)
+
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets this machine's clock."""
         self.now += timedelta(seconds=seconds)
 
     # The three agents, one batch each
@@ -183,14 +203,15 @@ class World:
         self._store(changes)
 
     def look_up(self) -> None:
-        """The reconciler: one report for each order without an end."""
+        """The reconciler: one report for each order without an end, and for each that ended without the exchange's own word."""
         for order in self.orders.values():
-            if order.status not in RESTING | {OrderStatus.IN_DOUBT}:
+            watched = order.watched_until is not None and self.now < order.watched_until
+            if order.status not in RESTING | {OrderStatus.IN_DOUBT} and not watched:
                 continue
-            standing = self.exchange.books.get(order.client_order_id)
+            standing = self.exchange.shown(order.client_order_id)
             values: dict[str, Any] = {
                 "schema_version": 1, "order_id": order.order_id, "user_id": order.user_id, "attempt": order.attempt,
-                "found": standing is not None, "looked_up_at": self.now,
+                "found": standing is not None, "looked_up_at": self.exchange.now,
             }  # fmt: skip
             if standing is not None:
                 told = standing.told()
@@ -203,9 +224,15 @@ class World:
     def settle(self, positions: Iterable[int], *, keep: bool = False) -> None:
         """Applies reports in any order; `keep` leaves them there to be applied again."""
         batch = [self.reports[position % len(self.reports)] for position in positions] if self.reports else []
-        changes = self._loaded({report.order_id for report in batch}, {report.user_id for report in batch})
-        for report in batch:
-            apply_report(report, changes, RULES)
+        orders, users = {report.order_id for report in batch}, {report.user_id for report in batch}
+        changes = self._loaded(orders, users)
+        try:
+            for report in batch:
+                apply_report(report, changes, RULES)
+        except LocksMissing:
+            changes = self._loaded(orders, users | {COMMANDS_ACCOUNT, TRIPS_ACCOUNT})
+            for report in batch:
+                apply_report(report, changes, RULES)
         self._store(changes)
         if not keep:
             self.reports = [report for report in self.reports if report not in batch]
@@ -226,7 +253,7 @@ class World:
             case "lost request":
                 return InDoubt("the request was lost")
             case "late":
-                self.exchange.in_flight.append(submission)
+                self.exchange.in_flight.append((submission, self.exchange.now))
                 return InDoubt("the request is on its way")
             case _:
                 return NotSent("its turn did not come")
@@ -263,6 +290,9 @@ class World:
             if key not in changes.claimed:
                 assert self.claims[key].result is None, "a request would get a second final answer"
                 self.claims[key] = replace(self.claims[key], result=result, ended_at=changes.now)
+        for key, result in changes.corrected.items():
+            self.claims[key] = replace(self.claims[key], result=result)
+        self.halted |= {target for scope, target in changes.halts_moved if scope is HaltScope.USER}
         assert not changes.made & self.orders.keys()
         for order_id in changes.made | changes.changed:
             self.orders[order_id] = changes.orders[order_id]
@@ -336,8 +366,9 @@ class World:
 
     def finish(self) -> None:
         """Lets everything come to its end: all is read, all horizons pass, every resting order ends."""
+        self.exchange.read_lag = timedelta(0)
         for _ in range(40):
-            self.exchange.land(self.now)
+            self.exchange.land()
             self.tick(60)
             self.intake(100)
             self.execute(100, lambda _: "accepted")
@@ -345,7 +376,8 @@ class World:
                 self.exchange.end(standing, OrderStatus.CANCELED)
             self.look_up()
             self.settle(range(len(self.reports)))
-            if not (self.inbox or self.queue or any(order.status not in TERMINAL for order in self.orders.values())):
+            late = any(self.exchange.shown(client_order_id) is None for client_order_id in self.exchange.books)
+            if not (late or self.inbox or self.queue or any(order.status not in TERMINAL for order in self.orders.values())):
                 break
         self.check()
 
@@ -360,7 +392,18 @@ class World:
             standing = self.exchange.books.get(order.client_order_id)
             theirs = (standing.quantity, standing.quote, standing.fees) if standing else (ZERO, ZERO, Counter())
             assert (order.cum_quantity, order.cum_quote, Counter({fee.asset: fee.amount for fee in order.fees})) == theirs
+            not_executed = order.reason_code is ReasonCode.ORDER_NOT_EXECUTED
+            taken = standing is not None and (standing.status is not OrderStatus.REJECTED or standing.quantity > 0)
+            assert not (not_executed and taken), "an order that is there was called not executed"
+            corrected = [result for result in self.results if result.corrects and result.order_id == order.order_id]
+            assert bool(corrected) == (order.corrected_at is not None), "what was said wrongly was not corrected"
+            assert order.corrected_at is None or order.user_id in self.halted, "a user whose books were wrong trades on"
         self._check_against_books()
+
+    @property
+    def corrected(self) -> int:
+        """How many orders showed up after they had counted as not executed."""
+        return sum(1 for order in self.orders.values() if order.corrected_at is not None)
 
     def _check_against_books(self) -> None:
         """What the users own now is what they had and what the exchange did, but for what the house advanced."""

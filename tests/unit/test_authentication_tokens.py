@@ -1,5 +1,6 @@
 """A token is believed when everything about it holds at the broker's append time, and never otherwise."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.authentication import (
     TrustedKeys,
     authorization_of,
     scope_refusal,
+    session_claim_refusal,
     user_refusal,
 )
 from pipeline.gate.context import Refusal
@@ -40,7 +42,8 @@ def verified(authorization: bytes | None, at: datetime = AT, rules: TokenRules =
 def test_token_of_each_algorithm_is_believed(algorithm: str) -> None:
     """User, scopes and expiry are those of the token, for every algorithm that is offered."""
     token = verified(issuer(algorithm).bearer(), by=issuer(algorithm))
-    assert token == Token("alice", frozenset({"trade", "withdraw"}), AT + timedelta(seconds=300))
+    fingerprint = issuer(algorithm).trusted().fingerprint
+    assert token == Token("alice", frozenset({"trade", "withdraw"}), AT + timedelta(seconds=300), None, fingerprint)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -463,3 +466,74 @@ def test_nothing_of_a_token_or_key_is_shown() -> None:
     assert all("Refusal" in text for text in shown[3:])
     hidden = [part.decode() for part in bearer.split()[1].split(b".")] + ["a-telling-name", secret.private_key.decode(), secret.jwk()["k"]]
     assert [(text, word) for text in shown for word in hidden if word in text] == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({"scope": ABSENT, "scp": "trade withdraw"}, {"trade", "withdraw"}),
+        ({"scope": ABSENT, "scp": ["trade", "other"]}, {"trade", "other"}),
+        ({"scope": ABSENT, "permissions": ["operate"]}, {"operate"}),
+        ({"scope": "trade", "permissions": ["withdraw"], "scp": "openid"}, {"trade", "withdraw", "openid"}),
+        ({"scope": ABSENT}, set()),
+    ],
+)
+def test_scopes_are_read_from_the_claims_that_issuers_use(claims: dict[str, Any], scopes: set[str]) -> None:
+    """`scope`, `scp` and `permissions`, together."""
+    token = verified(issuer().bearer(**claims))
+    assert isinstance(token, Token), token
+    assert token.scopes == scopes
+
+
+def test_scopes_are_read_from_the_claim_that_is_named() -> None:
+    """And then from no other."""
+    rules = replace(RULES, scope_claim="https://example.com/roles")
+    token = verified(issuer().bearer(**{"scope": "trade", "scp": 7, "https://example.com/roles": ["withdraw"]}), rules=rules)
+    assert isinstance(token, Token), token
+    assert token.scopes == {"withdraw"}
+
+
+@pytest.mark.parametrize("claims", [{"scp": 1}, {"scp": [1]}, {"permissions": {"trade": True}}, {"permissions": [["trade"]]}])
+def test_scopes_that_cannot_be_read_are_refused(claims: dict[str, Any]) -> None:
+    """A claim of another form is not guessed at, and named in the answer."""
+    found = verified(issuer().bearer(scope=ABSENT, **claims))
+    assert isinstance(found, Refusal) and found.code is ReasonCode.AUTH_TOKEN_INVALID
+    assert next(iter(claims)) in found.reason
+
+
+def test_session_claim_is_kept_as_a_digest() -> None:
+    """Every token of the same user and `sid` names the same session; the claim itself is kept nowhere."""
+    one, again = (verified(issuer().bearer(sid="login-1", exp=int(AT.timestamp()) + more)) for more in (300, 600))
+    assert isinstance(one, Token) and isinstance(again, Token)
+    assert one.session_id == again.session_id is not None
+    assert "login-1" not in repr(one)
+
+
+@pytest.mark.parametrize("sid", [ABSENT, None, 7, "", "x" * 257, ["a"]])
+def test_token_whose_sid_is_no_session_names_none(sid: Any) -> None:
+    """What others use the claim for does not make a token bad."""
+    token = verified(issuer().bearer(sid=sid))
+    assert isinstance(token, Token) and token.session_id is None
+    assert code_of(session_claim_refusal(token)) is ReasonCode.AUTH_TOKEN_INVALID
+
+
+@pytest.mark.parametrize("amr", [ABSENT, "mfa", [1], {"mfa": 1}, ["x"] * 33])
+def test_amr_of_another_form_says_nothing(amr: Any) -> None:
+    """RFC 8176 has a list of texts; anything else confirms nothing, and refuses nothing."""
+    token = verified(issuer().bearer(amr=amr, auth_time="now"))
+    assert isinstance(token, Token)
+    assert (token.authenticated_by, token.authenticated_at) == (frozenset(), None)
+
+
+def test_issuers_word_is_read() -> None:
+    """Methods and time as they stand."""
+    token = verified(issuer().bearer(amr=["pwd", "otp"], auth_time=int(AT.timestamp()) - 60))
+    assert isinstance(token, Token)
+    assert (token.authenticated_by, token.authenticated_at) == ({"pwd", "otp"}, AT - timedelta(seconds=60))
+
+
+def test_keys_are_told_apart_by_their_fingerprints() -> None:
+    """A fingerprint is the key's own, whatever its `kid`."""
+    one, renamed, other = issuer(), Issuer("EdDSA", issuer().private_key, "k2"), issuer("EdDSA", "other")
+    assert one.trusted().fingerprint == renamed.trusted().fingerprint != other.trusted().fingerprint
+    assert verifier(one, other).issuer_keys() == {one.trusted().fingerprint, other.trusted().fingerprint}

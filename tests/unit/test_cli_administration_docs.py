@@ -7,9 +7,12 @@ import typer
 
 from checks.tree import ROOT
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
+from cli.session_commands import sessions_app
 from infra.postgres.administration import administration_event_types
 
-APPS = {"balances": balances_app, "users": users_app, "keys": keys_app, "limits": limits_app, "tokens": tokens_app}
+APPS = {
+    "balances": balances_app, "users": users_app, "keys": keys_app, "limits": limits_app, "tokens": tokens_app, "sessions": sessions_app,
+}  # fmt: skip
 
 
 def _text() -> str:
@@ -26,5 +29,5 @@ def test_documented_commands_are_those_that_exist(name: str) -> None:
 
 def test_documented_events_are_those_that_exist() -> None:
     """Every type of event that administration writes is explained, and no other."""
-    documented = set(re.findall(r"`((?:USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES)_[A-Z_]+)`", _text().partition("## Audit")[2]))
+    documented = set(re.findall(r"`((?:USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|SESSION)_[A-Z_]+)`", _text().partition("## Audit")[2]))
     assert documented == set(administration_event_types())

@@ -59,7 +59,7 @@ def test_alternatives_of_a_request_are_told_apart_by_a_constant_type() -> None:
     """Each alternative names its own type, in plain JSON Schema: `discriminator` means something else in AsyncAPI."""
     schema = _document("request.schema.json")
     types = [schema["$defs"][alternative["$ref"].rpartition("/")[2]]["properties"]["type"]["const"] for alternative in schema["oneOf"]]
-    assert sorted(types) == ["cancel", "deposit", "trade", "withdrawal"]
+    assert sorted(types) == ["cancel", "deposit", "session", "trade", "withdrawal"]
     assert not any("discriminator" in node for name in documents() for node in _nodes(_document(name)) if isinstance(node, dict))
 
 

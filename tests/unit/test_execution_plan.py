@@ -1,5 +1,6 @@
 """What is sent, and what becomes of each outcome: every state in which a record can find its order."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.changes import Changes, PendingCancel
-from pipeline.execution import INTERRUPTED, NotSent, Outcome, Plan, conclude, plan, reference_of, submission_of
-from pipeline.gate.context import NO_HALTS
+from pipeline.execution import INTERRUPTED, CancelOutcome, NotSent, Outcome, Plan, conclude, plan, reference_of, submission_of
+from pipeline.gate.context import NO_HALTS, Halt, HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.order import Order
-from pipeline.venue import Confirmed, InDoubt, Refused
+from pipeline.venue import WINDOW_MIN, Confirmed, InDoubt, Refused
+from schemas.commands import HaltLevel, HaltScope
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -23,15 +25,33 @@ from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_o
 S = OrderStatus
 EPOCH = 4
 MICROSECOND = timedelta(microseconds=1)
+DAY = timedelta(hours=24)
 
 
 def _work(action: Action = Action.SUBMIT, attempt: int = 1, order_id: str = ORDER_ID) -> RoutedOrder:
     return RoutedOrder(schema_version=1, action=action, order_id=order_id, user_id="alice", attempt=attempt)
 
 
-def _planned(order: Order, *work: RoutedOrder) -> tuple[Plan, Changes]:
+def _pending(number: int, attempt: int = 1, **fields: Any) -> PendingCancel:
+    cancel = PendingCancel(
+        source=SourceOffset(TOPICS.requests, 0, 100 + number),
+        order_id=ORDER_ID,
+        user_id="alice",
+        idempotency_key=f"cancel-{number}",
+        request_id=f"rc{number}",
+        requested_at=NOW,
+        decided_at=NOW,
+        attempt=attempt,
+        traceparent=None,
+    )
+    return replace(cancel, **fields)
+
+
+def _planned(order: Order, *work: RoutedOrder, cancels: Sequence[PendingCancel] = (), halts: HaltBook = NO_HALTS) -> tuple[Plan, Changes]:
     changes = changes_of(order)
-    return plan(work, changes, EPOCH, 2, NO_HALTS, RULES.usd_assets), changes
+    if cancels:
+        changes.cancels[ORDER_ID] = list(cancels)
+    return plan(work, changes, EPOCH, 2, halts, RULES.usd_assets), changes
 
 
 def test_accepted_order_is_sent_after_its_intent() -> None:
@@ -44,12 +64,15 @@ def test_accepted_order_is_sent_after_its_intent() -> None:
     assert not results_of(changes)
 
 
-@pytest.mark.parametrize(("now", "sent"), [(NOW + timedelta(seconds=30) - MICROSECOND, True), (NOW + timedelta(seconds=30), False)])
-def test_order_is_not_sent_from_its_deadline_on(now: Any, sent: bool) -> None:
-    """Late orders are refused as expired and their funds are free."""
+@pytest.mark.parametrize(
+    ("now", "sent"),
+    [(NOW + timedelta(seconds=30) - WINDOW_MIN, True), (NOW + timedelta(seconds=30) - WINDOW_MIN + MICROSECOND, False), (NOW + DAY, False)],
+)
+def test_order_is_not_sent_with_too_little_left_of_its_deadline(now: Any, sent: bool) -> None:
+    """What could not be taken in before its deadline is refused as expired and its funds are free; what is sent carries the deadline."""
     changes = changes_of(order_of(), now=now)
     decided = plan([_work()], changes, EPOCH, 0, NO_HALTS, RULES.usd_assets)
-    assert len(decided.submissions) == (1 if sent else 0)
+    assert [submission.expires_at for submission in decided.submissions] == ([NOW + timedelta(seconds=30)] if sent else [])
     if not sent:
         (result,) = finals_of(changes)
         assert (result.status, result.reason_code) == (ResultStatus.REJECTED, ReasonCode.REQUEST_EXPIRED)
@@ -98,7 +121,7 @@ def test_record_of_another_attempt_or_state_sends_nothing(order: Order, work: Ro
 def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
     """By the venue's id, which the order knows by then."""
     order = order_of(status=status, exchange_order_id="x1")
-    decided, _ = _planned(order, _work(Action.CANCEL))
+    decided, _ = _planned(order, _work(Action.CANCEL), cancels=[_pending(1)])
     assert decided.cancels == [reference_of(order)]
     assert decided.cancels[0].exchange_order_id == "x1"
 
@@ -113,7 +136,7 @@ def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
 )
 def test_records_that_repeat_in_one_batch_make_one_call(order: Order, action: Action) -> None:
     """Two copies of a record never become two orders, nor two cancels whose answers cover each other."""
-    decided, _ = _planned(order, _work(action), _work(action), _work(action))
+    decided, _ = _planned(order, _work(action), _work(action), _work(action), cancels=[_pending(1)] if action is Action.CANCEL else [])
     assert len(decided.submissions) + len(decided.cancels) == 1
 
 
@@ -162,20 +185,6 @@ def test_outcome_for_an_order_that_moved_meanwhile_stops_the_batch(status: Order
         conclude({ORDER_ID: Confirmed(told(S.NEW))}, {}, changes_of(order_of(status=status)), RULES)
 
 
-def _pending(number: int, attempt: int = 1) -> PendingCancel:
-    return PendingCancel(
-        source=SourceOffset(TOPICS.requests, 0, 100 + number),
-        order_id=ORDER_ID,
-        user_id="alice",
-        idempotency_key=f"cancel-{number}",
-        request_id=f"rc{number}",
-        requested_at=NOW,
-        decided_at=NOW,
-        attempt=attempt,
-        traceparent=None,
-    )
-
-
 def test_confirmed_cancel_ends_the_order_and_every_cancel_of_it() -> None:
     """One call, and the order and both of its cancels have their final answers; what was filled before stays."""
     changes = changes_of(order_of(status=S.NEW))
@@ -220,14 +229,68 @@ def test_order_that_was_not_sent_and_is_canceled_meanwhile_is_not_sent_again() -
     assert changes.ledger.balance(account("USDT")).pending == 0
 
 
-@pytest.mark.parametrize("outcome", [Refused(ReasonCode.ORDER_NOT_FOUND, "gone"), InDoubt("no answer")])
-def test_unproven_cancel_changes_nothing(outcome: Refused | InDoubt) -> None:
-    """The next look-up shows how the order stands."""
+@pytest.mark.parametrize(
+    ("outcome", "sent"),
+    [
+        (InDoubt("no answer"), 1),
+        (Refused(ReasonCode.ORDER_NOT_FOUND, "gone", by_venue=True), 1),
+        (Refused(ReasonCode.API_KEY_PERMISSION, "no", by_venue=True), 1),
+        (Refused(ReasonCode.EXCHANGE_UNAVAILABLE, "too many requests", by_venue=True), 0),
+        (Refused(ReasonCode.API_KEY_UNKNOWN, "no key here"), 0),
+        (NotSent("the key could not be read"), 0),
+    ],
+)
+def test_unproven_cancel_answers_nobody_and_counts_only_when_it_was_handed_over(outcome: CancelOutcome, sent: int) -> None:
+    """The next look-up shows how the order stands. A call that never reached the exchange is none that it failed to confirm."""
     changes = changes_of(order_of(status=S.NEW))
     changes.cancels[ORDER_ID] = [_pending(1)]
     conclude({}, {ORDER_ID: outcome}, changes, RULES)
     assert not changes.outputs
-    assert changes.cancels[ORDER_ID] == [_pending(1)]
+    assert changes.cancels[ORDER_ID] == [_pending(1, attempts_sent=sent)]
+    assert changes.cancels_repeated == ([_pending(1, attempts_sent=1)] if sent else [])
+
+
+@pytest.mark.parametrize(
+    ("cancel", "passed", "code", "words"),
+    [
+        (_pending(1, attempts_sent=RULES.cancel_attempts_max - 1), timedelta(0), ReasonCode.EXCHANGE_UNAVAILABLE, "was sent 3 cancels"),
+        (_pending(1), RULES.cancel_time_max, ReasonCode.EXCHANGE_UNAVAILABLE, "confirmed none of the cancels sent to it (1)"),
+        (_pending(1, expires_at=NOW + DAY), DAY, ReasonCode.REQUEST_EXPIRED, "the deadline passed"),
+    ],
+)
+def test_cancel_that_is_never_confirmed_is_answered_in_bounded_time(
+    cancel: PendingCancel, passed: timedelta, code: ReasonCode, words: str
+) -> None:
+    """By the calls that were sent, by time, and by its own deadline. Its sender is told that one that was sent may still end the order."""
+    changes = changes_of(order_of(status=S.NEW), now=NOW + passed)
+    changes.cancels[ORDER_ID] = [cancel]
+    conclude({}, {ORDER_ID: InDoubt("no answer")}, changes, RULES)
+    (result,) = finals_of(changes)
+    assert (result.status, result.reason_code, result.order_status) == (ResultStatus.REJECTED, code, S.NEW)
+    assert words in (result.reason or "")
+    assert "may yet end it" in (result.reason or "")
+    assert len(changes.cancels_ended) == 1
+    assert changes.cancels[ORDER_ID] == []
+
+
+def test_queued_cancel_that_nobody_waits_for_any_more_is_not_sent() -> None:
+    """Its sender was told that the order stands: a copy in the queue must not end it. A halt that asks for cancels needs no request."""
+    decided, changes = _planned(order_of(status=S.NEW), _work(Action.CANCEL))
+    assert decided == Plan()
+    decided, changes = _planned(order_of(status=S.NEW), _work(Action.CANCEL), cancels=[_pending(1, expires_at=NOW)])
+    assert decided == Plan()
+    assert [result.reason_code for result in finals_of(changes)] == [ReasonCode.REQUEST_EXPIRED]
+    halted = HaltBook(frozenset({Halt(HaltScope.ALL, "", HaltLevel.HALT)}))
+    decided, _ = _planned(order_of(status=S.NEW), _work(Action.CANCEL), halts=halted)
+    assert len(decided.cancels) == 1
+
+
+def test_order_whose_cancel_waits_is_not_sent() -> None:
+    """A cancel that came before the order was sent ends it: both get their answer, and the funds are free."""
+    decided, changes = _planned(order_of(), _work(), cancels=[_pending(1)])
+    assert decided == Plan()
+    assert [result.status for result in finals_of(changes)] == [ResultStatus.CANCELED, ResultStatus.EXECUTED]
+    assert changes.ledger.balance(account("USDT")).pending == 0
 
 
 def test_confirmed_cancel_of_an_order_that_ended_meanwhile_changes_nothing() -> None:

@@ -11,8 +11,9 @@ from pipeline.audit import ChainHead
 from pipeline.changes import Changes, SetHalt
 from pipeline.execution import plan
 from pipeline.gate.context import AccountState, Halt, HaltBook
-from pipeline.halts import COMMAND_BYTES_MAX, TRIP_AGE_MAX, apply_trip, arrive_command, decide_commands
+from pipeline.halts import COMMAND_BYTES_MAX, arrive_command, decide_commands
 from pipeline.ledger import Balance
+from pipeline.trip import TRIP_AGE_MAX, apply_trip
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode

@@ -238,10 +238,9 @@ def test_requeue_asks_for_the_next_attempt() -> None:
     assert not results_of(changes)
 
 
-@pytest.mark.parametrize("before", [S.SUBMITTING, S.IN_DOUBT])
-def test_order_is_not_queued_again_without_end(before: OrderStatus) -> None:
+def test_order_is_not_queued_again_without_end() -> None:
     """An exchange that is down for hours ends the order, proven unsent, with its funds free."""
-    order = order_of(status=before, attempt=ATTEMPTS_MAX)
+    order = order_of(status=S.SUBMITTING, attempt=ATTEMPTS_MAX)
     changes = changes_of(order, funds=NOTHING)
     requeue(order, "not sent " * 100, changes)
     (result,) = results_of(changes)
@@ -250,6 +249,13 @@ def test_order_is_not_queued_again_without_end(before: OrderStatus) -> None:
     assert _balances(changes) == {"USDT": (200, 0)}
     requeue(replace(order, attempt=ATTEMPTS_MAX - 1), "not sent", again := changes_of(order, funds=NOTHING))
     assert len(outputs_on(again, TOPICS.orders("binance"))) == 1
+
+
+def test_order_that_was_in_doubt_is_never_queued_again() -> None:
+    """Whoever would send it once more meets a defect, not an exchange."""
+    order = order_of(status=S.IN_DOUBT)
+    with pytest.raises(InvariantViolation, match="cannot go from in_doubt to accepted"):
+        requeue(order, "absent", changes_of(order, funds=NOTHING))
 
 
 def test_order_that_was_never_sent_cannot_be_filled() -> None:

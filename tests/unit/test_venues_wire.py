@@ -1,8 +1,6 @@
 """The form body that is signed and checked, the names of ccxt and aiohttp that the transport stands on, and what is redirected."""
 
 import inspect
-from datetime import UTC, datetime
-from decimal import Decimal
 from urllib.parse import parse_qsl
 
 import aiohttp
@@ -12,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.exchange.connection import _redirected
-from infra.exchange.transport import NotHandedOver, Pause, ReportingConnector, _form, check_body, venue_class, wire_fields
-from infra.exchange.venues import BINANCE
-from pipeline.venue import Submission
-from schemas.orders import Mode, OrderType, Side
-from schemas.reasons import ReasonCode
-
-EXPECTED: dict[str, str | Decimal | None] = {
-    "newClientOrderId": "co-1", "quantity": Decimal("0.0020"), "quoteOrderQty": None, "price": Decimal(50_000), "timestamp": "1",
-    "recvWindow": "5000",
-}
-BODY = "newClientOrderId=co-1&quantity=0.002&price=50000.00&timestamp=1&recvWindow=5000&signature=abc"
+from infra.exchange.transport import Pause, ReportingConnector, venue_class
+from infra.exchange.wire import pairs_of
 
 params = st.dictionaries(st.text(min_size=1, max_size=8), st.one_of(st.text(max_size=12), st.integers(), st.booleans()), max_size=6)
 
@@ -34,48 +23,13 @@ def test_urlencode_equals_ccxts(fields: dict[str, object]) -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.text(min_size=1, max_size=12), max_size=6))
-def test_form_equals_the_standard_parser(fields: dict[str, str]) -> None:
+def test_fields_are_those_of_the_standard_parser(fields: dict[str, str]) -> None:
     """What is compared with the order is what a server would read."""
     body = ccxt.binance.urlencode(fields)
-    assert _form(body) == dict(parse_qsl(body)) or body == ""
+    assert pairs_of(body) == parse_qsl(body)
 
 
-def test_check_body_equal_by_value_passes() -> None:
-    """Decimals are compared by value, not by their digits."""
-    check_body(EXPECTED, BODY)
-
-
-@pytest.mark.parametrize(("body", "reason"), [
-    (BODY.replace("quantity=0.002", "quantity=0.001"), ReasonCode.PRECISION_INVALID),
-    (BODY.replace("quantity=0.002&", ""), ReasonCode.PRECISION_INVALID),
-    (BODY.replace("quantity=0.002", "quantity=nonsense"), ReasonCode.PRECISION_INVALID),
-    (BODY.replace("price=50000.00", "price=50000.01"), ReasonCode.PRECISION_INVALID),
-    (BODY + "&quoteOrderQty=1", ReasonCode.PRECISION_INVALID),
-    (BODY.replace("co-1", "co-2"), ReasonCode.EXCHANGE_REFUSED),
-    (BODY.replace("timestamp=1", "timestamp=2"), ReasonCode.EXCHANGE_REFUSED),
-    (BODY.replace("recvWindow=5000", "recvWindow=6000"), ReasonCode.EXCHANGE_REFUSED),
-    ("", ReasonCode.EXCHANGE_REFUSED),
-    (None, ReasonCode.EXCHANGE_REFUSED),
-])
-def test_check_body_any_difference_stops_the_order(body: str | None, reason: ReasonCode) -> None:
-    """Each field of the recorded order is compared, absence included."""
-    with pytest.raises(NotHandedOver) as stopped:
-        check_body(EXPECTED, body)
-    assert stopped.value.reason_code is reason
-
-
-def test_wire_fields_name_every_amount_of_a_submission() -> None:
-    """Nothing that decides about money is missing from the comparison."""
-    order = Submission(
-        mode=Mode.LIVE,
-        order_id="o", client_order_id="co-1", exchange="binance", user_id="u", api_key_id="k", symbol="BTC/USDT", side=Side.BUY,
-        order_type=OrderType.LIMIT, quantity=Decimal("0.002"), quote_quantity=None, price=Decimal(50_000), time_in_force=None,
-        submitting_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-    assert wire_fields(BINANCE.order, order, 1, 5_000) == EXPECTED
-
-
-REPLACED = ["fetch", "sign", "milliseconds", "urlencode", "safe_order", "safe_trade", "number", "nonce", "parse_trade"]
+REPLACED = ["fetch", "milliseconds", "urlencode", "safe_order", "safe_trade", "number", "nonce", "parse_trade"]
 
 
 @pytest.mark.parametrize("name", REPLACED)
@@ -86,7 +40,6 @@ def test_ccxt_still_has_the_names_that_are_replaced(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [
     ("fetch", ["self", "url", "method", "headers", "body"]),
-    ("sign", ["self", "path", "api", "method", "params"]),
     ("safe_order", ["self", "order", "market"]),
     ("safe_trade", ["self", "trade", "market"]),
 ])

@@ -1,4 +1,7 @@
-"""The endpoints under /simulator/: accounts, prices, the tape, faults, deposits, invariants and the log. From loopback addresses only."""
+"""The endpoints under /simulator/: accounts, orders made elsewhere, prices, the tape, faults, deposits, invariants and the log.
+
+They answer to loopback addresses only.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +15,10 @@ from infra.exchange.simulator.capital import NETWORKS
 from infra.exchange.simulator.exchange import Account, Exchange
 from infra.exchange.simulator.faults import RULES_MAX, FaultRule, Faults
 from infra.exchange.simulator.funding import Arrival, Deposit, Listing
+from infra.exchange.simulator.horizon import Horizon
 from infra.exchange.simulator.invariants import violations
 from infra.exchange.simulator.journal import Journal
+from infra.exchange.simulator.orders import OrderRequest
 from infra.exchange.simulator.prices import Tape
 from infra.exchange.simulator.signing import KeyStore, check_api_key
 from infra.exchange.simulator.symbols import ASSETS
@@ -21,6 +26,7 @@ from schemas.decimals import DecimalString
 
 PREFIX: Final = "/simulator/"
 _BAD_REQUEST: Final = -1100
+_FOREIGN_WINDOW_MS: Final = 5_000
 
 
 class AccountSpec(BaseModel):
@@ -42,6 +48,21 @@ class KeySpec(BaseModel):
     account: str
     api_key: str
     secret: SecretStr
+
+
+class ForeignOrderSpec(BaseModel):
+    """A limit order that the owner of `api_key` makes elsewhere, as in the exchange's own app. `canceled_as`: canceled there at once, which
+    gives it this client order id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_key: str
+    symbol: str
+    side: Literal["BUY", "SELL"]
+    quantity: DecimalString
+    price: DecimalString
+    client_order_id: str = Field(pattern=r"^[a-zA-Z0-9\-_]{1,36}$")
+    canceled_as: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9\-_]{1,36}$")
 
 
 class PriceSpec(BaseModel):
@@ -123,6 +144,7 @@ class Admin:
             ("GET", "accounts"): self._list_accounts,
             ("POST", "keys"): self._add_key,
             ("GET", "invariants"): self._invariants,
+            ("POST", "orders"): self._place_foreign,
             ("POST", "price"): self._set_price,
             ("POST", "tape/step"): self._step_tape,
             ("GET", "tape"): self._show_tape,
@@ -194,6 +216,22 @@ class Admin:
     def _invariants(self, _body: bytes) -> object:
         found = violations(self._exchange)
         return {"holds": not found, "violations": found, "orders": len(self._exchange.orders)}
+
+    def _place_foreign(self, body: bytes) -> object:
+        spec = ForeignOrderSpec.model_validate_json(body)
+        account = self._exchange.accounts.get(spec.api_key)
+        if account is None or spec.symbol not in self._exchange.rules.symbols:
+            raise _bad("An order needs an account and a symbol of the exchange.")
+        now_us = self._now_us()
+        horizon = Horizon(now_us // 1000, _FOREIGN_WINDOW_MS, now_us)
+        request = OrderRequest(
+            spec.symbol, spec.side, "LIMIT", "GTC", spec.quantity, None, spec.price, spec.client_order_id, horizon, foreign=True
+        )
+        order = self._exchange.place(account, request, now_us)
+        if spec.canceled_as is not None:
+            self._exchange.cancel(account, order, now_us)
+            order.canceled_as = spec.canceled_as
+        return {"orderId": order.accepted.order_id, "status": order.status}
 
     def _set_price(self, body: bytes) -> object:
         spec = PriceSpec.model_validate_json(body)

@@ -18,7 +18,8 @@ _PLACES_MAX: Final = 8
 
 @dataclass(slots=True)
 class Call:
-    """`account` is None on public endpoints; `now_us` is read anew just before the call is carried out. `partial`: a fault asks for it."""
+    """`account` is None on public endpoints; `now_us` is read anew just before the call is carried out. `partial`: a fault asks for it;
+    `hidden_us`: a fault hides the order so long after its acceptance."""
 
     exchange: Exchange
     parameters: dict[str, str]
@@ -27,6 +28,8 @@ class Call:
     now_us: int
     partial: bool = False
     partial_applied: bool = False
+    hidden_us: int = 0
+    hidden_applied: bool = False
 
     @property
     def owner(self) -> Account:

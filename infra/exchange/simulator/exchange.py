@@ -216,7 +216,7 @@ class Exchange:
             OrderAccepted(
                 seq, time_us, account.api_key, account.label, request.client_order_id, self._order_id + 1, request.symbol, request.side,
                 request.type, request.time_in_force, request.quantity, request.quote_quantity, request.price, horizon.timestamp_ms,
-                horizon.receive_window_ms, horizon.arrived_us, fill_steps, tape_row, trade_id, tape_price,
+                horizon.receive_window_ms, horizon.arrived_us, fill_steps, tape_row, trade_id, tape_price, request.foreign,
             )
         )  # fmt: skip
         order = self.orders[self._order_id]

@@ -54,6 +54,9 @@ class FaultKind(StrEnum):
     # Answered late; past the receive window or the venue's time-out it is not accepted.
     SLOW = "slow"
     PARTIAL_FILL = "partial_fill"
+    # An order that no question shows for `delay_ms` after its acceptance: order queries say -2013, the lists leave it and its trades
+    # out. It comes on top of any other fault of the same request.
+    READ_LAG = "read_lag"
 
 
 ACCEPTING: Final = frozenset(
@@ -70,6 +73,7 @@ ACCEPTING: Final = frozenset(
         FaultKind.EMPTY_JSON_200,
         FaultKind.DUPLICATE,
         FaultKind.PARTIAL_FILL,
+        FaultKind.READ_LAG,
     }
 )
 
@@ -77,7 +81,8 @@ ACCEPTING: Final = frozenset(
 class FaultRule(BaseModel):
     """One rule: the next `next_n` requests of a method and path, or each with `probability` (both: each of them until n are used).
 
-    `client_order_id` limits it to one order; `delay_ms` is how late `slow` answers; `seed` makes the choice repeatable.
+    `client_order_id` limits it to one order; `delay_ms` is how late `slow` answers, and how long `read_lag` hides; `seed` makes the choice
+    repeatable.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,8 +134,17 @@ class Faults:
 
     def choose(self, method: str, path: str, client_order_id: str | None) -> ActiveRule | None:
         """The first rule that applies to this request and comes up; it is used up by one."""
+        return self._choose(method, path, client_order_id, lags=False)
+
+    def choose_lag(self, method: str, path: str, client_order_id: str | None) -> ActiveRule | None:
+        """The same of the rules that hide orders."""
+        return self._choose(method, path, client_order_id, lags=True)
+
+    def _choose(self, method: str, path: str, client_order_id: str | None, *, lags: bool) -> ActiveRule | None:
         for active in self._active:
             rule = active.rule
+            if (rule.kind is FaultKind.READ_LAG) is not lags:
+                continue
             if active.left == 0 or rule.method != method or rule.path != path or rule.client_order_id not in (None, client_order_id):
                 continue
             if rule.probability is not None and active.random.random() >= rule.probability:

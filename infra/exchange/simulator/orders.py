@@ -24,6 +24,10 @@ class Order:
     fill_steps: int = 1
     updated_us: int = 0
     fills: list[Filled] = field(default_factory=list)
+    # No question shows it before.
+    shown_from_us: int = 0
+    # The client order id that its cancel gave it, where somebody canceled it elsewhere.
+    canceled_as: str | None = None
 
     @property
     def leaves_quantity(self) -> Decimal:
@@ -47,6 +51,7 @@ class OrderRequest:
     price: Decimal | None
     client_order_id: str
     horizon: Horizon
+    foreign: bool = False
 
 
 def _eight(amount: Decimal | None) -> str:
@@ -111,7 +116,7 @@ def status_row(order: Order) -> dict[str, object]:
         "symbol": accepted.symbol,
         "orderId": accepted.order_id,
         "orderListId": -1,
-        "clientOrderId": accepted.client_order_id,
+        "clientOrderId": order.canceled_as or accepted.client_order_id,
     }
     row |= _amounts(order)
     row["stopPrice"] = row["icebergQty"] = "0.00000000"

@@ -46,7 +46,8 @@ class OrderAccepted:
     """An order that entered the book. `quantity` and `quote_quantity`: what the request gave, one of the two.
 
     `timestamp_ms`, `receive_window_ms` and `arrived_us` prove invariant 1 of the package. The tape fields name the row that an order
-    consumed in the tape mode `per-order`. `fill_steps` is in how many steps the resting part fills.
+    consumed in the tape mode `per-order`. `fill_steps` is in how many steps the resting part fills. `foreign`: its owner placed it by
+    other means than a signed request.
     """
 
     name: ClassVar[str] = "order"
@@ -70,6 +71,7 @@ class OrderAccepted:
     tape_row: int | None
     tape_trade_id: str | None
     tape_price: Decimal | None
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ _CLASSES: Final[tuple[type[Record], ...]] = (
 )
 # What logs of earlier versions do not have.
 _ADDED: Final[dict[type[Record], dict[str, object]]] = {
+    OrderAccepted: {"foreign": False},
     WithdrawalAccepted: {"fee": "0"},
     DepositSeen: {"address_tag": "", "listed_from_us": 0, "listings": 1, "held": False},
 }

@@ -113,6 +113,8 @@ def new_order(call: Call) -> object:
     )
     order = call.exchange.place(call.owner, request, call.now_us, call.partial)
     call.partial_applied = call.partial and order.accepted.fill_steps > 1
+    order.shown_from_us = order.accepted.time_us + call.hidden_us
+    call.hidden_applied = call.hidden_us > 0
     return shape(order)
 
 
@@ -134,9 +136,13 @@ def _find(call: Call) -> Order | None:
 def query_order(call: Call) -> object:
     """GET /api/v3/order."""
     order = _find(call)
-    if order is None:
+    if order is None or not _is_shown(call, order):
         raise refusals.no_such_order()
     return status_row(order)
+
+
+def _is_shown(call: Call, order: Order) -> bool:
+    return call.now_us >= order.shown_from_us
 
 
 def cancel_order(call: Call) -> object:
@@ -160,12 +166,13 @@ def cancel_open_orders(call: Call) -> object:
 def open_orders(call: Call) -> object:
     """GET /api/v3/openOrders, of one symbol or of all."""
     name = call.symbol().name if "symbol" in call.parameters else None
-    return [status_row(order) for order in call.owner.open_orders.values() if name in (None, order.accepted.symbol)]
+    orders = [order for order in call.owner.open_orders.values() if name in (None, order.accepted.symbol)]
+    return [status_row(order) for order in orders if _is_shown(call, order)]
 
 
 def all_orders(call: Call) -> object:
     """GET /api/v3/allOrders: from `orderId` on, or within the times, else the newest ones; oldest first."""
-    orders = call.owner.by_symbol.get(call.symbol().name, [])
+    orders = [order for order in call.owner.by_symbol.get(call.symbol().name, []) if _is_shown(call, order)]
     page = _page(call, orders, "orderId", lambda order: order.accepted.order_id, lambda order: order.accepted.time_us)
     return [status_row(order) for order in page]
 
@@ -180,6 +187,7 @@ def my_trades(call: Call) -> object:
     else:
         order = call.owner.orders.get(order_id)
         fills = order.fills if order is not None and order.accepted.symbol == name else []
+    fills = [fill for fill in fills if _is_shown(call, call.owner.orders[fill.order_id])]
     page = _page(call, fills, "fromId", lambda fill: fill.trade_id, lambda fill: fill.time_us)
     return [trade_row(fill) for fill in page]
 

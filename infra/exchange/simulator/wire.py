@@ -13,7 +13,8 @@ Start at `Wire.answer`.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -163,9 +164,10 @@ class Wire:
             name = call.parameters
             client_order_id = name.get("newClientOrderId") or name.get("origClientOrderId") or name.get("withdrawOrderId")
             rule = self._faults.choose(method, path, client_order_id)
-            if rule is not None:
-                return await self._answer_faulty(request, route, call, rule, client_order_id)
-            payload = self._carry_out(route, call)
+            with self._hiding(method, path, call, client_order_id):
+                if rule is not None:
+                    return await self._answer_faulty(request, route, call, rule, client_order_id)
+                payload = self._carry_out(route, call)
         except refusals.Refusal as refusal:
             await self._journal.durable()
             return _refused(refusal)
@@ -198,6 +200,21 @@ class Wire:
     def _carry_out(route: Route, call: Call) -> bytes:
         call.now_us = now_us()
         return orjson.dumps(route.handler(call))
+
+    @contextmanager
+    def _hiding(self, method: str, path: str, call: Call, client_order_id: str | None) -> Iterator[None]:
+        """Has an order that is accepted meanwhile hidden for a while, where a rule says so; used up only where one was."""
+        lag = self._faults.choose_lag(method, path, client_order_id)
+        if lag is not None:
+            call.hidden_us = lag.rule.delay_ms * 1000
+        try:
+            yield
+        finally:
+            if lag is not None and call.hidden_applied:
+                label = None if call.account is None else call.account.label
+                self._faults.injected(lag.rule, label=label, client_order_id=client_order_id, accepted=True, now_us=now_us())
+            elif lag is not None:
+                self._faults.give_back(lag)
 
     async def _answer_faulty(
         self, request: web.BaseRequest, route: Route, call: Call, rule: ActiveRule, client_order_id: str | None

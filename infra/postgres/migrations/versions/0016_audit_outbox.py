@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0016"
+down_revision = "0015"
 
 _STATEMENTS = (
     # Without a reference to `audit_events`: a table that is referred to refuses TRUNCATE in other words than that it is append-only.
