@@ -29,17 +29,36 @@ from schemas.orders import WithdrawalStatus
 
 _LISTED: Final = (
     "withdrawal_id", "user_id", "exchange", "asset", "amount", "fee", "network", "address", "status", "usd_value", "requested_at",
+    "decision", "decided_by", "decision_reason",
 )  # fmt: skip
 
-_WITHDRAWALS: Final = text("""
+# An operator's word on a withdrawal, as its audit trail has it.
+_DECISION: Final = """
+    LEFT JOIN LATERAL (
+        SELECT CASE told ->> 'event_type' WHEN 'WITHDRAWAL_APPROVED' THEN 'approved' ELSE 'refused' END AS decision,
+            COALESCE(told ->> 'claimed_operator' || ' (claimed)', told ->> 'actor') AS decided_by,
+            told ->> 'operator_reason' AS decision_reason
+        FROM (
+            SELECT seq, body::jsonb AS told FROM audit_events
+            WHERE audit_events.order_id = withdrawals.withdrawal_id
+        ) AS events
+        WHERE told ->> 'event_type' IN ('WITHDRAWAL_APPROVED', 'WITHDRAWAL_REFUSED') AND told ->> 'operator_reason' IS NOT NULL
+        ORDER BY seq DESC LIMIT 1
+    ) AS decision ON true
+"""
+_WITHDRAWALS: Final = text(
+    f"""
     SELECT withdrawal_id, client_withdrawal_id, exchange_withdrawal_id, transaction_id, user_id, idempotency_key, request_id, exchange,
            api_key_id, asset, network, address, address_tag, amount, fee, status, reason_code, reason, hold_amount, usd_value, approved_by,
-           expires_at, requested_at, decided_at, updated_at, executed_at
-    FROM withdrawals
+           expires_at, requested_at, decided_at, updated_at, executed_at, decision.*
+    FROM withdrawals {_DECISION}
     WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id) AND (CAST(:status AS text) IS NULL OR status = :status)
     ORDER BY requested_at DESC, withdrawal_id LIMIT :limit
-""")
-_ONE: Final = text("SELECT * FROM withdrawals WHERE withdrawal_id = :id OR client_withdrawal_id = :id")
+"""  # noqa: S608 — literals
+)
+_ONE: Final = text(
+    f"SELECT * FROM withdrawals {_DECISION} WHERE withdrawal_id = :id OR client_withdrawal_id = :id"  # noqa: S608 — literals
+)
 _HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
 _TRANSFERS: Final = text("""
     SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at

@@ -192,6 +192,13 @@ async def _command(gate: GateInstallation, trader: bytes, operator: bytes, code:
     async with asyncio.timeout(30):
         while not await gate.fetch("SELECT FROM halts"):
             await asyncio.sleep(0.2)
+    file = gate.made.log_directory.parent / "operator.token"
+    file.write_bytes(operator.removeprefix(b"Bearer "))
+    proof = ("--token-file", str(file), "--totp", code)
+    await gate.command("limits", "set", "plain", "open_orders_max", "6", "--reason", "a test", *proof, code=None)
+    file.unlink()
+    # What follows is done as in an installation without operators.
+    await gate.pool.execute("UPDATE users SET role = 'trader' WHERE user_id = 'operator'")
 
 
 async def _administer(gate: GateInstallation, known: Secrets, password: str, directory: Path) -> None:
