@@ -22,9 +22,10 @@ from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
-from pipeline.ledger import Transfer
+from pipeline.ledger import Transfer, book_of
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
+from schemas.orders import Mode
 
 Role = Literal["trader", "operator"]
 
@@ -32,6 +33,7 @@ Role = Literal["trader", "operator"]
 ADMINISTRATION: Final = "@administration"
 # How far back events are looked for; an account's newest ones, whatever their kind.
 _REPUBLISHED_MAX: Final = 10_000
+_NAMED_MAX: Final = 5
 
 
 def administration_event_types() -> tuple[str, ...]:
@@ -182,29 +184,51 @@ async def set_user_status(database: Database, user_id: str, change: StatusChange
                 raise NotDone(f"User {user_id} is closed for good. Nothing was changed; add a new user instead.")
             return Done(f"User {user_id} {move.already}; nothing was changed.", changed=False)
         if change is StatusChange.CLOSE:
-            await _require_no_orders(changing)
+            await _require_nothing_left(changing)
         await changing.connection.execute("UPDATE users SET status = $2 WHERE user_id = $1", user_id, move.target)
         changing.record(move.event_type, f"{changing.status} → {move.target}")
     return Done(f"User {user_id} {move.done}.")
 
 
-async def _require_no_orders(changing: UserChange) -> None:
-    unfinished = await changing.connection.fetchval(
-        "SELECT count(*) FROM orders WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
+# What is the user's and would have nobody to ask for it any more. Simulated money is nobody's.
+_LEFT: Final = """
+    SELECT 'order' AS kind, order_id || ' (' || symbol || ' at ' || exchange || ', ' || status || ')' AS name
+    FROM orders WHERE user_id = $1 AND executed_at IS NULL
+    UNION ALL SELECT 'withdrawal', withdrawal_id || ' (' || asset || ' at ' || exchange || ', ' || status || ')'
+    FROM withdrawals WHERE user_id = $1 AND executed_at IS NULL
+    UNION ALL SELECT 'deposit', exchange_deposit_id || ' (' || asset || ' at ' || exchange || ', ' || status || ')'
+    FROM deposits WHERE user_id = $1 AND status IN ('detected', 'confirming')
+    UNION ALL SELECT 'balance', trim_scale(posted)::text || ' ' || asset || ' at ' || exchange
+    FROM balances WHERE user_id = $1 AND book = $2 AND (posted <> 0 OR pending <> 0)
+    UNION ALL SELECT 'key', api_key_id || ' (' || exchange || ', ' || status || ')'
+    FROM api_keys WHERE user_id = $1 AND status IN ('active', 'refused')
+    ORDER BY 1, 2
+"""
+_INSTEAD_OF_LEAVING: Final = {
+    "order": "have them canceled, and wait until they are over",
+    "withdrawal": "wait for them, or refuse those that wait for approval",
+    "deposit": "wait until they are credited",
+    "balance": "have the money withdrawn",
+    "key": "revoke them",
+}
+
+
+async def _require_nothing_left(changing: UserChange) -> None:
+    """A closed user can cancel, withdraw and trade nothing: raises NotDone naming what there still is."""
+    left: dict[str, list[str]] = {}
+    for row in await changing.connection.fetch(_LEFT, changing.user_id, book_of(Mode.LIVE)):
+        left.setdefault(row["kind"], []).append(row["name"])
+    if not left:
+        return
+    told = [
+        f"{len(names)} {kind}{'s' if len(names) > 1 else ''}: {', '.join(names[:_NAMED_MAX])}{' …' if len(names) > _NAMED_MAX else ''} "
+        f"({_INSTEAD_OF_LEAVING[kind]})"
+        for kind, names in left.items()
+    ]
+    raise NotDone(
+        f"User {changing.user_id} has something left that nobody could reach once it is closed: {'; '.join(told)}. Nothing was changed. "
+        f"Freeze the user meanwhile, if nothing new may be done."
     )
-    paying = await changing.connection.fetchval(
-        "SELECT count(*) FROM withdrawals WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
-    )
-    if paying:
-        raise NotDone(
-            f"User {changing.user_id} has {paying} withdrawals that are not over. Nothing was changed: wait for them, or refuse those that "
-            f"wait for approval (`orchestrator withdrawals --user {changing.user_id}`), then close it."
-        )
-    if unfinished:
-        raise NotDone(
-            f"User {changing.user_id} has {unfinished} orders that are not over, and a closed user cannot cancel them. Nothing was "
-            f"changed: freeze the user, have the orders canceled (`orchestrator orders --user {changing.user_id}`), then close it."
-        )
 
 
 async def enrol_second_factor(

@@ -124,7 +124,7 @@ class Withdrawing(RuleBasedStateMachine):
             schema_version=1, command_id="c", command=word, operator=OPERATOR, reason="x", withdrawal_id=one.withdrawal_id
         )
         changes = self._open()
-        decide_withdrawal(decision, "active", changes)
+        decide_withdrawal(decision, "active", changes, {"actor": decision.operator})
         self._store(changes)
 
     @rule(

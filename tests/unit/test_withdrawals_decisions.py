@@ -9,6 +9,7 @@ from typing import Any
 import pyotp
 import pytest
 
+from pipeline.audit import Value
 from pipeline.changes import Changes
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.intake import decide
@@ -178,9 +179,15 @@ def waiting(**fields: Any) -> Withdrawal:
     return withdrawal_of(**{"status": _S.PENDING_APPROVAL, "expires_at": NOW + timedelta(hours=1), **fields})
 
 
+def _facts(decision: WithdrawalDecision) -> dict[str, Value]:
+    """What the events of a decision say of whoever was proven to send it."""
+    read = CommandArrival(SourceOffset("trade.commands", 0, 0), NOW, (), decision, None, needs_second_factor=True)
+    return read.facts
+
+
 def _applied(decision: WithdrawalDecision, withdrawal: Withdrawal, user_status: str | None = "active") -> tuple[Changes, ReasonCode | None]:
     changes = changes_with(withdrawal, users=(USER, OPERATOR))
-    refusal = decide_withdrawal(decision, user_status, changes)
+    refusal = decide_withdrawal(decision, user_status, changes, _facts(decision))
     return changes, refusal.code if refusal is not None else None
 
 
