@@ -38,10 +38,10 @@ _TIMES_OF: Final[Mapping[str, frozenset[str]]] = {
     "agents/halt_cancels.py": frozenset({"now"}),
     "agents/keys.py": frozenset({"kept", "_kept"}),
     "agents/last_resort.py": frozenset({"_limit"}),
-    "agents/reconciliation.py": frozenset({"started"}),
+    "agents/reconciliation.py": frozenset({"_asked", "first", "last", "started"}),
     "agents/watchdog.py": frozenset({"_limit", "_rebalance_limit", "_seen", "allowed", "asked", "now", "of"}),
     "agents/worker.py": frozenset({"ages", "age"}),
-    "infra/exchange/connection.py": frozenset({"total"}),
+    "infra/exchange/connection.py": frozenset({"_measured", "total"}),
     "pipeline/authentication.py": frozenset({"value"}),
     "pipeline/verification/answers.py": frozenset({"ended", "begun"}),
 }
