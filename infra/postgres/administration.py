@@ -17,11 +17,13 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from infra.postgres.accounts import store_events
+from infra.postgres.approvals import Approval, Wanted, require_approval
 from infra.postgres.audit_outbox import audit_row
 from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
+from pipeline.four_eyes import factor_needs_two
 from pipeline.ledger import Transfer, book_of
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
@@ -37,8 +39,8 @@ _NAMED_MAX: Final = 5
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds and ended sessions."""
-    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED")
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions and approvals."""
+    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "APPROVAL_")
     return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 
@@ -107,11 +109,17 @@ class UserChange:
         self.status = status
         self._trail = trail
         self._by = by
+        self._approval: Approval | None = None
 
     @property
     def seq(self) -> int:
         """The number of the newest event in the user's chain."""
         return self._trail.heads[self.user_id].seq
+
+    async def require_approval(self, command: str, what: str, *, alone_allowed: bool = False) -> None:
+        """Takes the approval of a second operator, or raises NeedsApproval. `what` says, without secrets, what is done under it."""
+        wanted = Wanted(command, self.user_id, what)
+        self._approval = await require_approval(self.connection, wanted, self._by, alone_allowed=alone_allowed)
 
     def record(
         self,
@@ -125,7 +133,7 @@ class UserChange:
         such as `target_id`: what of the user's it is about, where that is not the user."""
         reason = what if self._by.reason is None else f"{what}: {self._by.reason}"
         fields: dict[str, Value] = {**self._by.facts(), "user_id": self.user_id, "target_id": self.user_id, "exchange": exchange}
-        fields.update(more or {})
+        fields |= {**(self._approval.facts() if self._approval is not None else {}), **(more or {})}
         fields["reason"] = reason
         fields["transfers"] = [transfer_entry(transfer) for transfer in transfers]
         self._trail.append(self.user_id, None, event_type, fields)
@@ -165,6 +173,8 @@ async def add_user(database: Database, user_id: str, role: Role, *, pending: boo
         if added is None:
             raise NotDone(f"There is a user {user_id} already. Nothing was changed. `orchestrator users show {user_id}` shows it.")
         change = UserChange(connection, user_id, status, trail := AuditTrail(heads, by.at), by)
+        if role == "operator":
+            await change.require_approval("users add", "a new operator", alone_allowed=True)
         state = "waits for verification" if pending else "is verified"
         change.record(EventType.USER_ADDED, f"added as {role}, {state}")
         await store_events(connection, trail, by.at)
@@ -247,6 +257,10 @@ async def enrol_second_factor(
         if enrolled_at is not None and enrolled_at >= by.at:
             # Steps may begin anew with a new time of enrolment only.
             raise NotDone(f"The second factor of {user_id} was enrolled at {enrolled_at}, later than this machine's time. Mend its clock.")
+        role = await changing.connection.fetchval("SELECT role FROM users WHERE user_id = $1", user_id)
+        if factor_needs_two(role, replaces=enrolled_at is not None):
+            what = f"a second factor for the {role}" if enrolled_at is None else f"another second factor for the {role}"
+            await changing.require_approval("users enrol-totp", what, alone_allowed=role == "operator")
         # Steps of the old secret say nothing about those of the new one.
         await changing.connection.execute(
             """
@@ -278,13 +292,16 @@ async def unlock_second_factor(database: Database, user_id: str, by: By) -> Done
     return Done(f"The second factor of {user_id} is unlocked (it was: {was}).")
 
 
-async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By) -> Done:
-    """Overrides a limit for one user; None gives the default back. The caller has checked name and amount (`Limits.with_overrides`)."""
+async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By, *, widens: bool = False) -> Done:
+    """Overrides a limit for one user; None gives the default back. The caller has checked name and amount (`Limits.with_overrides`),
+    and says whether it widens what the settings allow everybody (`pipeline.four_eyes.widens_limit`): that needs a second operator."""
     async with changing_user(database, user_id, by) as changing:
         before = await changing.connection.fetchval("SELECT amount FROM user_limits WHERE user_id = $1 AND name = $2", user_id, name)
         if before == amount:
             state = "has no limit of its own of this name" if amount is None else f"has {name} {format_decimal(amount)} already"
             return Done(f"User {user_id} {state}; nothing was changed.", changed=False)
+        if widens and amount is not None:
+            await changing.require_approval("limits set", f"{name} {format_decimal(amount)}")
         if amount is None:
             await changing.connection.execute("DELETE FROM user_limits WHERE user_id = $1 AND name = $2", user_id, name)
         else:

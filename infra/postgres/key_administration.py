@@ -14,6 +14,7 @@ from typing import Literal
 from infra.postgres.administration import Done, NotDone, UserChange, changing_user
 from infra.postgres.operators import By
 from infra.postgres.step import Database
+from pipeline.four_eyes import key_needs_two
 from schemas.audit import EventType
 
 Permission = Literal["trade", "withdraw"]
@@ -82,6 +83,10 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
                 f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
                 "its place; orders on their way are then looked up and canceled with the new one."
             )
+        permissions = " and ".join(sorted(key.permissions))
+        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
+        if key_needs_two(key.permissions):
+            await changing.require_approval("keys add", f"key {key.api_key_id} for {permissions} at {key.exchange}{until}")
         if before is not None:
             await _require_no_payouts(changing, key.api_key_id)
         await changing.connection.execute(
@@ -101,8 +106,6 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
             by.at,
         )
         await changing.note_credentials()
-        permissions = " and ".join(sorted(key.permissions))
-        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
         was = "" if before is None else f", in place of one that was {before['status']}"
         what = f"key {key.api_key_id} for {permissions}{until}{was}"
         changing.record(EventType.KEY_ADDED, what, key.exchange, more={"target_id": key.api_key_id})
