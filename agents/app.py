@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import faust
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -21,6 +21,7 @@ from agents.execution import ExecutionStep
 from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
+from agents.isolation import Isolation, quarantine_limit_of
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
@@ -35,7 +36,7 @@ from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
 from infra.exchange.paper_gateway import PaperGateway
 from infra.exchange.venues import is_real_money
-from infra.kafka.connection import client_options, faust_credentials
+from infra.kafka.connection import client_options, faust_credentials, report_producer_of
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
@@ -81,8 +82,7 @@ def require_permitted(settings: Settings) -> None:
         token_verifier(settings)
         if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
             _require_careful_withdrawals(settings)
-            refusal = lag_refusal(settings)
-            if refusal is not None:
+            if (refusal := lag_refusal(settings)) is not None:
                 raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
@@ -90,9 +90,8 @@ def require_permitted(settings: Settings) -> None:
         raise ExchangeNotPermitted(
             f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. With "
             "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
-            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a "
-            f"sandbox or the simulated exchange, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of "
-            "ORCHESTRATOR_EXCHANGES."
+            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a sandbox or the "
+            f"simulated one, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of ORCHESTRATOR_EXCHANGES."
         )
     real = [exchange for exchange in settings.exchanges if is_real_money(settings.exchange_urls[exchange])]
     if real:
@@ -255,7 +254,8 @@ def compose(
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
     halt_watch = HaltWatch(partial(read_halts, database))
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
-    context = StepContext(runner, topics, rules, utc_now, reached)
+    isolation = Isolation(runner, topics, rules, quarantine_limit_of(settings), utc_now)
+    context = StepContext(runner, topics, rules, utc_now, reached, isolation)
     steps: dict[str, Step] = {
         topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
@@ -274,6 +274,7 @@ def compose(
         database=database,
         steps=steps,
         runner=runner,
+        isolation=isolation,
         new_producer=new_producer,
         limits=TimeLimits(settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
         clock=utc_now,
@@ -284,7 +285,7 @@ def compose(
     partitions.app = app
     for topic in steps:
         _add_agent(app, topic, topic.removeprefix(settings.topic_prefix), partitions)
-    report_producer = _report_producer(options)
+    report_producer = report_producer_of(options)
 
     def owned(exchange: str) -> list[int]:
         return [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)]
@@ -414,8 +415,3 @@ def _balance_watch(
 
 async def _keys_to_ask_with(database: Database, exchange: str) -> Sequence[tuple[str, str]]:
     return await keys_that_withdraw(database, exchange, utc_now(), _KEYS_ASKED_WITH)
-
-
-def _report_producer(options: dict[str, Any]) -> AIOKafkaProducer:
-    # Not transactional: a report changes nothing by itself, and is made again when it was lost.
-    return AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000, retry_backoff_ms=50, linger_ms=2)

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from infra.exchange.gateway import AccountGateway
 from infra.postgres.account_ledgers import read_account
+from infra.postgres.accounts import note_account
 from infra.postgres.step import Database
 from pipeline.balance_reconciliation import (
     AccountLedger,
@@ -57,6 +58,9 @@ class BalanceLooks:
             if isinstance(answer, LookUpFailed):
                 return NotJudged(answer.detail, unanswered=True)
             answers.append(answer)
+            if answer.account_id is not None and answer.key_version is not None:
+                # Known in time: when the key is replaced, the exchange may not take the old one any more.
+                await note_account(self._database, account.user_id, api_key_id, answer.key_version, answer.account_id)
         # After the balances: what was filled before they were read is seen now.
         looked_up = await self._look_up(before, gateway)
         return judge(before, whole_of(answers), looked_up, await read_account(self._database, account))

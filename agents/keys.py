@@ -10,6 +10,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Final
 
@@ -17,6 +18,7 @@ import structlog
 
 from infra.exchange.gateway import Credentials
 from infra.keyring import MasterKeyError
+from infra.postgres.accounts import SealedKey
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +30,11 @@ Key = tuple[str, str]
 
 
 class KeyReader:
-    """A `CredentialSource`. `read` gives the ciphertexts of those keys, by (user id, API key id), that exist and may be used."""
+    """A `CredentialSource`. `read` gives those keys, by (user id, API key id), that exist and may be used."""
 
     def __init__(
         self,
-        read: Callable[[frozenset[Key]], Awaitable[Mapping[Key, bytes]]],
+        read: Callable[[frozenset[Key]], Awaitable[Mapping[Key, SealedKey]]],
         decrypt: Callable[[str, str, bytes], Credentials],
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -62,11 +64,12 @@ class KeyReader:
         wanted, self._wanted, self._reading = frozenset(self._wanted), set(), None
         # Before the question: a key never counts as younger than what was read.
         asked_at = self._clock()
-        ciphertexts = await self._read(wanted)
+        stored = await self._read(wanted)
         found: dict[Key, Credentials] = {}
-        for key, ciphertext in ciphertexts.items():
+        for key, sealed in stored.items():
             try:
-                found[key] = self._decrypt(*key, ciphertext)
+                opened = self._decrypt(*key, sealed.ciphertext)
+                found[key] = replace(opened, version=sealed.version, account_id=sealed.account_id, stored_at=sealed.stored_at)
             except MasterKeyError as error:
                 log.error("api_key_unreadable", user_id=key[0], api_key_id=key[1], what=str(error))
         if len(self._kept) + len(found) > _KEPT_MAX:

@@ -52,6 +52,8 @@ _FIX_MEANING: Final[dict[int, str]] = {
     5: "unknown order",
     6: "duplicate order",
     8: "stale order",
+    11: "unsupported order characteristic",
+    12: "surveillance option",
     13: "incorrect quantity",
     15: "unknown account",
     16: "price exceeds current price band",

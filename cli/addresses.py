@@ -9,9 +9,9 @@ from cli.administration import asking, change, user_id_of
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.operator_options import Credentials
-from cli.orders import Row, reading
+from cli.orders import Row, reading, unknown_user
 from cli.output import print_table
-from cli.users import rows_of, unknown
+from cli.users import rows_of
 from infra.postgres.address_administration import NewAddress, add_address, remove_address
 from pipeline.addresses import address_problem
 
@@ -66,7 +66,7 @@ async def show(installation: Installation, user_id: str, *, removed: bool, as_js
     wait = timedelta(hours=installation.settings.address_wait_hours)
     async with reading(installation) as connection:
         if not await rows_of(connection, _EXISTS, user_id=user_id):
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         found = await rows_of(connection, _LISTED, user_id=user_id, all=removed)
     rows: list[Row] = []
     for row in found:

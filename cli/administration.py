@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from cli.credentials import code_of, login_name, subject_of, token_in, usage, words_of
 from cli.installation import Installation
 from cli.operator_options import Credentials
-from cli.orders import database_failed
+from cli.orders import database_failed, reading, require_user
 from cli.output import CommandFailed, Exit, printable, reason_of, say, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
@@ -80,6 +80,15 @@ def key_id_of(text: str) -> str:
 def exchange_of(text: str) -> str:
     """An exchange id. Raises CommandFailed."""
     return _checked(_NAME, text, "exchange")
+
+
+def exchange_here(settings: Settings, text: str) -> str:
+    """The id of one of this installation's exchanges. Raises CommandFailed for another: as a user or a key, it is not there."""
+    exchange = exchange_of(text)
+    if exchange not in settings.exchanges:
+        known = ", ".join(settings.exchanges)
+        raise CommandFailed(f"There is no exchange {exchange} here, only {known}. Nothing was changed.", Exit.NOT_SO)
+    return exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +293,9 @@ async def change(installation: Installation, asked: Asked, work: Change) -> None
 
 async def publish(installation: Installation, user_ids: Sequence[str]) -> None:
     """Publishes what was not published yet, and all events of administration of these users again. Changes nothing."""
+    async with reading(installation) as connection:
+        for user_id in user_ids:
+            await require_user(connection, user_id)
     async with administering(installation) as administration:
         count = await administration.publish_again(user_ids) if user_ids else await administration.publish()
     say(f"{count} audit events of administration were published.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cli.administration import administering, asking, exchange_of, key_id_of, keyring_for, user_id_of
+from cli.administration import administering, asking, exchange_here, key_id_of, keyring_for, user_id_of
 from cli.confirmation import confirm
 from cli.credentials import usage
 from cli.installation import Installation
@@ -39,11 +39,10 @@ async def import_account(
     as_json: bool,
 ) -> None:
     """Asks the exchange and books what it shows. Raises CommandFailed, also where the exchange does not answer; nothing is changed then."""
-    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_of(exchange)
+    user_id = user_id_of(user_id)
     asked_for = asking("balances import", user_id, credentials, reason)
     settings = installation.settings
-    if exchange not in settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(settings.exchanges)}.")
+    user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_here(settings, exchange)
     confirm("balances import", f"the account of {user_id} at {exchange}", yes)
     keyring = keyring_for(settings)
     async with administering(installation) as administration:

@@ -23,12 +23,13 @@ from uuid import uuid4
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.demo_cast import open_sessions
 from cli.demo_deposits import DepositSender
 from cli.demo_exchange import ForeignOrders, SimulatorAdmin, injected_faults
 from cli.demo_faults import WorkerFaults
 from cli.demo_load import Rest, begin_offsets, publish, standing
 from cli.demo_report import show, summary, to_line
-from cli.demo_requests import DemoRecord, Generator
+from cli.demo_requests import DemoRecord, Generator, begins_session
 from cli.demo_stage import DataDirectory, Stage, add_demo_users, staged
 from cli.output import Exit, say, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment
@@ -142,8 +143,8 @@ def _cancelled_by_sigterm() -> Iterator[asyncio.Event]:
 async def _play(stage: Stage, options: DemoOptions) -> Exit:
     """Load, rest, verification, summary."""
     run = uuid4().hex[:8]
-    users = await add_demo_users(stage, run)
-    asked_from = await begin_offsets(stage.settings, stage.kafka)
+    cast = await add_demo_users(stage, run)
+    users = cast.traders
     # A data directory that was used before has earlier faults in its log.
     simulator_dir = stage.simulator.options.data_dir
     faults_before = injected_faults(simulator_dir)
@@ -161,12 +162,16 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
     health = HealthAddresses(logs, options.workers)
     async with supervised_workers(options.workers, options.worker_argv, environment, logs, said) as pool:
         await _until_ready(health, pool)
+        in_session = [user_id for number, user_id in enumerate(users) if begins_session(number)]
+        sessions = await open_sessions(stage.settings, stage.kafka, stage.database, stage.identities, run, in_session)
+        # Behind the requests that began them, which are not part of the load.
+        asked_from = await begin_offsets(stage.settings, stage.kafka)
         foreign = ForeignOrders(SimulatorAdmin(stage.simulator.url), options.seed, users)
         faults, restless = await _Load(stage, options, pool, console, said, foreign).run(records, deposits)
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
     findings = [*check_all(evidence), _workers_run(pool, restless)]
-    own = set(users)
+    own = set(cast.everybody)
     figures = summary(
         findings,
         tally(evidence.answers, asked_from),
@@ -174,7 +179,7 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
         # Those that were taken back afterwards among them: the promises say that they were.
         sum(1 for deposit in evidence.deposited.deposits.values() if deposit.user_id in own and deposit.credited_at is not None),
         {**(injected_faults(simulator_dir) - faults_before), **faults},
-        {"workers": options.workers, "workers_restarted": pool.restarts, "seed": options.seed},
+        {"workers": options.workers, "workers_restarted": pool.restarts, "seed": options.seed, "sessions": sessions},
     )
     if options.as_json:
         write_line(to_line(figures))
@@ -244,7 +249,8 @@ class _Load:
         seconds = max(count * _SECONDS_PER_FAULT, self._options.load_seconds_min)
         if self._options.kill:
             await self._admin.make_faults(self._options.seed)
-        publishing = publish(self._stage.settings, self._stage.kafka, records, seconds, self._show_published)
+        stage = self._stage
+        publishing = publish(stage.settings, stage.kafka, stage.identities, records, seconds, self._show_published)
         sending = deposits.run(lambda: self._published_so_far)
         works = [publishing, self._faults.run(count, seconds), sending]
         if self._options.kill:

@@ -13,6 +13,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from cli.demo_identities import Identities
 from cli.demo_requests import DemoRecord
 from infra.kafka.connection import client_options
 from infra.postgres.step import Database
@@ -30,9 +31,15 @@ _SEND_SECONDS_MAX: Final = 60.0
 
 
 async def publish(
-    settings: Settings, bootstrap_servers: str, records: Sequence[DemoRecord], seconds: float, published: Callable[[int], None]
+    settings: Settings,
+    bootstrap_servers: str,
+    identities: Identities,
+    records: Sequence[DemoRecord],
+    seconds: float,
+    published: Callable[[int], None],
 ) -> None:
-    """Publishes the records in order, spread over `seconds` (0: as fast as the broker takes them). Raises Retryable without a broker."""
+    """Publishes the records in order, spread over `seconds` (0: as fast as the broker takes them), each with the token and the code that
+    its signer has then. Raises Retryable without a broker."""
     topic = Topics(settings.topic_prefix).requests
     producer = AIOKafkaProducer(**client_options(settings, bootstrap_servers), enable_idempotence=True, acks="all", linger_ms=2)
     started_at = monotonic()
@@ -44,7 +51,15 @@ async def publish(
             for begin in range(0, len(records), size):
                 chunk = records[begin : begin + size]
                 async with asyncio.timeout(_SEND_SECONDS_MAX):
-                    sends = [await producer.send(topic, record.value, key=record.key, headers=list(record.headers)) for record in chunk]
+                    sends = [
+                        await producer.send(
+                            topic,
+                            record.value,
+                            key=record.key,
+                            headers=[*record.headers, *identities.headers(record.signer, record.proof)],
+                        )
+                        for record in chunk
+                    ]
                     await asyncio.gather(*sends)
                 done = begin + len(chunk)
                 published(done)

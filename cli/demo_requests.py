@@ -19,6 +19,9 @@ import orjson
 
 from cli.demo_deposits import ADDRESS as DEPOSIT_ADDRESS
 from cli.demo_deposits import ASSET, NETWORK, DemoDeposit
+from cli.demo_identities import Proof
+from cli.demo_members import BY_NAME, OF_MEMBERS, member_id
+from cli.demo_mistakes import NO_SESSION, UNREASONABLE, WRONG_DECIMALS, Fields
 from infra.exchange.simulator.symbols import Symbol, make_symbols
 from schemas.wire import format_time
 
@@ -46,17 +49,27 @@ _RECORDS_PER_DEPOSIT: Final = 20
 _RESTING_KEPT_MAX: Final = 400
 _ORIGINALS_KEPT_MAX: Final = 2_000
 
-Fields = dict[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class DemoRecord:
-    """One record to publish. `key` is the record key, `value` None for a tombstone."""
+    """One record to publish. `key` is the record key, `value` None for a tombstone. `signer` is the user whose token goes with it, None for
+    none; `proof` what that token and the code beside it are like."""
 
     kind: str
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    signer: str | None = None
+    proof: Proof = Proof.SESSION
+
+
+# Of so many users one begins no session, and sends a code with each order.
+_WITH_CODES: Final = 5
+
+
+def begins_session(number: int) -> bool:
+    """Whether the user of this number (from 0) trades with a session."""
+    return number % _WITH_CODES != 0
 
 
 class Generator:
@@ -69,6 +82,10 @@ class Generator:
         self._random = random.Random(seed)
         self._run = run
         self._users = user_ids
+        self._in_session = [user for number, user in enumerate(user_ids) if begins_session(number)] or user_ids
+        self._with_codes = [user for number, user in enumerate(user_ids) if not begins_session(number)]
+        # Those who need a code come in turn: each user has one per 30 seconds.
+        self._turns: dict[str, int] = {}
         self._expires_at = format_time(now + _DEADLINE)
         self._given_up_at = format_time(now + _EXPECTED)
         self._expired_at = format_time(now - timedelta(minutes=1))
@@ -76,6 +93,7 @@ class Generator:
         self._number = 0
         self._resting: list[Fields] = []
         self._originals: list[Fields] = []
+        self._ended: Fields | None = None
         self._made: list[DemoRecord] = []
         self._yielded = self._count = 0
         self.deposits: list[DemoDeposit] = []
@@ -114,7 +132,12 @@ class Generator:
         }
 
     def _trade(self, side: str, order_type: str, **more: object) -> Fields:
-        return {**self._base("trade"), "side": side, "order_type": order_type, "expires_at": self._expires_at, **more}
+        base = {**self._base("trade"), "user_id": self._random.choice(self._in_session)}
+        return {**base, "side": side, "order_type": order_type, "expires_at": self._expires_at, **more}
+
+    def _turn(self, kind: str, among: list[str]) -> str:
+        turn = self._turns[kind] = self._turns.get(kind, -1) + 1
+        return among[turn % len(among)]
 
     def _side(self) -> str:
         return self._random.choice(("buy", "sell"))
@@ -128,15 +151,19 @@ class Generator:
     def _limit(self, symbol: Symbol, factor: str) -> str:
         return f"{symbol.round_to_tick(symbol.start_price * Decimal(factor)):f}"
 
-    def _emit(self, kind: str, fields: Fields, *, key: bytes | None = b"", original: bool = False) -> None:
+    def _emit(
+        self, kind: str, fields: Fields, *, key: bytes | None = b"", original: bool = False, proof: Proof = Proof.SESSION
+    ) -> None:
         """`key` empty: the user's id."""
-        record_key = str(fields.get("user_id")).encode() if key == b"" else key
-        self._made.append(DemoRecord(kind, record_key, orjson.dumps(fields), self._headers()))
+        user_id = fields.get("user_id")
+        record_key = str(user_id).encode() if key == b"" else key
+        signer = user_id if isinstance(user_id, str) else None
+        self._made.append(DemoRecord(kind, record_key, orjson.dumps(fields), self._headers(), signer, proof))
         if original:
             self._keep(self._originals, fields, _ORIGINALS_KEPT_MAX)
 
-    def _emit_bytes(self, kind: str, value: bytes | None) -> None:
-        self._made.append(DemoRecord(kind, self._random.choice(self._users).encode(), value))
+    def _emit_bytes(self, kind: str, value: bytes | None, signer: str | None = None) -> None:
+        self._made.append(DemoRecord(kind, self._random.choice(self._users).encode(), value, signer=signer))
 
     def _headers(self) -> tuple[tuple[str, bytes], ...]:
         if self._random.random() >= 0.1:
@@ -226,7 +253,7 @@ class Generator:
         elif kind == "expired":
             fields["expires_at"] = self._expired_at
         else:
-            fields |= self._random.choice(_UNREASONABLE[kind])
+            fields |= self._random.choice(UNREASONABLE[kind])
         self._emit(kind, fields, key=b"elsewhere")
 
     def _send(self, user_id: str, after: int, amount: str | None = None) -> None:
@@ -255,20 +282,62 @@ class Generator:
         self._emit(kind, fields, original=True)
 
     def bad_decimal(self, kind: str) -> None:
-        fields = self._trade("buy", "market", symbol="BTC/USDT", quantity=self._random.choice(_WRONG_DECIMALS))
+        fields = self._trade("buy", "market", symbol="BTC/USDT", quantity=self._random.choice(WRONG_DECIMALS))
         self._emit(kind, fields)
 
     def transfer(self, kind: str) -> None:
-        fields = {**self._base(kind), "asset": "USDT", "amount": "25.5", "network": ADDRESS_NETWORK, "expires_at": self._expires_at}
+        fields = {**self._base("withdrawal"), "asset": "USDT", "amount": "25.5", "network": ADDRESS_NETWORK}
+        fields |= {"expires_at": self._expires_at, "user_id": self._turn("transfer", self._users)}
         if kind == "withdrawal":
             fields["address"] = ADDRESS
         elif kind == "withdrawal_elsewhere":
             # A good address that is on nobody's list.
-            fields |= {"type": "withdrawal", "address": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"}
-        self._emit(kind, fields, original=True)
+            fields["address"] = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"
+        else:
+            fields |= {"address": ADDRESS, "user_id": member_id(self._run, "payouts")}
+        self._emit(kind, fields, original=True, proof=Proof.CODE)
+
+    def with_code(self, kind: str) -> None:
+        """An order of a user who has no session."""
+        symbol = self._random.choice(self._symbols)
+        fields = self._trade(self._side(), "market", symbol=_pair(symbol), quantity=self._lot(symbol))
+        self._emit(kind, {**fields, "user_id": self._turn(kind, self._with_codes or self._users)}, original=True, proof=Proof.CODE)
+
+    def unproven(self, kind: str) -> None:
+        """A good order whose token or code is not."""
+        fields, proof = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.0005"), Proof(kind)
+        if proof is Proof.WRONG_CODE:
+            fields["user_id"] = member_id(self._run, f"guesser-{self._random.choice((1, 1, 2))}")
+        self._emit(kind, fields, proof=proof)
+
+    def of_member(self, kind: str) -> None:
+        """An order of the one user who may not make it."""
+        name, alternatives = OF_MEMBERS[kind]
+        turn = self._turns[kind] = self._turns.get(kind, -1) + 1
+        fields = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001", user_id=member_id(self._run, name))
+        proof = Proof.CODE if BY_NAME[name].session is None else Proof.SESSION
+        self._emit(kind, {**fields, **alternatives[min(turn, len(alternatives) - 1)]}, proof=proof)
+
+    def session(self, kind: str) -> None:
+        """A session that asks for more than may be, or is not there to be revoked."""
+        base = self._base("session")
+        fields = {name: base[name] for name in ("schema_version", "type", "request_id", "idempotency_key", "user_id")}
+        fields |= {"orders_max": 1_000_000_000, "amount_max_usd": "99999999999999999999"} if kind == "session_too_wide" else NO_SESSION
+        self._emit(kind, fields)
+
+    def cancel_again(self, kind: str) -> None:
+        """Cancels what was canceled, or filled, before: the second of two for one order."""
+        if self._ended is None:
+            self.limit(kind)
+            self._ended = self._resting.pop() if self._resting else self._originals[-1]
+            return
+        fields = self._base("cancel")
+        del fields["exchange"], fields["api_key_id"]
+        self._emit(kind, {**fields, "user_id": self._ended["user_id"], "target_idempotency_key": self._ended["idempotency_key"]})
 
     def unreadable(self, kind: str) -> None:
-        valid = orjson.dumps(self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001"))
+        order = self._trade("buy", "market", symbol="BTC/USDT", quantity="0.001")
+        valid, user_id = orjson.dumps(order), str(order["user_id"])
         match kind:
             case "tombstone":
                 self._emit_bytes(kind, None)
@@ -279,30 +348,7 @@ class Generator:
             case "not_utf8":
                 self._emit_bytes(kind, valid.replace(b"BTC", b"\xff\xfe"))
             case "oversized":
-                self._emit_bytes(kind, valid[:-1] + b',"note":"' + b"x" * 70_000 + b'"}')
-
-
-# What each kind of unreasonable request says otherwise than a good one; one of the alternatives is drawn.
-_UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
-    "insufficient": ({"side": "sell", "quantity": "20"},),
-    "unknown_user": tuple({"user_id": f"nobody-{number}"} for number in range(5)),
-    "unknown_symbol": tuple({"symbol": symbol} for symbol in ("DOGE/USDT", "btc/usdt", "BTCUSDT", "BTC/USDT/ETH")),
-    "unknown_exchange": tuple({"exchange": exchange} for exchange in ("nowhere", "Binance", "kraken")),
-    "unknown_key": ({"api_key_id": "another"},),
-    "too_large": ({"quantity": "40"},),
-    "too_small": ({"quantity": "0.000001"},),
-    "off_the_grid": ({"quantity": "0.00100005"},),
-    "stop_order": ({"order_type": "stop_loss", "stop_price": "30000"},),
-    "unknown_field": tuple({name: "1"} for name in ("stopprice", "leverage", "Quantity")),
-    "wrong_version": tuple({"schema_version": version} for version in (0, 2, "1")),
-    "wrong_type": tuple({name: 7} for name in ("user_id", "symbol", "side", "idempotency_key")),
-    # Above the highest price that the exchange takes, which only the exchange knows.
-    "refused_by_exchange": ({"side": "sell", "order_type": "limit", "quantity": "0.0001", "price": "2000000"},),
-    "two_amounts": ({"quote_quantity": "50"},),
-}
-_WRONG_DECIMALS: Final[tuple[object, ...]] = (
-    0.001, 1, "NaN", "Infinity", "1e3", "-1", "0", "+1", " 1", "", "1.", ".5", "1,5", "0." + "1" * 19, "1" + "0" * 30, None, [], {},
-)  # fmt: skip
+                self._emit_bytes(kind, valid[:-1] + b',"note":"' + b"x" * 70_000 + b'"}', user_id)
 
 
 def _pair(symbol: Symbol) -> str:
@@ -310,8 +356,8 @@ def _pair(symbol: Symbol) -> str:
 
 
 _Make = Callable[[Generator, str], None]
-# Kind, weight, how it is made. Weights add up to about 1,150; seven in ten requests are orders that reach the exchange, one in ten is paid
-# out. For ten requests one deposit arrives; half of them are announced.
+# Kind, weight, how it is made. Weights add up to about 1,300; six in ten requests are orders that reach the exchange, one in twenty is paid
+# out: each of these needs a code, and a user has one per 30 seconds. For ten requests one deposit arrives; half of them are announced.
 _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("market", 340, Generator.market),
     ("null_key", 20, Generator.market),
@@ -328,11 +374,22 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("concurrent_copy", 30, Generator.concurrent_copy),
     ("key_reused", 20, Generator.copy),
     *((kind, 7, Generator.unreasonable) for kind in (
-        *_UNREASONABLE, "expired", "missing_field",
+        *UNREASONABLE, "expired", "missing_field",
     )),
     ("bad_decimal", 25, Generator.bad_decimal),
-    ("withdrawal", 110, Generator.transfer),
-    ("withdrawal_elsewhere", 7, Generator.transfer),
+    ("withdrawal", 75, Generator.transfer),
+    ("withdrawal_elsewhere", 5, Generator.transfer),
+    ("withdrawal_too_large", 3, Generator.transfer),
+    ("with_code", 20, Generator.with_code),
+    ("session_too_wide", 3, Generator.session),
+    ("session_unknown", 3, Generator.session),
+    ("cancel_again", 4, Generator.cancel_again),
+    ("wrong_code", 12, Generator.unproven),
+    *((proof.value, 4, Generator.unproven) for proof in (
+        Proof.ANONYMOUS, Proof.ALTERED, Proof.UNKNOWN_KEY, Proof.LATE, Proof.FOREIGN, Proof.UNSCOPED,
+        Proof.NO_CODE, Proof.USED_CODE, Proof.OTHER_LOGIN,
+    )),
+    *((kind, 4, Generator.of_member) for kind in OF_MEMBERS),
     ("deposit", 55, Generator.announcement),
     ("deposit_missing", 5, Generator.announcement),
     *((kind, 4, Generator.unreadable) for kind in ("tombstone", "broken_json", "not_a_number", "not_utf8")),

@@ -22,7 +22,9 @@ from pydantic import SecretStr
 
 from cli.audit_publication import publish_audit_events
 from cli.credentials import login_name
+from cli.demo_cast import Cast, equip, member_ids
 from cli.demo_exchange import ExchangeAccount, SimulatorAdmin
+from cli.demo_identities import AUDIENCE, ISSUER, Identities
 from cli.demo_requests import ADDRESS, ADDRESS_NETWORK, API_KEY_ID, EXCHANGE, OPENING_BALANCES
 from infra.embedded.services import Endpoints, services
 from infra.exchange.simulator.options import SimulatorOptions
@@ -37,7 +39,7 @@ from infra.postgres.step import Database, connect
 from infra.settings import Settings
 from pipeline.invariants import Retryable
 
-_USERS: Final = 50
+_USERS: Final = 60
 _PROGRAM: Final = "orchestrator demo"
 # Of each asset; so that fees have something to show.
 _WITHDRAWAL_FEE: Final = Decimal("0.0001")
@@ -46,12 +48,14 @@ _PUBLISH_SECONDS_MAX: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`settings` name the simulated exchange and the master key; `database` is for reading how far things are."""
+    """`settings` name the simulated exchange and the master key; `database` is for reading how far things are; `identities` issue tokens
+    and codes that workers take."""
 
     settings: Settings
     endpoints: Endpoints
     simulator: SimulatorProcess
     database: Database
+    identities: Identities
 
     @property
     def kafka(self) -> str:
@@ -101,7 +105,7 @@ def demo_settings(path: Path) -> Settings:
         address_wait_hours=0,
         withdrawal_poll_ms=500,
         withdrawal_history_lag_seconds=1,
-        deposit_poll_ms=1_500,
+        deposit_poll_ms=2_500,
         transaction_timeout_ms=10_000,
         session_timeout_ms=6_000,
         rebalance_timeout_ms=10_000,
@@ -111,7 +115,12 @@ def demo_settings(path: Path) -> Settings:
         # Workers tell where they answer for their health at this level.
         log_level="info",
         # Two thousand orders of a few users within seconds: nobody may do that.
-        **Settings.without_limits(),
+        **{**Settings.without_limits(), "authentication": "required"},
+        token_keys_file=path / "token-keys.pem",
+        token_issuer=ISSUER,
+        token_audience=AUDIENCE,
+        # Of the second factor the demo is as strict as production.
+        session_minutes_max=7 * 24 * 60,
     )
 
 
@@ -119,6 +128,8 @@ def demo_settings(path: Path) -> Settings:
 async def staged(path: Path, seed: int, said: Callable[[str], None]) -> AsyncIterator[Stage]:
     """Starts everything but the workers, and stops it again. Raises a ServicesError, SimulatorNotReady or Retryable."""
     settings = demo_settings(path)
+    identities = Identities()
+    _write_key(path, identities.public_key)
     async with services(settings, progress=said) as endpoints:
         settings = settings.model_copy(update={"master_key": SecretStr(_master_key(path))})
         async with _simulator(settings, seed) as starting:
@@ -127,9 +138,14 @@ async def staged(path: Path, seed: int, said: Callable[[str], None]) -> AsyncIte
             try:
                 simulator = await asyncio.shield(starting)
                 addressed = settings.model_copy(update={"exchange_urls": {EXCHANGE: simulator.url}})
-                yield Stage(addressed, endpoints, simulator, database)
+                yield Stage(addressed, endpoints, simulator, database, identities)
             finally:
                 await database.close()
+
+
+def _write_key(path: Path, public_key: bytes) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "token-keys.pem").write_bytes(public_key)
 
 
 def _master_key(path: Path) -> str:
@@ -169,12 +185,12 @@ async def _simulator(settings: Settings, seed: int) -> AsyncIterator["asyncio.Ta
                 await asyncio.to_thread(starting.result().stop)
 
 
-async def add_demo_users(stage: Stage, run: str) -> dict[str, str]:
-    """Users of this run, with equal balances here and at the exchange; their audit events are published. Returns their keys at the exchange
-    (without the secrets), by their ids."""
+async def add_demo_users(stage: Stage, run: str) -> Cast:
+    """Users of this run, with equal balances here and at the exchange; their audit events are published."""
     keyring = keyring_of(stage.settings)
     user_ids = [f"demo-{run}-{number:02}" for number in range(1, _USERS + 1)]
-    accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in user_ids]
+    with_accounts = [*user_ids, *member_ids(run)]
+    accounts = [ExchangeAccount(user_id, f"key{uuid4().hex}", uuid4().hex, dict(OPENING_BALANCES)) for user_id in with_accounts]
     await SimulatorAdmin(stage.simulator.url).open_accounts(accounts)
     users = [
         NewUser(
@@ -192,11 +208,13 @@ async def add_demo_users(stage: Stage, run: str) -> dict[str, str]:
     ]
     by = await set_up_by(stage.database, _PROGRAM, login_name())
     await add_users(stage.database, users, by.at, _PROGRAM)
-    for user_id in user_ids:
+    for user_id in with_accounts:
         await add_address(stage.database, NewAddress(user_id, ADDRESS_NETWORK, ADDRESS, "", None), 0, by)
+    await equip(stage.database, keyring, stage.identities, with_accounts, run, by)
     try:
         async with asyncio.timeout(_PUBLISH_SECONDS_MAX):
             await publish_audit_events(stage.settings, stage.kafka, stage.database)
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
-    return {account.user_id: account.api_key for account in accounts}
+    keys = {account.user_id: account.api_key for account in accounts}
+    return Cast({user_id: keys[user_id] for user_id in user_ids}, keys)

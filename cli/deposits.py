@@ -6,7 +6,7 @@ import orjson
 from sqlalchemy import text
 
 from cli.installation import Installation
-from cli.orders import Row, reading
+from cli.orders import Row, reading, require_user
 from cli.output import CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
 from cli.users import rows_of
 from schemas.orders import AnnouncementStatus, DepositStatus
@@ -48,6 +48,7 @@ async def show_deposits(
 ) -> None:
     """Prints the newest deposits first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _DEPOSITS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No deposit fits.")
 
@@ -57,6 +58,7 @@ async def show_announcements(
 ) -> None:
     """Prints what producers announced, the newest first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _ANNOUNCEMENTS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _EXPECTED, as_json=as_json, nothing="No announced deposit fits.")
 
@@ -64,6 +66,7 @@ async def show_announcements(
 async def show_disputes(installation: Installation, *, user_id: str | None, limit: int, as_json: bool) -> None:
     """Prints what was not credited because it does not fit, the newest first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _DISPUTES, user_id=user_id, limit=limit)
     print_table(rows, _DISPUTED, as_json=as_json, nothing="Nothing is disputed.")
 

@@ -19,14 +19,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from agents.app import ExchangeNotPermitted, require_permitted
 from cli.findings import Finding, Findings
 from cli.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
-from cli.output import Exit, print_table, say, write_line
+from cli.output import Exit, as_called, print_table, printable, say, wrapped, write_line
 from cli.service_checks import check_broker, check_database, check_exchange, check_offsets
 from infra.embedded.data_dir import FREE_BYTES_MIN
 from infra.keyring import MasterKeyError, keyring_of
 from infra.settings import Settings
-from infra.trusted_keys import TrustedKeysError, token_verifier
+from infra.trusted_keys import TrustedKeysError
 
 _PREFIX: Final = "ORCHESTRATOR_"
 # Names a file, so it cannot be a setting in it.
@@ -124,10 +125,15 @@ def check_authentication(settings: Settings) -> Findings:
     if settings.authentication == "sandbox":
         return [Finding.ok("authentication", "sandbox: nobody is asked for a token, and no real exchange is traded at")]
     try:
-        token_verifier(settings)
+        require_permitted(settings)
     except TrustedKeysError as error:
         return [Finding.problem("authentication", str(error), "workers refuse to start without it")]
-    return [Finding.ok("authentication", "tokens and second factors are required")]
+    except ExchangeNotPermitted as error:
+        return [Finding.problem("settings", str(error), "workers refuse to start until it is mended")]
+    taken = "from any issuer" if settings.token_issuer is None else f"from {printable(settings.token_issuer)}"
+    meant = "for no audience" if settings.token_audience is None else f"for {printable(settings.token_audience)}"
+    detail = f"tokens and second factors are required; tokens {taken}, {meant}, signed by a key of {settings.token_keys_file}"
+    return [Finding.ok("authentication", detail)]
 
 
 async def _within_limit(check: Callable[[Installation], Awaitable[Findings]], installation: Installation, name: str) -> Findings:
@@ -169,7 +175,7 @@ async def run_doctor(*, as_json: bool) -> Exit:
         print_table([finding.row() for finding in findings], (), as_json=True, nothing="")
     else:
         for finding in findings:
-            write_line(finding.line())
+            write_line("\n".join(wrapped(as_called(finding.line()), len("problem  "))))
     wrong = [finding for finding in findings if finding.status != "ok"]
     if wrong:
         say(f"{len(wrong)} of {len(findings)} checks need attention. Funds and orders were not touched.")

@@ -40,6 +40,7 @@ _TRIP_SECONDS_MAX: Final = 20.0
 
 _USER: Final = text("SELECT 1 FROM users WHERE user_id = :target")
 _EXCHANGE: Final = text("SELECT 1 FROM input_partitions WHERE topic = :topic LIMIT 1")
+_STOPPED_HERE: Final = text("SELECT 1 FROM halts WHERE scope = :scope AND target = :target")
 _STOPPED: Final = text("SELECT 1 FROM halts WHERE scope = 'all' AND level = 'halt'")
 
 
@@ -115,8 +116,8 @@ def _command(options: CommandOptions, token: str | None) -> Command:
 
 
 async def _require_known(installation: Installation, asked: Command) -> None:
-    """Refuses to stop what does not exist: a stop for a misspelt name would be in force and stop nothing."""
-    if asked.command is CommandWord.RESUME or asked.scope not in {HaltScope.USER, HaltScope.EXCHANGE}:
+    """Refuses what does not exist: a stop for a misspelt name would be in force and stop nothing, and a resume of it lift nothing."""
+    if asked.scope not in {HaltScope.USER, HaltScope.EXCHANGE}:
         return
     try:
         async with reading(installation) as connection:
@@ -129,6 +130,11 @@ async def _require_known(installation: Installation, asked: Command) -> None:
 
 
 async def _is_known(connection: AsyncConnection, installation: Installation, asked: Command) -> bool:
+    if asked.command is CommandWord.RESUME:
+        # What was stopped once may be gone from the settings by now: its stop can be lifted all the same.
+        stopped = await connection.execute(_STOPPED_HERE, {"scope": asked.scope.value, "target": asked.target})
+        if stopped.first() is not None:
+            return True
     if asked.scope is HaltScope.USER:
         return (await connection.execute(_USER, {"target": asked.target})).first() is not None
     topic = Topics(installation.settings.topic_prefix).orders(asked.target)

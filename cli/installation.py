@@ -202,6 +202,13 @@ def _fits(settings: Settings, running: RunningInstallation) -> bool:
     )
 
 
+def forget_ended(directory: Path) -> None:
+    """Takes away `endpoints.json` of an `up` that was killed: it names services that have stopped with it."""
+    left = read_running(directory)
+    if left is not None and not left.is_running:
+        (directory / FILE_NAME).unlink(missing_ok=True)
+
+
 @contextmanager
 def announced(directory: Path, running: RunningInstallation) -> Iterator[None]:
     """Keeps `endpoints.json` in the directory while the block runs; the file is whole or absent, and for its owner alone."""

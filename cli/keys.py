@@ -20,16 +20,19 @@ from cli.administration import administering, asking, change, exchange_of, key_i
 from cli.confirmation import confirm
 from cli.credentials import usage
 from cli.installation import Installation
+from cli.key_accounts import with_accounts
 from cli.operator_options import Credentials
-from cli.orders import reading
+from cli.orders import reading, require_user
 from cli.output import CommandFailed, Exit, print_table, say, write_line
 from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues import venue
 from infra.keyring import MasterKeyError, StoredSecret
-from infra.postgres.administration import ADMINISTRATION
+from infra.postgres.administration import ADMINISTRATION, Done
 from infra.postgres.key_administration import NewKey, Permission, add_key, revoke_key
+from infra.postgres.operators import By
 from infra.postgres.rotation import rotate as rotate_secrets
+from infra.postgres.step import Database
 from schemas.times import OutOfBounds, bounded
 
 _INPUT_BYTES_MAX: Final = 8_192
@@ -104,6 +107,7 @@ async def show_keys(installation: Installation, *, user_id: str | None, limit: i
     if user_id is not None:
         user_id = user_id_of(user_id)
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, KEYS, user_id=user_id, limit=limit)
     print_table(rows, KEY_COLUMNS, as_json=as_json, nothing="No key fits.")
 
@@ -128,13 +132,18 @@ async def add(
     try:
         venue(exchange)
     except UnknownVenue as error:
-        raise usage(f"{error}.") from error
+        raise CommandFailed(f"{error}. Nothing was changed.", Exit.NOT_SO) from error
     if replace:
         confirm("keys add --replace", f"{user_id}/{api_key_id}", yes)
     keyring = keyring_for(installation.settings)
     ciphertext = keyring.encrypt(user_id, api_key_id, read_secret(source))
     key = NewKey(user_id, api_key_id, exchange, granted, until, keyring.key_id, ciphertext)
-    await change(installation, asked, lambda database, by: add_key(database, key, replace=replace, by=by))
+
+    async def store(database: Database, by: By) -> Done:
+        asked_about = await with_accounts(installation.settings, keyring, database, key) if replace else key
+        return await add_key(database, asked_about, replace=replace, by=by)
+
+    await change(installation, asked, store)
 
 
 async def revoke(

@@ -1,4 +1,4 @@
-"""`lag`: how far each agent is behind its input topic, and how old its oldest unprocessed record is.
+"""`lag`: how far each agent is behind its input topic, and what waits in the database, each with the age of the oldest.
 
 Start with `measure_lag`.
 """
@@ -13,7 +13,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from cli.installation import Installation
-from cli.output import Cell, CommandFailed, Exit, print_table, reason_of
+from cli.orders import Row, reading
+from cli.output import Cell, CommandFailed, Exit, reason_of, say, table_lines, to_json, write_line
+from cli.waiting import halted_exchanges, unpublished_rows, waiting_rows
 from infra.kafka.connection import client_options
 from infra.settings import Settings
 from schemas.topics import Topics
@@ -134,8 +136,48 @@ async def _oldest(consumer: AIOKafkaConsumer, starts: dict[TopicPartition, int])
     return found
 
 
-async def show_lag(installation: Installation, *, as_json: bool) -> None:
-    """Prints the lag of every input partition."""
-    rows = [lag.row(datetime.now(UTC)) for lag in await measure_lag(installation)]
-    columns = ("topic", "partition", "committed", "end", "behind", "oldest_at", "age_seconds")
-    print_table(rows, columns, as_json=as_json, nothing="There are no input partitions.")
+async def show_lag(installation: Installation, *, as_json: bool) -> Exit:
+    """Prints the lag of every input partition, and all that waits in the database. Raises CommandFailed without a broker.
+
+    Returns OUT_OF_REACH where the database does not answer: what is in Kafka is shown all the same.
+    """
+    partitions = await measure_lag(installation)
+    now = datetime.now(UTC)
+    committed = {(lag.topic, lag.partition): lag.committed for lag in partitions if lag.committed is not None}
+    failure: CommandFailed | None = None
+    waiting: list[Row] = []
+    halted: tuple[bool, frozenset[str]] = (False, frozenset())
+    try:
+        async with reading(installation) as connection:
+            waiting = await waiting_rows(connection, now)
+            waiting += await unpublished_rows(connection, installation.settings.consumer_group, committed, now)
+            halted = await halted_exchanges(connection)
+    except CommandFailed as error:
+        failure = error
+    rows = [_with_reason(installation, lag.row(now), halted) for lag in partitions]
+    if as_json:
+        write_line(to_json([*rows, *({**_NO_PARTITION, **row, "behind": row["count"]} for row in waiting)]))
+    else:
+        columns = ("topic", "partition", "committed", "end", "behind", "oldest_at", "age_seconds", "held_by")
+        lines = ["== records that no worker has finished", *table_lines(rows, columns), "", "== what waits in the database"]
+        lines += table_lines(waiting, _WAITING_COLUMNS) if waiting else ["not known" if failure is not None else "nothing"]
+        write_line("\n".join(lines))
+    if failure is None:
+        return Exit.DONE
+    say(str(failure))
+    return Exit.OUT_OF_REACH
+
+
+_WAITING_COLUMNS: Final = ("what", "exchange", "status", "count", "oldest_at", "age_seconds", "held_by")
+# In JSON every row has every name.
+_NO_PARTITION: Final[Row] = {"topic": None, "partition": None, "committed": None, "end": None}
+_NO_DATABASE_ROW: Final[Row] = {"what": "records", "exchange": None, "status": None}
+
+
+def _with_reason(installation: Installation, row: Row, halted: tuple[bool, frozenset[str]]) -> Row:
+    """A partition's row with who holds it up: a halt holds the queue of its exchange, else it is the workers' turn."""
+    topics = Topics(installation.settings.topic_prefix)
+    exchange = next((name for name in installation.settings.exchanges if topics.orders(name) == row["topic"]), None)
+    is_halted = exchange is not None and (halted[0] or exchange in halted[1])
+    held_by = None if not row["behind"] else "a halt" if is_halted else "workers"
+    return {**row, **_NO_DATABASE_ROW, "exchange": exchange, "count": row["behind"], "held_by": held_by}

@@ -15,9 +15,9 @@ from cli.administration import asking, change, user_id_of
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.operator_options import Credentials
-from cli.orders import Row, reading
+from cli.orders import Row, reading, unknown_user
 from cli.output import print_table
-from cli.users import rows_of, unknown
+from cli.users import rows_of
 from infra.limits import limits_of
 from infra.postgres.administration import set_limit
 from pipeline.four_eyes import widens_limit
@@ -78,7 +78,7 @@ async def show(installation: Installation, user_id: str, *, as_json: bool) -> No
     user_id = user_id_of(user_id)
     async with reading(installation) as connection:
         if not await rows_of(connection, _EXISTS, user_id=user_id):
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         own = {str(row["name"]): row for row in await rows_of(connection, _OWN, user_id=user_id)}
     defaults = limits_of(installation.settings)
     rows: list[Row] = []
@@ -111,7 +111,9 @@ async def clear(installation: Installation, user_id: str, name: str, *, reason: 
     """Takes a user's own limit away, so that the one for everybody holds. Raises CommandFailed."""
     user_id = user_id_of(user_id)
     asked = asking("limits clear", user_id, credentials, reason)
-    # A name of another version is taken too: it must be possible to get rid of it.
-    if not name.isidentifier() or len(name) > 64:
-        checked_name(name)
+    if name not in NAMES:
+        # A name of another version is taken too: it must be possible to get rid of it.
+        async with reading(installation) as connection:
+            if not any(row["name"] == name for row in await rows_of(connection, _OWN, user_id=user_id)):
+                checked_name(name)
     await change(installation, asked, lambda database, by: set_limit(database, user_id, name, None, by))

@@ -21,9 +21,10 @@ from cli.deposit_commands import deposits_app
 from cli.ending import finish as _finish
 from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
+from cli.quarantine_commands import quarantine_app
+from cli.request_commands import order, orders, results, submit
 from cli.session_commands import sessions_app
 from cli.withdrawal_commands import addresses_app, withdrawals_app
-from schemas.orders import OrderStatus
 
 app = typer.Typer(
     name="orchestrator",
@@ -47,6 +48,7 @@ app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(approvals_app, name="approvals")
 app.add_typer(deposits_app, name="deposits")
+app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(schema_app, name="schema")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -73,7 +75,7 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests to publish.")] = 2_000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 2,
     kill: Annotated[bool, typer.Option("--kill", help="Kill and pause workers at random times, with exchange faults.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the requests and the faults.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the requests and the faults.")] = 1,
     as_json: _AsJson = False,
 ) -> None:
     """Start everything, trade at a simulated exchange under load, check every promise, stop everything."""
@@ -85,12 +87,20 @@ def demo(
 @app.command()
 def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 2,
+    kafka_port: Annotated[int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="The embedded broker's port.")] = None,
+    exchange_port: Annotated[int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="The simulated exchange's port.")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Where worker 1 serves its health; worker n: PORT + n - 1.")
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Run the services, a simulated exchange and workers until Ctrl-C, and print the addresses."""
-    from cli.up import run_up  # noqa: PLC0415 — invariant 1
+    """Run the services, a simulated exchange and workers until Ctrl-C, and print the addresses.
 
-    _finish(run_up(workers=workers, as_json=as_json))
+    Ports that are not given are the same as at the last start in this data directory.
+    """
+    from cli.up import UpOptions, run_up  # noqa: PLC0415 — invariant 1
+
+    _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, as_json)))
 
 
 @app.command()
@@ -115,50 +125,8 @@ def simulator(context: typer.Context) -> None:
     raise typer.Exit(Exit.OUT_OF_REACH if run_simulator(options) else Exit.DONE)
 
 
-@app.command()
-def submit(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl|-", help="One request a line, as JSON; - is standard input.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Print the final result of each request, as it comes.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --wait: how long, after the last line.")] = 60.0,
-    raw: Annotated[bool, typer.Option("--raw", help="Publish lines that are no JSON objects too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Without --wait: print where each line was published.")] = False,
-) -> None:
-    """Publish requests from a file of JSON Lines, and wait for their answers if asked to.
-
-    Ends with 1 where a line was not published, or not answered in time.
-    """
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.submit import SubmitOptions  # noqa: PLC0415 — invariant 1
-    from cli.submit import submit as submit_lines  # noqa: PLC0415 — invariant 1
-
-    options = SubmitOptions(file=file, wait=wait, timeout_seconds=timeout, raw=raw, as_json=as_json)
-    _finish(submit_lines(find_installation(), options))
-
-
-@app.command()
-def orders(
-    user: _User = None,
-    status: Annotated[OrderStatus | None, typer.Option(help="Only orders in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
-    as_json: _AsJson = False,
-) -> None:
-    """List orders, the newest first."""
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.orders import show_orders  # noqa: PLC0415 — invariant 1
-
-    _finish(show_orders(find_installation(), user_id=user, status=status, limit=limit, as_json=as_json))
-
-
-@app.command()
-def order(
-    order_id: Annotated[str, typer.Argument(metavar="ID", help="An order id or a client order id.")],
-    as_json: _AsJson = False,
-) -> None:
-    """Show one order with its audit history and its ledger transfers."""
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.orders import show_order  # noqa: PLC0415 — invariant 1
-
-    _finish(show_order(find_installation(), order_id, as_json=as_json))
+for _command_of_requests in (submit, results, orders, order):
+    app.command()(_command_of_requests)
 
 
 @balances_app.callback(invoke_without_command=True)
@@ -303,7 +271,7 @@ def status(as_json: _AsJson = False) -> None:
 
 @app.command()
 def lag(as_json: _AsJson = False) -> None:
-    """Show how far workers are behind: records, and the age of the oldest one, by topic and partition."""
+    """Show all that waits: records of each partition, and orders, cancels, payments and deposits, with who holds them up."""
     from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
     from cli.lag import show_lag  # noqa: PLC0415 — invariant 1
 

@@ -1,21 +1,20 @@
-"""`orders`, `order ID`, `balances`: the state as the database has it. Reads only.
+"""`orders`, `balances`: the state as the database has it. Reads only.
 
 Start with `show_orders`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
-import orjson
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cli.installation import Installation, without_password
-from cli.output import Cell, CommandFailed, Exit, print_table, reason_of, table_lines, to_json, to_text, write_line
+from cli.output import Cell, CommandFailed, Exit, print_table, reason_of, to_text
 from infra.postgres.migrate import engine_url
 from schemas.orders import OrderStatus
 
@@ -37,15 +36,6 @@ _ORDERS: Final = text("""
     FROM orders
     WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id) AND (CAST(:status AS text) IS NULL OR status = :status)
     ORDER BY requested_at DESC, order_id LIMIT :limit
-""")
-_ORDER: Final = text("SELECT * FROM orders WHERE order_id = :id OR client_order_id = :id")
-_HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
-_TRANSFERS: Final = text("""
-    SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
-    FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
-""")
-_CANCELS: Final = text("""
-    SELECT request_id, idempotency_key, requested_at, decided_at, attempt, ended FROM cancels WHERE order_id = :id ORDER BY requested_at
 """)
 _USER: Final = text("SELECT 1 FROM users WHERE user_id = :user_id")
 _BALANCES: Final = text("""
@@ -94,15 +84,21 @@ async def _rows(connection: AsyncConnection, statement: Any, **parameters: objec
     return [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
 
 
-async def _require_user(connection: AsyncConnection, user_id: str | None) -> None:
+def unknown_user(user_id: str) -> CommandFailed:
+    """The error for a user who is not there."""
+    return CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed. `orchestrator users list` shows all.", Exit.NOT_SO)
+
+
+async def require_user(connection: AsyncConnection, user_id: str | None) -> None:
+    """Raises CommandFailed for a user who is not there: an empty listing would say that a misspelt one has nothing."""
     if user_id is not None and not await _rows(connection, _USER, user_id=user_id):
-        raise CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed.", Exit.NOT_SO)
+        raise unknown_user(user_id)
 
 
 async def show_orders(installation: Installation, *, user_id: str | None, status: OrderStatus | None, limit: int, as_json: bool) -> None:
     """Prints the newest orders first. Raises CommandFailed for an unknown user or when the database is out of reach."""
     async with reading(installation) as connection:
-        await _require_user(connection, user_id)
+        await require_user(connection, user_id)
         rows = await _rows(connection, _ORDERS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No order fits.")
 
@@ -110,58 +106,7 @@ async def show_orders(installation: Installation, *, user_id: str | None, status
 async def show_balances(installation: Installation, *, user_id: str | None, as_json: bool) -> None:
     """Prints what each account has posted, what orders hold of it (pending), and the rest. Amounts in units of the asset."""
     async with reading(installation) as connection:
-        await _require_user(connection, user_id)
+        await require_user(connection, user_id)
         rows = await _rows(connection, _BALANCES, user_id=user_id)
     columns = ("user_id", "exchange", "book", "asset", "posted", "pending", "available")
     print_table(rows, columns, as_json=as_json, nothing="There are no accounts.")
-
-
-async def show_order(installation: Installation, order_id: str, *, as_json: bool) -> None:
-    """Prints one order, found by its order id or client order id, with its audit history and its ledger transfers."""
-    async with reading(installation) as connection:
-        orders = await _rows(connection, _ORDER, id=order_id)
-        if not orders:
-            raise CommandFailed(
-                f"There is no order {to_text(order_id)}. Nothing was changed. `orchestrator orders` lists them; a request that was refused "
-                "at once has no order: its answer is on trade.results.",
-                Exit.NOT_SO,
-            )
-        order = orders[0]
-        events = await _rows(connection, _HISTORY, id=order["order_id"])
-        transfers = await _rows(connection, _TRANSFERS, id=order["order_id"])
-        cancels = await _rows(connection, _CANCELS, id=order["order_id"])
-    history: list[Row] = [{**orjson.loads(str(event["body"])), "hash": event["hash"]} for event in events]
-    if as_json:
-        write_line(to_json({"order": order, "history": history, "transfers": transfers, "cancels": cancels}))
-        return
-    write_line("\n".join(_order_lines(order, history, transfers, cancels)))
-
-
-def _order_lines(order: Row, history: list[Row], transfers: list[Row], cancels: list[Row]) -> list[str]:
-    width = max(map(len, order))
-    lines = [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in order.items() if value is not None]
-    lines += ["", *_section("history", [_event_row(event) for event in history], ("seq", "time", "event", "status", "what", "actor"))]
-    movements = ("kind", "asset", "amount", "debit_owner", "credit_owner", "recorded_at")
-    lines += ["", *_section("transfers", transfers, movements)]
-    if cancels:
-        lines += ["", *_section("cancels", cancels, ("request_id", "requested_at", "attempt", "ended"))]
-    return lines
-
-
-def _section(title: str, rows: list[Row], columns: tuple[str, ...]) -> list[str]:
-    return [f"== {title}", *(table_lines(rows, columns) if rows else ["none"])]
-
-
-def _event_row(event: Mapping[str, Cell]) -> Row:
-    before, after = event.get("status_before"), event.get("status_after")
-    parts: list[Cell] = [event.get("reason_code"), event.get("reason"), event.get("warning")]
-    if event.get("filled_quantity") not in (None, "0"):
-        parts.append(f"filled {event['filled_quantity']}")
-    return {
-        "seq": event.get("seq"),
-        "time": event.get("ts_event"),
-        "event": event.get("event_type"),
-        "status": after if before is None or before == after else f"{before} → {after}",
-        "what": " · ".join(str(part) for part in parts if part) or None,
-        "actor": event.get("actor"),
-    }

@@ -8,12 +8,20 @@ Invariants:
 Start with `CommandFailed` and `print_table`.
 """
 
+import re
+import shlex
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -48,9 +56,33 @@ class ReaderGone(Exception):
     """Whoever read our standard output has ended, as `head` does: there is nobody left to tell."""
 
 
+@lru_cache(maxsize=1)
+def called() -> str:
+    """This command as it was called, so that what is printed can be pasted from any directory: its name where the shell finds it by that,
+    else its path."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m cli"
+    found = shutil.which(_NAME)
+    if program.name != _NAME or (found is not None and Path(found).resolve() == program.resolve()):
+        # Another name is a test's or a program's that uses this as a library: the name that the documents have says most.
+        return _NAME
+    return shlex.quote(str(program.absolute()))
+
+
+_NAME: Final = "orchestrator"
+# A command in a sentence, as our messages have it.
+_QUOTED_COMMAND: Final = re.compile(r"`orchestrator(?= [a-z])")
+
+
+def as_called(text: str) -> str:
+    """A sentence with the commands in it as they can be pasted."""
+    return _QUOTED_COMMAND.sub(lambda _: f"`{called()}", text)
+
+
 def say(text: str) -> None:
     """A sentence for people, on standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{as_called(text)}\n")
     sys.stderr.flush()
 
 
@@ -117,21 +149,83 @@ def _width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def table_lines(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> list[str]:
-    """Aligned lines under the columns' names, numbers to the right. Nothing is cut off, whatever the terminal's width."""
-    titles = [column.replace("_", " ").upper() for column in columns]
-    cells = [[to_text(row.get(column)) for column in columns] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
-    right = [bool(rows) and all(isinstance(row.get(column), Decimal | int | None) for row in rows) for column in columns]
+def screen_width() -> int | None:
+    """The columns of the terminal that standard output goes to; None where it goes to a file or a program, which wants whole lines."""
+    try:
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    except ValueError:
+        # Standard output was closed.
+        return None
 
-    def line(texts: Sequence[str]) -> str:
-        padded = []
-        for text, width, to_the_right in zip(texts, widths, right, strict=True):
-            blank = " " * (width - _width(text))
-            padded.append(blank + text if to_the_right else text + blank)
-        return "  ".join(padded).rstrip()
 
-    return [line(texts) for texts in (titles, *cells)]
+def wrapped(text: str, indent: int, width: int | None = None) -> list[str]:
+    """A sentence broken at blanks to fit the terminal, its further lines indented. A word that is longer, as an id is, stays whole."""
+    width = width or screen_width()
+    if width is None or _width(text) <= width:
+        return [text]
+    blanks = " " * min(indent, width // 4)
+    return textwrap.wrap(text, width, subsequent_indent=blanks, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+
+
+def table_lines(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str], width: int | None = None) -> list[str]:
+    """Aligned lines under the columns' names, numbers to the right.
+
+    Where they are wider than the terminal (`width`, else that of standard output), columns that are empty in every row are left out, and
+    the rest continues on further lines, indented. Nothing else is left out or cut off: an id can always be copied.
+    """
+    width = width or screen_width()
+    table = [_Column.of(name, rows) for name in columns]
+    if width is None or sum(column.width + len(_GAP) for column in table) - len(_GAP) <= width:
+        return [_joined(table, number) for number in range(len(rows) + 1)]
+    kept = [column for column in table if not column.is_empty] or table
+    lines = _folded(kept, width)
+    found = []
+    for number in range(len(rows) + 1):
+        for position, together in enumerate(lines):
+            indent = _INDENT if position else ""
+            found += [f"{indent}{text}".rstrip() for text in wrapped(_joined(together, number), 0, max(width - len(indent), 1))]
+    return found
+
+
+_GAP: Final = "  "
+_INDENT: Final = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A title and a cell per row, as text. `width` is that of the widest."""
+
+    texts: list[str]
+    width: int
+    to_the_right: bool
+    is_empty: bool
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[Mapping[str, Cell]]) -> "_Column":
+        values = [row.get(name) for row in rows]
+        texts = [name.replace("_", " ").upper(), *map(to_text, values)]
+        is_number = bool(rows) and all(isinstance(value, Decimal | int | None) for value in values)
+        return cls(texts, max(map(_width, texts)), is_number, is_empty=bool(rows) and all(value is None for value in values))
+
+    def padded(self, number: int) -> str:
+        blank = " " * (self.width - _width(self.texts[number]))
+        return blank + self.texts[number] if self.to_the_right else self.texts[number] + blank
+
+
+def _joined(columns: Sequence[_Column], number: int) -> str:
+    return _GAP.join(column.padded(number) for column in columns).rstrip()
+
+
+def _folded(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
+    """The columns in their order on as few lines as take them; one that is too wide for any has a line of its own."""
+    lines: list[list[_Column]] = [[]]
+    used = 0
+    for column in columns:
+        if lines[-1] and used + len(_GAP) + column.width > width:
+            lines.append([])
+        used = used + len(_GAP) + column.width if lines[-1] else (len(_INDENT) if len(lines) > 1 else 0) + column.width
+        lines[-1].append(column)
+    return lines
 
 
 def print_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic_core import PydanticCustomError
 
-from cli.administration import asking, change, exchange_of, user_id_of
+from cli.administration import asking, change, exchange_here, user_id_of
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.operator_options import Credentials
@@ -26,9 +26,7 @@ async def fund(
     """Gives a user simulated funds. Raises CommandFailed."""
     user_id = user_id_of(user_id)
     asked = asking("balances fund-paper", user_id, credentials, reason)
-    exchange = exchange_of(exchange)
-    if exchange not in installation.settings.exchanges:
-        raise usage(f"Exchange {exchange} is not one of this installation's: {', '.join(installation.settings.exchanges)}.")
+    exchange = exchange_here(installation.settings, exchange)
     if not _ASSET.fullmatch(asset):
         raise usage("The asset must be a currency code in capitals, such as USDT.")
     funds = PaperFunds(exchange, asset, _amount_of(amount))

@@ -56,8 +56,9 @@ def _opened(schema: Any) -> Any:
 def _schemas() -> dict[str, Document]:
     options: dict[str, Any] = {"mode": "validation", "schema_generator": _WireSchema, "by_alias": True}
     request = REQUEST.json_schema(**options)
-    # OpenAPI's word, which AsyncAPI understands differently; the constant of each `type` tells the alternatives apart.
-    del request["discriminator"]
+    # OpenAPI's object is no word of JSON Schema. The constant of each `type` tells the alternatives apart; `_asyncapi` names the field.
+    kinds = sorted(request.pop("discriminator")["mapping"])
+    request |= {"type": "object", "required": ["type"], "properties": {"type": {"type": "string", "enum": kinds}}}
     audit_event = AuditEvent.model_json_schema(**options)
     found = {
         "request": ("A request on trade.requests", request),
@@ -91,8 +92,19 @@ _TRACE_HEADERS: Final[Document] = {"type": "object", "properties": {"traceparent
 _REQUEST_HEADERS: Final[Document] = {
     "type": "object",
     "properties": {
+        "authorization": _header(
+            "The user's token, a JWT whose `sub` is the request's `user_id` and whose scope allows the request. Required unless the "
+            "installation is a sandbox, which does not look at it.",
+            pattern="^[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$",
+        ),
+        "x-totp": _header(
+            "The current code of the user's second factor. Required where a request moves real money (`mode` live) and nothing else proves "
+            "the second factor; each code is accepted once.",
+            pattern="^[0-9]{6}$",
+        ),
         "traceparent": _header("W3C trace context; passed on to every record that the request causes."),
     },
+    "required": ["authorization"],
 }
 _DEAD_LETTER_HEADERS: Final[Document] = {
     "type": "object",
@@ -181,6 +193,12 @@ def _without_definitions(name: str, schema: Document) -> Document:
     return moved
 
 
+def _part(name: str, schema: Document) -> Document:
+    """A schema of the components; in AsyncAPI `discriminator` is the name of the field that tells the alternatives of a request apart."""
+    part = _without_definitions(name, schema)
+    return {**part, "discriminator": "type"} if name == "request" else part
+
+
 def _asyncapi(schemas: dict[str, Document]) -> Document:
     topics = Topics()
     specs = {spec.name: spec for spec in topics.specs(())}
@@ -210,7 +228,7 @@ def _asyncapi(schemas: dict[str, Document]) -> Document:
         "operations": operations,
         "components": {
             "messages": _messages(),
-            "schemas": {name: _without_definitions(name, schema) for name, schema in schemas.items()},
+            "schemas": {name: _part(name, schema) for name, schema in schemas.items()},
         },
     }
 

@@ -4,7 +4,7 @@ Start with `check_broker`.
 """
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from cli.orders import reading
 from cli.output import CommandFailed
 from infra.exchange.connection import VenueConnection
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
-from infra.exchange.venues import venue
+from infra.exchange.venues import is_real_money, venue
 from infra.kafka.connection import client_options
 from infra.kafka.topics import topic_problems
 from infra.keyring import MasterKeyError, keyring_of
@@ -39,6 +39,12 @@ _APPEND_ONLY_TABLES: Final = ("audit_events", "transfers")
 # pg_trigger.h: bits of tgtype for DELETE, UPDATE and TRUNCATE.
 _TRIGGER_EVENTS: Final = 8 | 16 | 32
 
+# Who may halt and approve: with a second factor that can be used.
+_OPERATORS: Final = text("""
+    SELECT count(*) FROM users JOIN second_factors USING (user_id)
+    WHERE users.role = 'operator' AND users.status = 'active' AND NOT second_factors.locked
+""")
+_CLOCK: Final = text("SELECT clock_timestamp()")
 _TRIGGERS: Final = text("""
     SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
     WHERE tgname = 'append_only' AND tgenabled IN ('O', 'A') AND tgtype & :events = :events
@@ -73,16 +79,18 @@ async def check_broker(installation: Installation) -> Findings:
 
 
 async def check_database(installation: Installation) -> Findings:
-    """Reach, durability, schema, triggers, and that the master key fits what is stored."""
+    """Reach, clock, durability, schema, triggers, operators, and that the master key fits what is stored."""
     try:
         async with reading(installation) as connection:
             version = (await connection.execute(text("SHOW server_version"))).scalar_one()
             findings = [Finding.ok("database", f"{without_password(installation.database_url)} answers, PostgreSQL {version}")]
-            findings += await _durability(connection)
+            findings += [*await _clock(connection), *await _durability(connection)]
             schema = await _schema(connection)
             findings += schema
             if all(finding.status == "ok" for finding in schema):
                 findings += [*await _triggers(connection), *await _stored_keys(installation, connection)]
+                if installation.settings.authentication == "required":
+                    findings += await _operators(connection)
             return findings
     except CommandFailed as error:
         return [Finding.unreachable("database", _cause(error), "start it, or check ORCHESTRATOR_DATABASE_URL")]
@@ -91,6 +99,29 @@ async def check_database(installation: Installation) -> Findings:
 def _cause(error: CommandFailed) -> str:
     """What happened, without what it means for a command that wanted to do something."""
     return str(error).partition(". Nothing")[0]
+
+
+async def _clock(connection: AsyncConnection) -> Findings:
+    """Rows have the worker's time, and some questions compare it with the server's."""
+    asked_at = datetime.now(UTC)
+    server = (await connection.execute(_CLOCK)).scalar_one()
+    # The answer took some time itself: the clock is judged by the nearer end.
+    answered_at = datetime.now(UTC)
+    difference = server - answered_at if server > answered_at else min(server - asked_at, timedelta())
+    difference_ms = round(difference / timedelta(milliseconds=1))
+    if abs(difference_ms) <= _CLOCK_DIFFERENCE_MS_MAX:
+        return []
+    detail = f"its server's clock differs from this machine's by {difference_ms} ms"
+    return [Finding.problem("database", detail, "synchronise both clocks (NTP): ages and deadlines are compared across them")]
+
+
+async def _operators(connection: AsyncConnection) -> Findings:
+    """Where tokens are required, a command counts only with an operator's token and code: without one nobody could resume or approve."""
+    count = (await connection.execute(_OPERATORS)).scalar_one()
+    if count:
+        return [Finding.ok("operators", f"{count} with a second factor")]
+    remedy = "`orchestrator users add NAME --role operator`, then `orchestrator users enrol-totp NAME`"
+    return [Finding.problem("operators", "no active user is an operator with a second factor: nobody could resume or approve", remedy)]
 
 
 async def _durability(connection: AsyncConnection) -> Findings:
@@ -189,12 +220,13 @@ async def check_exchange(installation: Installation, exchange: str) -> Findings:
     except UnknownVenue as error:
         return [Finding.problem(check, str(error), "take it out of ORCHESTRATOR_EXCHANGES")]
     url = settings.exchange_urls.get(exchange)
-    if url is None:
+    is_real = url is None or is_real_money(url)
+    if is_real and settings.authentication == "sandbox":
         remedy = (
-            f"name a sandbox or the simulator there, as {{\"{exchange}\": \"http://…\"}}: requests are not authenticated in this "
-            "version, so it must not trade real money"
+            "set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a sandbox or the simulated exchange: "
+            f"ORCHESTRATOR_EXCHANGE_URLS='{{\"{exchange}\": \"http://…\"}}'"
         )
-        return [Finding.problem(check, "it has no base address in ORCHESTRATOR_EXCHANGE_URLS, so workers refuse it", remedy)]
+        return [Finding.problem(check, "it is the real exchange, and nobody is asked for a token: workers refuse it", remedy)]
     if settings.receive_window > row.receive_window_max:
         limit_ms = row.receive_window_max.total_seconds() * 1000
         detail = f"ORCHESTRATOR_RECEIVE_WINDOW_MS is {settings.receive_window_ms}, it takes {limit_ms:.0f} at most"
@@ -208,15 +240,20 @@ async def check_exchange(installation: Installation, exchange: str) -> Findings:
         connections_max=2,
         clock=lambda: datetime.now(UTC),
     )
-    shown = without_password(urlsplit(url)._replace(query="", fragment="").geturl())
+    shown = "its own address" if url is None else without_password(urlsplit(url)._replace(query="", fragment="").geturl())
     try:
+        # Markets and clock are public: neither a key nor money is needed.
         await connection.ready()
     except VenueUnavailable as error:
-        return [Finding.unreachable(check, f"{shown}: {error}", "start it, or check ORCHESTRATOR_EXCHANGE_URLS")]
+        remedy = "start it, or check ORCHESTRATOR_EXCHANGE_URLS"
+        if url is None:
+            remedy = "check the network, and whether the exchange serves this place"
+        return [Finding.unreachable(check, f"{shown}: {error}", remedy)]
     finally:
         await connection.close()
     difference = connection.clock_difference_ms
     if abs(difference) > _CLOCK_DIFFERENCE_MS_MAX:
         detail = f"its clock differs from this machine's by {difference} ms"
         return [Finding.problem(check, detail, "synchronise this machine's clock (NTP): deadlines of orders go by it")]
-    return [Finding.ok(check, f"{shown} answers, clock difference {difference} ms")]
+    money = " (REAL MONEY)" if is_real else ""
+    return [Finding.ok(check, f"{shown} answers{money}, clock difference {difference} ms")]

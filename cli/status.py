@@ -11,25 +11,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cli.installation import Installation
 from cli.orders import Row, reading
 from cli.output import Cell, table_lines, to_json, write_line
+from pipeline import order, withdrawal
 from schemas.commands import TRIPS_ACCOUNT
+from schemas.orders import OrderStatus, WithdrawalStatus
 
 _LISTED_MAX: Final = 1_000
 
 _HALTS: Final = text(
     "SELECT scope, target, level, cancel_open, set_by, set_at, reason, command_id FROM halts ORDER BY scope, target LIMIT 1000"
 )
-_ORDERS: Final = text("""
-    SELECT exchange, count(*) FILTER (WHERE status = 'in_doubt') AS in_doubt,
-        count(*) FILTER (WHERE status IN ('new', 'partially_filled')) AS open,
-        count(*) FILTER (WHERE status = 'submitting') AS being_sent, count(*) FILTER (WHERE status = 'accepted') AS queued
-    FROM orders WHERE executed_at IS NULL GROUP BY exchange ORDER BY exchange
-""")
-_WITHDRAWALS: Final = text("""
-    SELECT exchange, count(*) FILTER (WHERE status = 'pending_approval') AS waiting_for_approval,
-        count(*) FILTER (WHERE status = 'in_doubt') AS in_doubt, count(*) FILTER (WHERE status = 'processing') AS being_paid,
-        count(*) FILTER (WHERE status = 'submitting') AS being_sent, count(*) FILTER (WHERE status = 'accepted') AS queued
-    FROM withdrawals WHERE executed_at IS NULL GROUP BY exchange ORDER BY exchange
-""")
+# The words that `orders` and `withdrawals` show, in the order of their life; what is over is left out, and what is received is not stored.
+_ORDER_STATES: Final = tuple(status.value for status in OrderStatus if status not in {*order.TERMINAL, OrderStatus.RECEIVED})
+_WITHDRAWAL_STATES: Final = tuple(
+    status.value for status in WithdrawalStatus if status not in {*withdrawal.TERMINAL, WithdrawalStatus.RECEIVED}
+)
+_ORDERS: Final = text("SELECT exchange, status, count(*) FROM orders WHERE executed_at IS NULL GROUP BY exchange, status")
+_WITHDRAWALS: Final = text("SELECT exchange, status, count(*) FROM withdrawals WHERE executed_at IS NULL GROUP BY exchange, status")
 _DRIFTS: Final = text("""
     SELECT user_id, exchange, asset, ledger_amount, exchange_amount, usd, first_seen_at, above_since FROM balance_drifts
     ORDER BY first_seen_at, user_id, exchange, asset LIMIT :limit
@@ -71,12 +68,22 @@ async def _users(connection: AsyncConnection, statement: TextClause) -> list[str
     return [str(row.user_id) for row in await connection.execute(statement, {"limit": _LISTED_MAX})]
 
 
+async def _by_state(connection: AsyncConnection, statement: TextClause, states: tuple[str, ...]) -> list[Row]:
+    """One row per exchange, with how many there are in each state."""
+    rows: dict[str, Row] = {}
+    for exchange, status, count in await connection.execute(statement):
+        row = rows.setdefault(exchange, {"exchange": exchange, **dict.fromkeys(states, 0)})
+        if status in states:
+            row[status] = count
+    return [rows[exchange] for exchange in sorted(rows)]
+
+
 async def show_status(installation: Installation, *, as_json: bool) -> None:
     """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users and locked second factors."""
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
-        orders: list[Row] = [dict(row) for row in (await connection.execute(_ORDERS)).mappings()]
-        withdrawals: list[Row] = [dict(row) for row in (await connection.execute(_WITHDRAWALS)).mappings()]
+        orders = await _by_state(connection, _ORDERS, _ORDER_STATES)
+        withdrawals = await _by_state(connection, _WITHDRAWALS, _WITHDRAWAL_STATES)
         drifts: list[Row] = [dict(row) for row in (await connection.execute(_DRIFTS, {"limit": _LISTED_MAX})).mappings()]
         frozen: list[Row] = [dict(row) for row in (await connection.execute(_FROZEN, {"limit": _LISTED_MAX})).mappings()]
         locked = await _users(connection, _LOCKED)
@@ -87,10 +94,9 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
         write_line(to_json(report))
         return
     lines = ["== stopped", *halt_lines(halts), "", "== orders that are not over"]
-    lines += table_lines(orders, ("exchange", "in_doubt", "open", "being_sent", "queued")) if orders else ["none"]
+    lines += table_lines(orders, ("exchange", *_ORDER_STATES)) if orders else ["none"]
     lines += ["", "== withdrawals that are not over"]
-    paying = ("exchange", "waiting_for_approval", "in_doubt", "being_paid", "being_sent", "queued")
-    lines += table_lines(withdrawals, paying) if withdrawals else ["none"]
+    lines += table_lines(withdrawals, ("exchange", *_WITHDRAWAL_STATES)) if withdrawals else ["none"]
     lines += ["", "== balances that differ from the exchange's"]
     differing = ("user_id", "exchange", "asset", "ledger_amount", "exchange_amount", "usd", "first_seen_at", "above_since")
     lines += table_lines(drifts, differing) if drifts else ["none"]

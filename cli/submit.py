@@ -5,29 +5,33 @@ Invariants:
 2. An answer belongs to the line whose record its `source` names, never to one that looks alike.
 3. What was not confirmed by the broker is told by line number. Submitting it again is safe: the idempotency key is the same.
 4. At most `_IN_FLIGHT_MAX` records wait for the broker.
+5. Token and codes are in the records' headers and in no message. A code is accepted once, so each is sent with one record.
 
 Start with `submit`.
 """
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RequestTimedOutError
 from aiokafka.structs import RecordMetadata
 
 from cli.installation import Installation
 from cli.lines import Line, TooLong, numbered_lines
 from cli.output import CommandFailed, Exit, ReaderGone, reason_of, say, to_json, write_line
+from cli.proof import Proof
+from cli.results import result_partitions
 from infra.kafka.connection import client_options
+from schemas.results import ResultStatus
 from schemas.topics import REQUESTS_MESSAGE_BYTES_MAX, Topics
 
 _IN_FLIGHT_MAX: Final = 1_000
@@ -39,18 +43,29 @@ _NAMED_MAX: Final = 10
 _LINE_BYTES_MAX: Final = REQUESTS_MESSAGE_BYTES_MAX - 1_024
 _AGAIN: Final = "Submitting the file again is safe: lines that were executed are answered again, not executed again."
 
+# Answers that say that nothing was done, or not all of it.
+_NOT_EXECUTED: Final = frozenset({ResultStatus.REJECTED.value, ResultStatus.FAILED.value})
+
 Source = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """`raw` publishes lines that are no JSON objects too. `timeout_seconds` counts from the last published line."""
+    """`raw` publishes lines that are no JSON objects too. `timeout_seconds` counts from the last published line.
+
+    `totp` is the code for the first line that moves real money, `totp_secret_file` has the secret to make one for each of them.
+    `fail_on_reject` makes an answer that nothing was executed a failure of the command.
+    """
 
     file: str
     wait: bool = False
     timeout_seconds: float = 60.0
     raw: bool = False
     as_json: bool = False
+    token_file: Path | None = None
+    totp: str | None = field(default=None, repr=False)
+    totp_secret_file: Path | None = None
+    fail_on_reject: bool = False
 
 
 @dataclass(slots=True)
@@ -63,7 +78,8 @@ class _Progress:
     waiting: dict[Source, int] = field(default_factory=dict)
     # The newest answer that was not the last one, by line.
     interim: dict[int, str] = field(default_factory=dict)
-    answered: int = 0
+    # Final answers by status and reason code.
+    answered: Counter[tuple[str, str | None]] = field(default_factory=Counter)
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -74,6 +90,19 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _lines(count: int) -> str:
     return "1 line" if count == 1 else f"{count} lines"
+
+
+def summary(answered: Mapping[tuple[str, str | None], int]) -> str:
+    """How many answers have which status, and for those with a reason code which."""
+    statuses: Counter[str] = Counter()
+    for (status, _), count in answered.items():
+        statuses[status] += count
+    parts = []
+    for status, count in sorted(statuses.items()):
+        reasons = sorted((code, of) for (other, code), of in answered.items() if other == status and code is not None)
+        named = ", ".join(code if len(reasons) == 1 and of == count else f"{of} {code}" for code, of in reasons)
+        parts.append(f"{count} {status}" + (f" ({named})" if named else ""))
+    return ", ".join(parts)
 
 
 def user_of(value: bytes) -> str | None:
@@ -124,6 +153,7 @@ class _Submission:
     def __init__(self, installation: Installation, options: SubmitOptions) -> None:
         self._installation = installation
         self._options = options
+        self._proof = Proof(options.token_file, options.totp, options.totp_secret_file)
         self._topics = Topics(installation.settings.topic_prefix)
         self._progress = _Progress()
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -134,7 +164,7 @@ class _Submission:
 
     async def run(self, descriptor: int) -> Exit:
         client = client_options(self._installation.settings, self._installation.kafka)
-        partitions = await self._result_partitions(client)
+        partitions = await result_partitions(client, self._topics)
         async with AsyncExitStack() as stack:
             reader = None
             if self._options.wait:
@@ -166,27 +196,6 @@ class _Submission:
             if reader is not None and self._progress.published:
                 await self._wait(reader)
         return self._end()
-
-    async def _result_partitions(self, client: dict[str, Any]) -> list[TopicPartition]:
-        """The partitions of the results topic. Raises CommandFailed where the installation has no topics yet."""
-        admin = AIOKafkaAdminClient(**client, request_timeout_ms=_CONNECT_SECONDS * 1000)
-        names = [self._topics.requests, self._topics.results]
-        try:
-            await asyncio.wait_for(admin.start(), _CONNECT_SECONDS)
-            existing = set(await admin.list_topics())
-            missing = [name for name in names if name not in existing]
-            described = [] if missing else await admin.describe_topics(names)
-        finally:
-            await admin.close()
-        if missing:
-            # Publishing would create it on a broker that allows that, with settings that break a promise.
-            raise CommandFailed(
-                f"The broker has no topic {' and no topic '.join(missing)}: no worker has started against it yet. Nothing was published. "
-                "Start one with `orchestrator worker` or `orchestrator up`, or check ORCHESTRATOR_TOPIC_PREFIX.",
-                Exit.OUT_OF_REACH,
-            )
-        results = next(topic for topic in described if topic["topic"] == self._topics.results)
-        return [TopicPartition(self._topics.results, row["partition"]) for row in results["partitions"]]
 
     async def _publish_all(self, descriptor: int, producer: AIOKafkaProducer) -> None:
         async for line in numbered_lines(descriptor, _LINE_BYTES_MAX):
@@ -222,7 +231,8 @@ class _Submission:
         """Hands one record over, in the order of the lines: a cancel must not overtake its order."""
         key = None if user_id is None else user_id.encode()
         try:
-            delivery = await producer.send(self._topics.requests, line.value, key=key)
+            headers = await self._proof.headers(line)
+            delivery = await producer.send(self._topics.requests, line.value, key=key, headers=headers)
         except KafkaError as error:
             self._not_published(line.number, error)
             return
@@ -289,7 +299,7 @@ class _Submission:
             return
         del self._progress.waiting[place]
         self._progress.interim.pop(number, None)
-        self._progress.answered += 1
+        self._progress.answered[result["status"], result.get("reason_code")] += 1
         write_line((value or b"").decode())
 
     async def _wait(self, reader: asyncio.Task[None]) -> None:
@@ -317,9 +327,12 @@ class _Submission:
             if resting:
                 say(f"Among them orders that are open, answered when they are filled or canceled: line {_listed(resting)}.")
         elif self._options.wait and progress.published:
-            say(f"{_lines(progress.answered)} answered.")
-        nothing = not progress.published
-        return Exit.NOT_SO if progress.waiting or progress.refused or nothing else Exit.DONE
+            say(f"{_lines(progress.answered.total())} answered: {summary(progress.answered)}.")
+        if progress.waiting and progress.answered:
+            say(f"Of the others: {summary(progress.answered)}.")
+        failed = progress.waiting or progress.refused or not progress.published
+        rejected = self._options.fail_on_reject and any(status in _NOT_EXECUTED for status, _ in progress.answered)
+        return Exit.NOT_SO if failed or rejected else Exit.DONE
 
 
 async def _go_to_end(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:

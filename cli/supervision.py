@@ -12,7 +12,7 @@ Start with `supervised_workers`.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -38,13 +38,16 @@ _LOG_LINES: Final = 8
 class WorkerPool:
     """The workers of `supervised_workers`. `restarts` counts the workers that were started in place of another."""
 
-    def __init__(self, argv: tuple[str, ...], environment: Mapping[str, str], logs: Path, said: Callable[[str], None]) -> None:
+    def __init__(
+        self, argv: tuple[str, ...], environment: Mapping[str, str], logs: Path, said: Callable[[str], None], web_ports: Sequence[int]
+    ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self.restarts = 0
         self._argv = argv
         self._environment = dict(environment)
         self._logs = logs
         self._said = said
+        self._web_ports = web_ports
         self._running: dict[int, GuardedServer] = {}
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -88,7 +91,10 @@ class WorkerPool:
 
     async def _run(self, number: int) -> int:
         log = self._log(number)
-        server = await GuardedServer.start(Command(self._argv, log, grace_seconds=_STOP_SECONDS, environment=self._environment))
+        environment = self._environment
+        if self._web_ports:
+            environment = {**environment, "ORCHESTRATOR_WEB_PORT": str(self._web_ports[number - 1])}
+        server = await GuardedServer.start(Command(self._argv, log, grace_seconds=_STOP_SECONDS, environment=environment))
         self._running[number] = server
         try:
             return await server.wait()
@@ -120,14 +126,20 @@ def describe_exit(code: int) -> str:
 
 @asynccontextmanager
 async def supervised_workers(
-    count: int, argv: tuple[str, ...], environment: Mapping[str, str], logs: Path, said: Callable[[str], None]
+    count: int,
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    logs: Path,
+    said: Callable[[str], None],
+    web_ports: Sequence[int] = (),
 ) -> AsyncIterator[WorkerPool]:
     """Runs `count` workers while the block runs, and stops them when it is left, however it is left.
 
-    `argv` starts one worker with `environment` added to our own. `logs` is the directory of their log files; `said` gets sentences for
-    people. Look at `failed` of the pool: nothing is raised when a worker is given up.
+    `argv` starts one worker with `environment` added to our own; worker n serves its health at the n-th of `web_ports`, if any.
+    `logs` is the directory of their log files; `said` gets sentences for people. Look at `failed` of the pool: nothing is raised when a
+    worker is given up.
     """
-    pool = WorkerPool(argv, environment, logs, said)
+    pool = WorkerPool(argv, environment, logs, said, web_ports)
     tasks = [asyncio.create_task(pool.keep(number), name=f"worker {number}") for number in range(1, count + 1)]
     try:
         yield pool

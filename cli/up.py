@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from agents.app import ExchangeNotPermitted, require_permitted
-from cli.installation import RunningInstallation, announced, data_directory, process_started, read_running, read_settings
+from cli.installation import RunningInstallation, announced, data_directory, forget_ended, process_started, read_running, read_settings
 from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment
 from cli.trial_users import ensure_trial_users
 from cli.up_addresses import address_lines, addresses
-from cli.worker_logs import HealthAddresses
+from cli.worker_logs import all_ready
+from infra.embedded.ports import PORT_MAX, RememberedPorts
 from infra.embedded.services import Endpoints, services
 from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorNotReady, SimulatorProcess, start
@@ -78,27 +79,42 @@ class _Stop:
         self._task.cancel()
 
 
-async def run_up(*, workers: int, as_json: bool) -> Exit:
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What was asked for. Ports are 0 where none was: those of the last start in the data directory, else free ones."""
+
+    workers: int = 2
+    kafka_port: int = 0
+    exchange_port: int = 0
+    web_port: int = 0
+    as_json: bool = False
+
+
+async def run_up(options: UpOptions) -> Exit:
     """Runs until it is stopped. Raises CommandFailed, and ServicesError where a service cannot be started or goes away."""
     stop = _Stop()
     stop.listen()
-    settings = read_settings()
+    settings = _with_ports(read_settings(), options)
     directory = _made(data_directory(settings))
     _refuse_second(directory)
+    # What a start that was killed has left names services that are gone.
+    forget_ended(directory)
     is_ready = False
     try:
-        async with services(settings, progress=say) as endpoints, _ground(settings, endpoints, directory) as ground:
+        async with services(settings, progress=say) as endpoints, _ground(settings, endpoints, directory, options) as ground:
             # Workers tell where they answer for their health at this level.
             level = "debug" if settings.log_level == "debug" else "info"
             environment = worker_environment(ground.settings.model_copy(update={"log_level": level}), endpoints)
-            async with supervised_workers(workers, _WORKER, environment, directory / "workers", say) as pool:
+            ports = await _web_ports(settings, directory, options.workers)
+            logs = directory / "workers"
+            async with supervised_workers(options.workers, _WORKER, environment, logs, say, ports) as pool:
                 say("Starting the workers…")
-                health = HealthAddresses(directory / "workers", workers)
+                health = tuple(f"http://{_in_url(settings.web_host)}:{port}" for port in ports)
                 await _until_ready(health, pool, ground.simulator)
-                running = _described(ground, health.found)
+                running = _described(ground, health)
                 is_ready = True
                 with announced(directory, running):
-                    write_line(to_json(addresses(running)) if as_json else "\n".join(address_lines(running, directory)))
+                    write_line(to_json(addresses(running)) if options.as_json else "\n".join(address_lines(running, directory)))
                     await _watch(pool, ground.simulator)
     except asyncio.CancelledError:
         if not stop.asked:
@@ -138,17 +154,60 @@ def _refuse_second(directory: Path) -> None:
         )
 
 
+def _with_ports(settings: Settings, options: UpOptions) -> Settings:
+    """The settings with the ports that were asked for. Raises CommandFailed for some that cannot be meant."""
+    kafka_port, web_port = options.kafka_port or settings.kafka_port, options.web_port or settings.web_port
+    if kafka_port and settings.service_mode("kafka") != "embedded":
+        raise CommandFailed(
+            "A port of the broker can be chosen for the embedded one alone, and the settings name another broker (ORCHESTRATOR_INFRA, "
+            "ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS). Nothing was started. Leave --kafka-port and ORCHESTRATOR_KAFKA_PORT out.",
+            Exit.USAGE,
+        )
+    if web_port and web_port + options.workers - 1 > PORT_MAX:
+        raise CommandFailed(
+            f"{options.workers} workers would serve their health at ports from {web_port} on, and {PORT_MAX} is the last one there is. "
+            "Nothing was started. Choose a smaller --web-port, or ORCHESTRATOR_WEB_PORT.",
+            Exit.USAGE,
+        )
+    return settings.model_copy(update={"kafka_port": kafka_port, "web_port": web_port})
+
+
+async def _web_ports(settings: Settings, directory: Path, workers: int) -> list[int]:
+    """Where each worker serves its health: the same port whenever it starts again."""
+    ports = RememberedPorts(directory, say)
+    return [
+        await ports.take(
+            f"worker {number}",
+            settings.web_port + number - 1 if settings.web_port else 0,
+            settings.web_host,
+            settings="--web-port, or ORCHESTRATOR_WEB_PORT",
+        )
+        for number in range(1, workers + 1)
+    ]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 @asynccontextmanager
-async def _ground(settings: Settings, endpoints: Endpoints, directory: Path) -> AsyncIterator[_Ground]:
+async def _ground(settings: Settings, endpoints: Endpoints, directory: Path, options: UpOptions) -> AsyncIterator[_Ground]:
     """Master key, topics, schema, and a simulated exchange with its users where no exchange is configured."""
     settings = _with_master_key(settings, directory)
     keyring_of(settings)
     if settings.exchange_urls:
+        if options.exchange_port:
+            raise CommandFailed(
+                "--exchange-port is for the simulated exchange, and ORCHESTRATOR_EXCHANGE_URLS names another, which was not touched. "
+                "Leave one of them out.",
+                Exit.USAGE,
+            )
         require_permitted(settings)
         await _prepare(settings, endpoints)
         yield _Ground(settings, endpoints, None)
         return
-    async with _simulator(settings, directory) as simulator:
+    port = await RememberedPorts(directory, say).take("simulated exchange", options.exchange_port, settings="--exchange-port")
+    async with _simulator(settings, directory, port) as simulator:
         urls = {exchange: simulator.url for exchange in settings.exchanges if exchange in _SIMULATED}
         # Its limit of requests is for strangers on the internet.
         limited = settings.exchange_rate_limit if "exchange_rate_limit" in settings.model_fields_set else False
@@ -207,8 +266,8 @@ def _installation_secret(settings: Settings) -> bytes:
 
 
 @asynccontextmanager
-async def _simulator(settings: Settings, directory: Path) -> AsyncIterator[SimulatorProcess]:
-    options = SimulatorOptions(data_dir=directory / "simulator", venue_timeout_ms=settings.venue_timeout_ms)
+async def _simulator(settings: Settings, directory: Path, port: int) -> AsyncIterator[SimulatorProcess]:
+    options = SimulatorOptions(data_dir=directory / "simulator", port=port, venue_timeout_ms=settings.venue_timeout_ms)
     with (directory / "simulator.log").open("ab") as errors:
         starting = asyncio.create_task(asyncio.to_thread(start, options, errors))
         try:
@@ -219,7 +278,7 @@ async def _simulator(settings: Settings, directory: Path) -> AsyncIterator[Simul
             await asyncio.to_thread(simulator.stop)
 
 
-def _described(ground: _Ground, health: dict[int, str]) -> RunningInstallation:
+def _described(ground: _Ground, health: tuple[str, ...]) -> RunningInstallation:
     settings, simulator = ground.settings, ground.simulator
     file = settings.master_key_file
     return RunningInstallation(
@@ -235,13 +294,13 @@ def _described(ground: _Ground, health: dict[int, str]) -> RunningInstallation:
         token_keys_file=None if settings.token_keys_file is None else settings.token_keys_file.expanduser().absolute(),
         master_key_file=None if file is None else file.expanduser().absolute(),
         exchange_log=None if simulator is None else simulator.log_path.absolute(),
-        health=tuple(address for _, address in sorted(health.items())),
+        health=health,
     )
 
 
-async def _until_ready(health: HealthAddresses, pool: WorkerPool, simulator: SimulatorProcess | None) -> None:
+async def _until_ready(health: tuple[str, ...], pool: WorkerPool, simulator: SimulatorProcess | None) -> None:
     """Until every worker says that it is ready."""
-    while not await health.all_ready():
+    while not await all_ready(health):
         _require_alive(pool, simulator)
         await asyncio.sleep(_POLL_SECONDS)
 

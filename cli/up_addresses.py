@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from cli.installation import RunningInstallation, without_password
-from cli.output import Cell
+from cli.output import Cell, called
 from cli.trial_users import API_KEY_ID, START_BALANCES, TRIAL_USERS
 from schemas.topics import Topics
-
-_DEFAULT_DIRECTORY: Final = ".orchestrator"
 
 
 def addresses(running: RunningInstallation) -> dict[str, Cell]:
@@ -30,11 +28,11 @@ def addresses(running: RunningInstallation) -> dict[str, Cell]:
 
 
 def example_request(exchange: str) -> str:
-    """A request that a trial user may make, as one line of JSON."""
-    return json.dumps({
+    """A request that a trial user may make, as a word for the shell: each time it is run it has another idempotency key."""
+    request = json.dumps({
         "schema_version": 1,
         "type": "trade",
-        "idempotency_key": "first-order",
+        "idempotency_key": _KEY,
         "user_id": TRIAL_USERS[0],
         "mode": "live",
         "exchange": exchange,
@@ -44,6 +42,11 @@ def example_request(exchange: str) -> str:
         "order_type": "market",
         "quantity": "0.01",
     })
+    return shlex.quote(request).replace(_KEY, "order-'$(date +%s)'")
+
+
+# Stands for the key until the shell's own quotes are in place.
+_KEY: Final = "@key@"
 
 
 def address_lines(running: RunningInstallation, directory: Path) -> list[str]:
@@ -67,17 +70,17 @@ def address_lines(running: RunningInstallation, directory: Path) -> list[str]:
 
 
 def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> list[str]:
-    request = shlex.quote(example_request(running.exchanges[0]))
-    is_default = directory == Path(_DEFAULT_DIRECTORY).absolute()
-    where = "" if is_default else f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} "
+    request = example_request(running.exchanges[0])
+    # Always, as another terminal may stand in another directory.
+    command = f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} {called()}"
     broker = f"-b {running.kafka_bootstrap_servers}"
     return [
         "",
         "Send an order from another terminal and see its answer:",
-        f"  echo {request} | {where}orchestrator submit - --wait",
+        f"  echo {request} | {command} submit - --wait",
         "The same with kcat, and all answers:",
         f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {TRIAL_USERS[0]} -X partitioner=murmur2_random",
         f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
         "Then look around:",
-        *(f"  {where}orchestrator {command}" for command in ("orders", "balances --user alice", "lag", "verify", "doctor")),
+        *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {TRIAL_USERS[0]}", "lag", "verify", "doctor")),
     ]

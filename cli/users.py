@@ -16,8 +16,8 @@ from cli.administration import administering, asking, change, keyring_for, user_
 from cli.confirmation import confirm
 from cli.installation import Installation
 from cli.operator_options import Credentials
-from cli.orders import Row, reading
-from cli.output import Cell, CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
+from cli.orders import Row, reading, unknown_user
+from cli.output import Cell, print_table, table_lines, to_json, to_text, write_line
 from cli.qr import qr_lines
 from infra.postgres.administration import (
     Role,
@@ -74,11 +74,6 @@ async def rows_of(connection: AsyncConnection, statement: TextClause, **paramete
     return [dict(row) for row in (await connection.execute(statement, parameters)).mappings()]
 
 
-def unknown(user_id: str) -> CommandFailed:
-    """The error for a user who is not there."""
-    return CommandFailed(f"There is no user {to_text(user_id)}. Nothing was changed. `orchestrator users list` shows all.", Exit.NOT_SO)
-
-
 async def show_users(installation: Installation, *, status: str | None, limit: int, as_json: bool) -> None:
     """Prints users by id. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
@@ -93,7 +88,7 @@ async def show_user(installation: Installation, user_id: str, *, as_json: bool) 
     async with reading(installation) as connection:
         users = await rows_of(connection, _ONE, user_id=user_id)
         if not users:
-            raise unknown(user_id)
+            raise unknown_user(user_id)
         factors = await rows_of(connection, _FACTOR, user_id=user_id)
         keys = await rows_of(connection, KEYS, user_id=user_id, limit=1_000)
         limits = await rows_of(connection, _LIMITS, user_id=user_id)

@@ -17,7 +17,7 @@ from typing import Final
 from cli.demo_report import promise_row, to_line
 from cli.halts import trip_all
 from cli.installation import Installation
-from cli.output import CommandFailed, Exit, printable, say, write_line
+from cli.output import CommandFailed, Exit, printable, say, wrapped, write_line
 from infra.embedded.services import Endpoints
 from infra.exchange.simulator.records import LogDamaged
 from infra.settings import Settings
@@ -55,7 +55,7 @@ async def run_verify(options: VerifyOptions) -> int:
     else:
         for finding in findings:
             for line in _lines(finding):
-                write_line(line)
+                write_line("\n".join(wrapped(line, len("not checked  "))))
     grave = sorted(finding.name for finding in broken if finding.name in LEDGER | AUDIT | PAYOUTS | DEPOSITS)
     if options.halt is not None and grave:
         await _halt(options.halt, grave)
@@ -86,7 +86,13 @@ async def _everything(options: VerifyOptions) -> list[Finding]:
             evidence = await gather_evidence(
                 options.settings, options.endpoints.kafka_bootstrap_servers, options.endpoints.database_url, options.exchange_log
             )
-        except (LogDamaged, OSError) as error:
+        except OSError as error:
+            raise CommandFailed(
+                f"The exchange's own log {options.exchange_log} cannot be read: {error.strerror}. Nothing was checked and nothing changed. "
+                "Name the file with --exchange-log.",
+                Exit.USAGE,
+            ) from error
+        except LogDamaged as error:
             raise CommandFailed(
                 f"The exchange's own log cannot be read: {error}. Nothing was checked and nothing changed.", Exit.OUT_OF_REACH
             ) from error

@@ -19,10 +19,10 @@ import asyncpg
 
 from agents.app import credential_source, gateways_of, rules_of, utc_now
 from agents.balance_look import BalanceLooks
-from cli.administration import exchange_of, keyring_for, user_id_of
+from cli.administration import exchange_here, keyring_for, user_id_of
 from cli.credentials import usage
 from cli.installation import Installation
-from cli.orders import Row, database_failed
+from cli.orders import Row, database_failed, reading, require_user
 from cli.output import Exit, printable, say, table_lines, to_json, write_line
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
@@ -65,9 +65,9 @@ async def run_verify_balances(installation: Installation, options: BalancesOptio
     CommandFailed."""
     settings = installation.settings
     user_id = user_id_of(options.user_id) if options.user_id is not None else None
-    exchanges = settings.exchanges if options.exchange is None else (exchange_of(options.exchange),)
-    if not set(exchanges) <= set(settings.exchanges):
-        raise usage(f"Exchange {options.exchange} is not one of this installation's: {', '.join(settings.exchanges)}.")
+    exchanges = settings.exchanges if options.exchange is None else (exchange_here(settings, options.exchange),)
+    async with reading(installation) as connection:
+        await require_user(connection, user_id)
     keyring = keyring_for(settings)
     found, rules = _Found(), rules_of(settings)
     async with AsyncExitStack() as stack:

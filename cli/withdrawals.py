@@ -20,7 +20,7 @@ from cli.credentials import operator_name, token_in, usage, words_of
 from cli.installation import Installation
 from cli.operator_commands import send_command
 from cli.operator_options import NO_CREDENTIALS, Credentials
-from cli.orders import Row, reading
+from cli.orders import Row, reading, require_user
 from cli.output import CommandFailed, Exit, print_table, printable, say, table_lines, to_json, to_text, write_line
 from cli.users import rows_of
 from schemas.audit import EventType
@@ -83,6 +83,7 @@ async def show_withdrawals(
 ) -> None:
     """Prints the newest withdrawals first. Raises CommandFailed when the database is out of reach."""
     async with reading(installation) as connection:
+        await require_user(connection, user_id)
         rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="No withdrawal fits.")
 

@@ -4,6 +4,7 @@ Start with `HealthAddresses`.
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,9 +55,14 @@ class HealthAddresses:
         await asyncio.to_thread(self.read)
         if len(self.found) < len(self._logs):
             return False
-        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS_MAX)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
-            return all(await asyncio.gather(*(_is_ready(http, address) for address in self.found.values())))
+        return await all_ready(tuple(self.found.values()))
+
+
+async def all_ready(addresses: Sequence[str]) -> bool:
+    """Whether the workers at these addresses all answer that they are ready."""
+    timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS_MAX)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        return all(await asyncio.gather(*(_is_ready(http, address) for address in addresses)))
 
 
 async def _is_ready(http: aiohttp.ClientSession, address: str) -> bool:

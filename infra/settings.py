@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     kafka_bootstrap_servers: str | None = None
     """Addresses of your brokers, `host:port,host:port`."""
+    kafka_port: int = Field(default=0, ge=0, le=65_535)
+    """The embedded broker's port; 0: the one that it had in this data directory before, else a free one."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How the brokers are spoken to."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
@@ -140,6 +142,11 @@ class Settings(BaseSettings):
     """How long a rebalance waits for batches under way."""
     stall_seconds_max: int = Field(default=60, ge=5)
     """How long anything in a worker may stand still before it ends itself."""
+    quarantine_records_max: int = Field(default=20, ge=1)
+    """How many records of a partition may be set aside within the window before the partition stops: a defect that hits every record must
+    not drain the topic. One user counts for 3 at most, all together for ten times the number."""
+    quarantine_window_seconds: int = Field(default=600, ge=1)
+    """See above."""
     reconcile_interval_ms: int = Field(default=1_000, ge=50)
     """How often orders in doubt are looked up; resting orders a quarter as often."""
 
@@ -221,7 +228,8 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     """Where a worker answers `/livez`, `/readyz` and `/metrics`."""
     web_port: int = Field(default=0, ge=0, le=65_535)
-    """The port of that; 0 takes a free one, which the worker logs."""
+    """The port of that; 0 takes a free one, which the worker logs. Under `orchestrator up` worker n has this one plus n - 1, or with 0 the
+    one that it had in this data directory before."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.audit import AuditTrail, Value
 from pipeline.cost import RealisedResult
@@ -22,6 +22,7 @@ from pipeline.money import round_down
 from pipeline.order import Order, require_transition
 from pipeline.second_factor import SecondFactor
 from pipeline.session import Session
+from pipeline.venue import KeyVersion
 from pipeline.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
@@ -31,6 +32,9 @@ from schemas.routing import RoutedOrder
 from schemas.state import ORDER_STATE, OrderState
 from schemas.topics import Topics
 from schemas.wire import SCHEMA_VERSION, SourceOffset
+
+if TYPE_CHECKING:
+    from pipeline.quarantine import QuarantinedRecord
 
 REAL_MONEY_WARNING: Final = "real money: this order is sent to the exchange and can lose its whole value"
 
@@ -121,7 +125,7 @@ class Changes:
     trail: AuditTrail
     ledger: Ledger
     orders: dict[str, Order] = field(default_factory=dict)
-    # Orders of which another input partition's newest word is not published yet; see infra.postgres.step.
+    # Orders and withdrawals of which another input partition's newest word is not published yet; see infra.postgres.step.
     unpublished: set[str] = field(default_factory=set)
     # Orders made and changed by this batch; the newest form of both is in `orders`.
     made: set[str] = field(default_factory=set)
@@ -153,6 +157,8 @@ class Changes:
     sessions_begun: set[str] = field(default_factory=set)
     sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    # The keys as they are stored now, by (user, key id), of what may be sent.
+    keys: dict[tuple[str, str], KeyVersion] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.
     symbols_new: set[tuple[str, str]] = field(default_factory=set)
     # The stops in force, by scope and target, and which have moved (set, or gone from `halts`).
@@ -165,6 +171,8 @@ class Changes:
     drifts_made: set[tuple[str, str, str]] = field(default_factory=set)
     # What sales brought, to be counted against the loss limit.
     realised: list[RealisedResult] = field(default_factory=list)
+    # Records that could not be decided (pipeline.quarantine).
+    set_aside: list["QuarantinedRecord"] = field(default_factory=list)
     outputs: list[OutputRecord] = field(default_factory=list)
     _answered: set[SourceOffset] = field(default_factory=set)
 

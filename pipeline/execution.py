@@ -7,7 +7,8 @@ A step of the execution agent has three parts:
 
 Invariants:
 1. An order is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt stops it.
-2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+2. `submitting` means that it may have been sent: it is in doubt, and never sent blindly again, but where this very run of the step has
+   stored the intent and not made its calls yet.
 3. A cancel is only ever sent for a resting order, and only while a cancel request waits or a halt asks for it. An order whose cancel
    waits is not sent.
 4. One batch makes at most one call per order and action, however often its records name it.
@@ -61,6 +62,10 @@ Outcome = SubmissionOutcome | NotSent
 CancelOutcome = Confirmed | Refused | InDoubt | NotSent
 
 
+# Intents that this run of a step has stored, by id and attempt: (order or withdrawal id, attempt).
+OwnIntents = Collection[tuple[str, int]]
+
+
 @dataclass(slots=True)
 class Plan:
     """What one batch sends, in the order in which the records came."""
@@ -71,9 +76,18 @@ class Plan:
 
 
 def plan(
-    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook, usd_assets: Collection[str]
+    work: Sequence[RoutedOrder],
+    changes: Changes,
+    fencing_epoch: int,
+    work_partition: int,
+    halts: HaltBook,
+    usd_assets: Collection[str],
+    own_intents: OwnIntents = (),
 ) -> Plan:
-    """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction."""
+    """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction.
+
+    `own_intents` are those that earlier tries of this very step have stored, whose commit was answered late.
+    """
     decided = Plan()
     named: set[tuple[Action, str]] = set()
     for routed in work:
@@ -101,7 +115,7 @@ def plan(
             else:
                 _plan_submission(order, changes, fencing_epoch, work_partition, decided)
         elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt and not again:
-            if order.fencing_epoch == fencing_epoch:
+            if order.fencing_epoch == fencing_epoch and (order.order_id, order.attempt) in own_intents:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 decided.submissions.append(submission_of(order))
             else:
@@ -141,6 +155,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         )
         end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
         return
+    key = changes.keys.get((order.user_id, order.api_key_id)) if order.mode is Mode.LIVE else None
     submitting = replace(
         order,
         status=OrderStatus.SUBMITTING,
@@ -149,6 +164,8 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         work_partition=work_partition,
         submitting_at=changes.now,
         updated_at=changes.now,
+        key_version=key.version if key is not None else None,
+        account_id=key.account_id if key is not None else None,
     )
     changes.advance(order, submitting, EventType.ORDER_SUBMITTED, len(changes.ledger.transfers))
     decided.submissions.append(submission_of(submitting))
@@ -227,6 +244,7 @@ def submission_of(order: Order) -> Submission:
         submitting_at=order.submitting_at,
         expires_at=order.expires_at,
         market_id=order.market_id,
+        sent_with=order.sent_with,
     )
 
 
@@ -247,5 +265,6 @@ def reference_of(order: Order) -> OrderReference:
         submitting_at=order.submitting_at,
         paper=paper,
         terms=OrderTerms(order.side, order.order_type, order.quantity, order.quote_quantity, order.price),
+        sent_with=order.sent_with,
         market_id=order.market_id,
     )

@@ -137,7 +137,7 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
             refusal = _decide_withdrawal(command, arrival.facts, accounts, changes)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
-            _refuse(arrival, refused[-1], changes)
+            refuse_command(arrival, refused[-1], changes)
             continue
         if isinstance(command, Command):
             _apply(command, arrival.facts, changes)
@@ -147,6 +147,9 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
 def _decide_withdrawal(
     decision: WithdrawalDecision, facts: Mapping[str, Value], accounts: Mapping[str, AccountState], changes: Changes
 ) -> Refusal | None:
+    if decision.withdrawal_id in changes.unpublished:
+        text = "its last change is not on the topics yet, and a decision must not overtake it; it is as it was. Give the command again"
+        return Refusal(ReasonCode.APPROVAL_NOT_PENDING, text)
     withdrawal = changes.withdrawals.get(decision.withdrawal_id)
     owner = accounts.get(withdrawal.user_id) if withdrawal is not None else None
     return decide_withdrawal(decision, owner.status if owner is not None else None, changes, facts)
@@ -173,7 +176,8 @@ def _only_stops(command: Command | WithdrawalDecision | None, changes: Changes) 
     return not softer and (command.cancel_open or not before.cancel_open)
 
 
-def _refuse(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
+def refuse_command(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
+    """Says in its account's chain why a command was not applied."""
     command = arrival.command
     fields: dict[str, Value] = {**arrival.facts, "reason_code": refusal.code.value, "reason": refusal.reason}
     if isinstance(command, Command):

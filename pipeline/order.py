@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.invariants import InvariantViolation
-from pipeline.venue import Fee
+from pipeline.venue import Fee, KeyVersion
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
@@ -78,7 +78,8 @@ class Order:
     was accepted, None where it was not kept: an order outlives its market's place in the exchange's list. Times are UTC.
 
     `absent_since` is when, by the exchange's clock, the first look-up in doubt began that did not find it. `watched_until`: it counted as
-    proven not to be executed and is looked up until then all the same; `corrected_at`: it was found.
+    proven not to be executed and is looked up until then all the same; `corrected_at`: it was found. `key_version` and
+    `account_id`: see `sent_with`.
     """
 
     order_id: str
@@ -124,6 +125,13 @@ class Order:
     absent_since: datetime | None = None
     watched_until: datetime | None = None
     corrected_at: datetime | None = None
+    key_version: int | None = None
+    account_id: str | None = None
+
+    @property
+    def sent_with(self) -> KeyVersion | None:
+        """The account of the newest intent; None where a worker made it that did not keep it."""
+        return None if self.key_version is None else KeyVersion(self.key_version, self.account_id)
 
     @property
     def base(self) -> str:

@@ -25,6 +25,15 @@ WINDOW_MIN: Final = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
+class KeyVersion:
+    """The account that something was sent with: which of the keys stored under the id it was, and the venue's own number of the account
+    where it is known. What stands at a venue belongs to that account, whatever key is stored under the id later."""
+
+    version: int
+    account_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One order to send. Amounts are in units of the base asset (`quantity`) or the quote asset (`quote_quantity`), exactly one of the
     two; `price` in quote per base, for limit orders. `submitting_at` and `expires_at`, from which on it must not be taken any more, are
@@ -46,6 +55,7 @@ class Submission:
     submitting_at: datetime
     expires_at: datetime
     market_id: str | None = None
+    sent_with: KeyVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class OrderReference:
     submitting_at: datetime | None = None
     paper: PaperTerms | None = None
     terms: OrderTerms | None = None
+    sent_with: KeyVersion | None = None
     market_id: str | None = None
 
 
@@ -173,6 +184,8 @@ class AccountBalances:
     account_id: str | None
     totals: Mapping[str, Decimal]
     locked: Mapping[str, Decimal]
+    # Which of the keys stored under its id was asked with.
+    key_version: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

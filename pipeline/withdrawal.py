@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.invariants import InvariantViolation
-from pipeline.venue import InDoubt, Refused
+from pipeline.venue import InDoubt, KeyVersion, Refused
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
@@ -94,6 +94,13 @@ class Withdrawal:
     updated_at: datetime
     executed_at: datetime | None
     traceparent: str | None
+    key_version: int | None = None
+    account_id: str | None = None
+
+    @property
+    def sent_with(self) -> KeyVersion | None:
+        """The account of the newest intent; None where a worker made it that did not keep it."""
+        return None if self.key_version is None else KeyVersion(self.key_version, self.account_id)
 
     @property
     def total(self) -> Decimal:
@@ -146,6 +153,7 @@ class WithdrawalSubmission:
     fee: Decimal
     submitting_at: datetime
     expires_at: datetime
+    sent_with: KeyVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)

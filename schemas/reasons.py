@@ -74,12 +74,14 @@ class ReasonCode(StrEnum):
     EXCHANGE_UNAVAILABLE = "EXCHANGE_UNAVAILABLE"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     ORDER_NOT_CANCELABLE = "ORDER_NOT_CANCELABLE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
     ORDER_NOT_EXECUTED = "ORDER_NOT_EXECUTED"
 
 
 _FIX_OTHER: Final = 99
 # FIX 5.0 SP2, tag 103: 1 unknown symbol, 2 exchange closed, 3 order exceeds limit, 4 too late to enter, 5 unknown order, 6 duplicate
-# order, 8 stale order, 13 incorrect quantity, 15 unknown account, 16 price exceeds current price band, 18 invalid price increment.
+# order, 8 stale order, 11 unsupported order characteristic, 12 surveillance option, 13 incorrect quantity, 15 unknown account, 16 price
+# exceeds current price band, 18 invalid price increment.
 _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.SYMBOL_INVALID: 1,
     ReasonCode.SYMBOL_UNKNOWN: 1,
@@ -101,6 +103,9 @@ _FIX_ORD_REJ_REASON: Final[dict[ReasonCode, int]] = {
     ReasonCode.IDEMPOTENCY_KEY_REUSED: 6,
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: 6,
     ReasonCode.REQUEST_STALE: 8,
+    ReasonCode.REQUEST_UNSUPPORTED: 11,
+    ReasonCode.SUSPICIOUS_ACTIVITY: 12,
+    ReasonCode.SELF_TRADE: 12,
     ReasonCode.AMOUNT_BELOW_MINIMUM: 13,
     ReasonCode.INVALID_DECIMAL: 13,
     ReasonCode.USER_UNKNOWN: 15,
@@ -187,6 +192,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     "Try again under a new key.",
     ReasonCode.ORDER_NOT_FOUND: "`target_idempotency_key` names no order of this user.",
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
+    ReasonCode.INTERNAL_ERROR: "An error inside this system kept the record from being decided; it was set aside, and nothing was sent. "
+    "Held funds are free again. Operators see it under the id that `reason` names; send the request again under a new key.",
     ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
     "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
     "all the same, a result with `corrects: true` follows.",

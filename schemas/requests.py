@@ -10,14 +10,26 @@ Invariants:
 Start with `decode_request`.
 """
 
+import difflib
 import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from schemas.decimals import DecimalString
 from schemas.order_kinds import ORDER_KINDS, PRICE_FIELDS
@@ -70,14 +82,60 @@ def _require_no_order_id(value: str) -> str:
 
 
 UserId = Annotated[
-    str, StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE), AfterValidator(_require_no_order_id)
+    str,
+    StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE),
+    AfterValidator(_require_no_order_id),
+    Field(json_schema_extra={"not": {"pattern": f"^{_ORDER_ID.pattern}$"}}),
 ]
 Version = Annotated[Literal[1], BeforeValidator(_require_version)]
-Deadline = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_in_bounds)]
+Deadline = Annotated[
+    AwareDatetime,
+    BeforeValidator(_require_rfc_3339),
+    AfterValidator(_in_bounds),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": f"^{_RFC_3339.pattern.replace(chr(92) + 'd', '[0-9]')}$"}),
+]
 # Any text is a key, but NUL cannot be stored in PostgreSQL's text type.
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=KEY_LENGTH_MAX, pattern=r"^[^\x00]+$")]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
+
+# JSON Schema of a field that is there. Every optional field may also be null, which means the same as leaving it out.
+_GIVEN: Final = {"not": {"type": "null"}}
+_LEFT_OUT: Final = {"type": "null"}
+
+
+def _only(given: str, left_out: str) -> dict[str, object]:
+    return {"required": [given], "properties": {given: _GIVEN, left_out: _LEFT_OUT}}
+
+
+def _prices_of(order_type: OrderType) -> dict[str, object]:
+    """What JSON Schema says of an order type: the fields that it needs, and those that it does not take."""
+    kind = ORDER_KINDS[order_type]
+    needed = sorted(kind.prices)
+    fields: dict[str, object] = {name: _GIVEN if name in needed else _LEFT_OUT for name in PRICE_FIELDS}
+    if not kind.takes_time_in_force:
+        fields["time_in_force"] = _LEFT_OUT
+    if not kind.takes_quote_quantity:
+        fields["quote_quantity"] = _LEFT_OUT
+    return {
+        "if": {"properties": {"order_type": {"const": order_type.value}}, "required": ["order_type"]},
+        "then": {"properties": fields, **({"required": needed} if needed else {})},
+    }
+
+
+def _session_rules(schema: dict[str, Any]) -> None:
+    """The same for a session: bounds are for one that begins, another one's id for one that is revoked."""
+    is_revoked = {"properties": {"revoke": {"const": True}}, "required": ["revoke"]}
+    schema["if"] = is_revoked
+    schema["then"] = {"properties": dict.fromkeys(("session_expires_at", "amount_max_usd", "orders_max", "symbols"), _LEFT_OUT)}
+    schema["else"] = {"properties": {"session_id": _LEFT_OUT}}
+
+
+def _order_rules(schema: dict[str, Any]) -> None:
+    """The rules between fields, for programs: the same as `TradeRequest` checks."""
+    schema["oneOf"] = [_only("quantity", "quote_quantity"), _only("quote_quantity", "quantity")]
+    schema["allOf"] = [_prices_of(order_type) for order_type in OrderType]
+
 
 class RequestBase(WireModel):
     """The fields of every request."""
@@ -97,6 +155,8 @@ class MoneyRequest(RequestBase):
 
 class TradeRequest(MoneyRequest):
     """An order to be sent to an exchange. `quantity` in base units, `quote_quantity` in quote units, prices in quote per base."""
+
+    model_config = ConfigDict(json_schema_extra=_order_rules)
 
     type: Literal["trade"]
     exchange: Name
@@ -166,6 +226,8 @@ class SessionRequest(RequestBase):
     `amount_max_usd` in US dollars. What is not given is as wide as the installation lets it be. `session_id` names another session of the
     same user that is to be revoked.
     """
+
+    model_config = ConfigDict(json_schema_extra=_session_rules)
 
     type: Literal["session"]
     session_expires_at: Deadline | None = None
@@ -301,7 +363,27 @@ def _twice(error: _GivenTwice) -> Unreadable:
 
 
 _REASONS_LISTED_MAX: Final = 5
-_TYPES_TEXT: Final = "must be trade, cancel, withdrawal, deposit or session"
+# A name that is longer is no misspelt field, and an object with more of them is no request.
+_NAME_LENGTH_MAX: Final = 64
+_NAMES_MAX: Final = 64
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    get_args(model.model_fields["type"].annotation)[0]: tuple(model.model_fields) for model in get_args(Request)
+}
+
+
+def _message(problem: ErrorDetails, document: dict[str, object]) -> str:
+    """What is wrong, without any value; where a name is close to one of the contract, that one."""
+    kind, location = problem["type"], problem["loc"]
+    if kind.startswith("union_tag"):
+        # pydantic repeats an unknown tag in its message.
+        names = list(document)[:_NAMES_MAX] if "type" not in document else []
+        near = [name for name in names if len(name) <= _NAME_LENGTH_MAX and difflib.get_close_matches("type", [name.lower()])]
+        return f"type must be {', '.join(list(_FIELDS)[:-1])} or {list(_FIELDS)[-1]}" + ("; it has a misspelt `type`" if near else "")
+    if kind != "extra_forbidden" or len(location) != 2:
+        return problem["msg"][:120]
+    name, fields = str(location[1]), _FIELDS.get(str(location[0]), ())
+    matches = difflib.get_close_matches(name.lower(), fields, n=1) if len(name) <= _NAME_LENGTH_MAX else []
+    return f"is no field of a {location[0]}" + (f"; did you mean {matches[0]}?" if matches else "")
 
 
 def _explain(document: object, error: ValidationError) -> tuple[ReasonCode, str]:
@@ -316,8 +398,6 @@ def _explain(document: object, error: ValidationError) -> tuple[ReasonCode, str]
     for problem in problems[:_REASONS_LISTED_MAX]:
         # The first part of a location is the discriminator's tag.
         where = ".".join(str(part)[:64] for part in problem["loc"][1:]) or "request"
-        # pydantic repeats an unknown tag in its message: a value is never repeated.
-        message = _TYPES_TEXT if problem["type"].startswith("union_tag") else problem["msg"][:120]
-        texts.append(f"{where}: {message}")
+        texts.append(f"{where}: {_message(problem, document)}")
     only_decimals = all(problem["type"] == "invalid_decimal" for problem in problems)
     return (ReasonCode.INVALID_DECIMAL if only_decimals else ReasonCode.SCHEMA_INVALID), "; ".join(texts)

@@ -3,6 +3,7 @@
 Tests keep apart by `unique_prefix` (topics and consumer groups) and by a database of their own (`database_url`).
 """
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import settings
 
 from infra.embedded.services import Endpoints
 from infra.postgres.migrate import migrate
+from tests import kcat
 from tests.servers import fresh_database, shared_servers, template_database
 
 # The profile of tests that have none of their own: how long an example takes says nothing on a machine that is busy with others.
@@ -22,6 +24,40 @@ settings.load_profile("unhurried")
 # A run in the background of a script ignores Ctrl-C, and so would every program that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Set where every test must run, as in CI: what is missing is an error there, and not a line in a report.
+REQUIRE_KCAT = "TESTS_REQUIRE_KCAT"
+_OTHER_CLIENT = "ran with another client than kcat"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ends the run before it begins where kcat must be there and is not. Raises UsageError."""
+    config.addinivalue_line("markers", "prefers_kcat: publishes with kcat, or where it is not installed with the library it is made of")
+    if os.environ.get(REQUIRE_KCAT) and not kcat.IS_INSTALLED:
+        raise pytest.UsageError(f"{REQUIRE_KCAT} is set and kcat is not installed: no test was run. Install it: apt-get install kcat")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notes on tests that take another client in kcat's place that they do; the note reaches the report from any process of the run."""
+    for item in items:
+        if not kcat.IS_INSTALLED and item.get_closest_marker("prefers_kcat") is not None:
+            item.user_properties.append((_OTHER_CLIENT, "true"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names what was not tested for want of kcat, at the end, where nobody overlooks it."""
+    stats = terminalreporter.stats
+    left_out = sorted(report.nodeid for report in stats.get("skipped", []) if "kcat" in str(report.longrepr))
+    others = sorted(report.nodeid for report in stats.get("passed", []) if (_OTHER_CLIENT, "true") in map(tuple, report.user_properties))
+    if not left_out and not others:
+        return
+    terminalreporter.section("NOT TESTED: kcat is not installed", sep="=", red=True, bold=True)
+    for name in left_out:
+        terminalreporter.write_line(f"did not run: {name}", red=True)
+    for name in others:
+        terminalreporter.write_line(f"{_OTHER_CLIENT}: {name}")
+    terminalreporter.write_line("Install it (apt-get install kcat, brew install kcat) and run these tests again.")
 
 
 @pytest.fixture(scope="session")

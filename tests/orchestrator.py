@@ -3,7 +3,9 @@
 Start with `orchestrator`, or `running_up` for an installation.
 """
 
+import io
 import json
+import logging
 import os
 import select
 import signal
@@ -15,6 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
+import structlog
+
+from cli.main import run
 
 _ROOT = Path(__file__).parents[1]
 # Includes the first start of everything on a busy machine.
@@ -62,6 +69,39 @@ def orchestrator(data_dir: Path, *arguments: str, given: str = "", settings: dic
     return Ended(ran.returncode, ran.stdout, ran.stderr)
 
 
+class RunHere:
+    """Runs commands in this process, which saves the second in which Python loads the libraries: for tables of many. No signals."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def __call__(self, data_dir: Path, *arguments: str, given: str = "", settings: dict[str, str] | None = None) -> Ended:
+        wanted = environment(data_dir, settings)
+        for name in [name for name in os.environ if name.startswith("ORCHESTRATOR_")]:
+            self._monkeypatch.delenv(name)
+        for name, value in wanted.items():
+            self._monkeypatch.setenv(name, value)
+        self._monkeypatch.setattr(sys, "argv", ["orchestrator", *arguments])
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run()
+        captured = self._capfd.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+
+@contextmanager
+def running_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[RunHere]:
+    """See the class; what a command does to this process's logging is undone."""
+    structlog_before = structlog.get_config()
+    loggers = {name: logging.getLogger(name).level for name in ("aiokafka", "ccxt", "alembic")}
+    yield RunHere(monkeypatch, capfd)
+    structlog.configure(**structlog_before)
+    for name, level in loggers.items():
+        logging.getLogger(name).setLevel(level)
+
+
 @dataclass
 class Up:
     """A running `orchestrator up`. `addresses` is what it printed."""
@@ -84,9 +124,9 @@ class Up:
         return self.errors_file.read_text(errors="replace")
 
 
-def start_up(data_dir: Path, errors_file: Path, *, workers: int = 1, settings: dict[str, str] | None = None) -> Up:
+def start_up(data_dir: Path, errors_file: Path, *arguments: str, workers: int = 1, settings: dict[str, str] | None = None) -> Up:
     """Starts `up` and returns at once."""
-    command = [sys.executable, "-m", "cli", "up", "--json", "--workers", str(workers)]
+    command = [sys.executable, "-m", "cli", "up", "--json", "--workers", str(workers), *arguments]
     with errors_file.open("wb") as errors:
         process = subprocess.Popen(command, cwd=_ROOT, env=environment(data_dir, settings), stdout=subprocess.PIPE, stderr=errors)
     return Up(data_dir, process, errors_file)

@@ -1,7 +1,7 @@
 """The embedded Apache Kafka: one node that is broker and controller, on two free ports of 127.0.0.1.
 
-1. Ports are chosen at each start and are nobody's business but ours: clients ask for `address`. The quorum has one voter that is
-   named by its id in the configuration, so that a new port is not a new quorum.
+1. The broker's port is the same at every start, given or remembered in the data directory; the controller's is chosen each time and is
+   nobody's business but ours. The quorum has one voter that is named by its id in the configuration, so a new port is not a new quorum.
 2. Storage is formatted once, aside, and renamed: it is complete or absent.
 3. An acknowledged record survives the death of every process. It is in the page cache first, as on any Kafka: a single node whose
    machine loses power can lose the last moments. Use a real cluster (`external`) for real money.
@@ -9,7 +9,6 @@
 
 import asyncio
 import shutil
-import socket
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from infra.embedded.data_dir import DataDirectory, disk_full, is_disk_full, says
 from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError
 from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from infra.embedded.jars import BROKER_JARS, jars_directory
+from infra.embedded.ports import RememberedPorts, free_port, is_free
 from infra.embedded.probes import broker_answers
 
 _FORMAT_SECONDS_MAX = 60.0
@@ -82,8 +82,10 @@ class EmbeddedBroker:
         self.address = bootstrap_servers
 
     @classmethod
-    async def start(cls, directory: DataDirectory, cache_dir: Path, *, progress: Callable[[str], None]) -> Self:
+    async def start(cls, directory: DataDirectory, cache_dir: Path, *, port: int = 0, progress: Callable[[str], None]) -> Self:
         """Fetch the broker and format its storage if need be, start it, and wait until it serves metadata.
+
+        `port` 0: the one of the last start in this directory, else a free one.
 
         Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, MendHostError, or ReadLogError
         when Java or the broker ends by itself.
@@ -97,13 +99,14 @@ class EmbeddedBroker:
                 progress("Formatting the broker's storage…")
                 await _format_storage(jars, directory)
             cache = java.StartupCache.for_jars(jars)
-            server, port = await _start_on_free_ports(jars, directory, cache)
+            ports = RememberedPorts(directory.path, progress)
+            server, port = await _start_on_its_port(jars, directory, cache, ports, port)
             if cache.recording:
                 progress("Recording what makes the broker start fast (once)…")
                 await server.stop()
                 if not cache.keep_recording(server.log_tail()):
                     progress("That was not possible; the broker will start a little slower.")
-                server, port = await _start_on_free_ports(jars, directory, cache)
+                server, port = await _start_on_its_port(jars, directory, cache, ports, port)
         except OSError as error:
             if says_disk_full(str(error)):
                 raise disk_full(directory.path) from error
@@ -130,18 +133,6 @@ class EmbeddedBroker:
         )
 
 
-def _free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 def _write_properties(file: Path, data: Path, broker_port: int, controller_port: int) -> None:
     properties = {
         **_PROPERTIES,
@@ -164,7 +155,7 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
     unfinished, log = home / "data.unfinished", home / "broker.log"
     if unfinished.exists():
         await asyncio.to_thread(shutil.rmtree, unfinished)
-    _write_properties(home / "format.properties", unfinished, *_free_ports(2))
+    _write_properties(home / "format.properties", unfinished, free_port(), free_port())
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     if cluster_id.startswith("-"):
         # One in 64 does, and the formatter would take it for an option. Kafka's own ids never do.
@@ -188,12 +179,14 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
     unfinished.rename(home / "data")
 
 
-async def _start_on_free_ports(jars: Path, directory: DataDirectory, cache: java.StartupCache) -> tuple[GuardedServer, int]:
+async def _start_on_its_port(
+    jars: Path, directory: DataDirectory, cache: java.StartupCache, ports: RememberedPorts, wanted: int
+) -> tuple[GuardedServer, int]:
     """A broker that answers, and its port."""
     home = directory.kafka
     for _ in range(_PORT_ATTEMPTS_MAX):
-        broker_port, controller_port = _free_ports(2)
-        _write_properties(home / "server.properties", home / "data", broker_port, controller_port)
+        broker_port = await ports.take("broker", wanted, settings="--kafka-port, or ORCHESTRATOR_KAFKA_PORT")
+        _write_properties(home / "server.properties", home / "data", broker_port, free_port(frozenset({broker_port})))
         server = await _launch(jars, directory, cache)
         try:
             if await _until_ready(server, broker_port, directory.path):
@@ -201,6 +194,9 @@ async def _start_on_free_ports(jars: Path, directory: DataDirectory, cache: java
         except BaseException:
             await server.stop()
             raise
+        if not is_free(broker_port):
+            # Else it was the controller's, which is another one the next time.
+            ports.forget("broker")
     raise RetryLaterError(
         f"{_PORT_ATTEMPTS_MAX} times a free port of 127.0.0.1 was taken by another program before the broker could use it. No order "
         "was accepted and nothing stored was changed. Start again; if it persists, look for a program that opens very many connections."

@@ -95,7 +95,7 @@ async def _start(service: Service, settings: Settings, directory: DataDirectory 
         start_container = RunningContainer.start_broker if service == "kafka" else RunningContainer.start_database
         return await start_container(progress=progress)
     if service == "kafka":
-        return await EmbeddedBroker.start(directory, settings.cache_dir, progress=progress)
+        return await EmbeddedBroker.start(directory, settings.cache_dir, port=settings.kafka_port, progress=progress)
     return await EmbeddedDatabase.start(directory, progress=progress)
 
 

@@ -7,6 +7,7 @@ Start with `BalanceCalls.account_balances`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ class BalanceCalls(AccountCalls):
 
         async def ask() -> AccountBalances:
             answer = await getattr(exchange, names.call)(dict(names.parameters))
-            return read_balances(answer, names, exchange.safe_currency_code)
+            return replace(read_balances(answer, names, exchange.safe_currency_code), key_version=credentials.version)
 
         return await self._answer_to("balances", Call(), credentials, ask)
 

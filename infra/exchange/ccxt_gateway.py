@@ -7,7 +7,6 @@ Invariants:
    a process that was paused between intent and sending cannot land an order after the receive window.
 3. No text that leaves this module holds a key, a secret, a signature or a URL's query.
 4. Everything is bounded: calls at a time, accounts kept, the time of each call, pages read.
-
 Start with `submit`, then `_judge`.
 """
 
@@ -27,14 +26,14 @@ from infra.exchange.books import ID_MAX, read_markets, read_order, read_prices, 
 from infra.exchange.connection import VenueConnection
 from infra.exchange.deposit_calls import DepositCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
-from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyQuestion, KeyRefused, KeyUnanswered, read_answer
+from infra.exchange.key_accounts import is_account_of, other_account
+from infra.exchange.key_calls import KeyCalls
 from infra.exchange.payouts import PayoutCalls
 from infra.exchange.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.resting import after_cancel, knowing
 from infra.exchange.transport import Call, current_call
 from infra.exchange.venues import RefusalRule, canceled_id, proven_refusal, venue
 from infra.exchange.wire import NotHandedOver, cancel_form, order_form
-from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.booking import storable
 from pipeline.venue import (
     Absent,
@@ -68,7 +67,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
+class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
     """See `gateway.Gateway`, for what is paid out `gateway.WithdrawalGateway`, for what arrives `gateway.DepositGateway`, and for what
     accounts hold `gateway.AccountGateway`.
 
@@ -128,6 +127,9 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; {_NOTHING_SENT}")
         if submission.symbol not in exchange.markets:
             return Refused(ReasonCode.SYMBOL_UNKNOWN, f"{self.exchange} has no market {submission.symbol}; {_NOTHING_SENT}")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
@@ -154,6 +156,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
         exchange, market_id = knowing(exchange, reference)
         call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
         gone = False
@@ -181,6 +185,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
+            return LookUpFailed(other_account(reference.api_key_id))
         exchange, _ = knowing(exchange, reference)
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
@@ -195,38 +201,6 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
             return Found(await self._with_fees(exchange, reference.symbol, order))
 
         return await self._answer_to("order", call, credentials, ask)
-
-    async def check_key(self, user_id: str, api_key_id: str) -> KeyAnswer:
-        account = await self._account(user_id, api_key_id)
-        if isinstance(account, Refused):
-            return KeyUnanswered(account.detail)
-        credentials, exchange = account
-        for question in self._venue.key_questions:
-            call = Call()
-            async with self._calling(call):
-                try:
-                    answer = await getattr(exchange, question.call)()
-                except Exception as error:  # noqa: BLE001  whatever failed, the evidence decides
-                    evidence = call.evidence(self._venue)
-                    if evidence.http_status == NO_SUCH_ENDPOINT and not evidence.code:
-                        continue
-                    if evidence.code in self._venue.clock_refused_codes:
-                        self._connection.doubt_clock()
-                    detail = self._describe(call, error, credentials)
-                    reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
-                    return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
-            return self._key_answer(question, answer)
-        return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
-
-    def _key_answer(self, question: KeyQuestion, answer: Any) -> KeyAnswer:
-        try:
-            with reading("the answer about the key"):
-                found = read_answer(question, answer)
-        except UnreadableBooks:
-            found = None
-        if found is None:
-            ANSWERS_UNREADABLE.labels(self.exchange, "key").inc()
-        return found or KeyUnanswered(f"{self.exchange} answered in another form than it documents")
 
     async def markets(self) -> dict[str, Market]:
         async def ask() -> dict[str, Market]:
@@ -340,9 +314,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls):
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
-        else:
-            return order
-        return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+            return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
+        return order
 
     def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
         if reference.submitting_at is None:

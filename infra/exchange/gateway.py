@@ -41,6 +41,11 @@ class Credentials:
     api_key: str = field(repr=False)
     secret: str = field(repr=False)
     password: str | None = field(default=None, repr=False)
+    # Which of the keys that were stored under one id it is, counted from 1; None where nobody counts.
+    version: int | None = None
+    # The exchange's own number of the account, where it is known, and when the key was stored.
+    account_id: str | None = field(default=None, compare=False)
+    stored_at: datetime | None = field(default=None, compare=False)
 
 
 CredentialSource = Callable[[str, str], Awaitable[Credentials | None]]

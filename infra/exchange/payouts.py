@@ -42,6 +42,9 @@ class PayoutCalls(AccountCalls):
         if isinstance(account, Refused):
             return account
         credentials, exchange = account
+        if submission.sent_with is not None and credentials.version not in {None, submission.sent_with.version}:
+            # The intent names another key. Its turn comes again, with an intent that names this one.
+            return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, f"key {submission.api_key_id} was replaced meanwhile; nothing was sent")
         window_ms = self._window_ms(submission.submitting_at, submission.expires_at)
         if window_ms is None:
             return TOO_LATE

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TopicAlreadyExistsError, for_code
 
 from infra.kafka.connection import client_options
 from infra.kafka.topic_settings import Found, TopicProblem, Wanted, problems_of
@@ -36,6 +36,7 @@ async def ensure_topics(settings: Settings, bootstrap_servers: str) -> None:
         specs = Topics(settings.topic_prefix).specs(settings.exchanges)
         await _create(admin, specs, settings)
         await _check(admin, specs, settings)
+        await _find_coordinator(admin, settings.consumer_group)
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"the broker is out of reach ({type(error).__name__}: {error})") from error
     finally:
@@ -69,6 +70,19 @@ async def _create(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], sett
                 f"topic {name} could not be created: {error.__name__} {message[0] if message else ''}. No request is read until it exists: "
                 "check the permissions, ORCHESTRATOR_KAFKA_REPLICATION_FACTOR and the number of brokers."
             )
+
+
+async def _find_coordinator(admin: AIOKafkaAdminClient, group: str) -> None:
+    """Waits until the group has a coordinator: the first question ever makes the topic of the groups' offsets, which takes a moment, and a
+    consumer that asks meanwhile calls that an error. Raises Retryable."""
+    for _ in range(_ASKED_MAX):
+        try:
+            await admin.find_coordinator(group)
+        except GroupCoordinatorNotAvailableError:
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        else:
+            return
+    raise Retryable(f"the broker names no coordinator for the consumer group {group}")
 
 
 async def _check(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...], settings: Settings) -> None:

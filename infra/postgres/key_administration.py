@@ -3,17 +3,18 @@
 The invariants are those of `administration`: one transaction under the user's lock, with its event, and no secret in any of it. Here too:
 1. A key's exchange never changes: orders name the key alone, and old ones must not be looked up elsewhere.
 2. What the exchange said counts only for the very key that it was asked about.
+3. A key is replaced, while something stands at the exchange with it, only by one that is proven to be of the same account.
 
 Start with `add_key`.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from infra.postgres.administration import Done, NotDone, UserChange, changing_user
 from infra.postgres.operators import By
-from infra.postgres.step import Database
+from infra.postgres.step import Connection, Database
 from pipeline.four_eyes import key_needs_two
 from schemas.audit import EventType
 
@@ -31,6 +32,10 @@ class NewKey:
     expires_at: datetime | None
     encryption_key_id: str
     ciphertext: bytes
+    # The exchange's number of the account that it belongs to, of that of the key before it, and which that was; as far as they were asked.
+    account_id: str | None = None
+    account_before: str | None = None
+    version_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +50,60 @@ class StoredKey:
     expires_at: datetime | None
     encryption_key_id: str
     ciphertext: bytes
+    version: int = 1
+    account_id: str | None = None
 
 
-async def _require_no_payouts(changing: UserChange, api_key_id: str) -> None:
-    """What was sent with a key is looked up with it: another account's history would seem to prove that it was never paid out."""
-    sent = await changing.connection.fetchval(
-        """
-        SELECT count(*) FROM withdrawals
-        WHERE user_id = $1 AND api_key_id = $2 AND status IN ('submitting', 'in_doubt', 'processing') AND executed_at IS NULL
-        """,
-        changing.user_id,
-        api_key_id,
+_STANDING: Final = """
+    SELECT order_id AS id, status FROM orders
+    WHERE user_id = $1 AND api_key_id = $2 AND mode = 'live' AND executed_at IS NULL AND status <> 'accepted'
+    UNION ALL SELECT withdrawal_id, status FROM withdrawals
+    WHERE user_id = $1 AND api_key_id = $2 AND executed_at IS NULL AND status IN ('submitting', 'in_doubt', 'processing')
+    ORDER BY id LIMIT $3
+"""
+_NAMED_MAX: Final = 5
+
+
+async def what_stands(connection: Connection, user_id: str, api_key_id: str) -> list[str]:
+    """The orders and withdrawals, by id with their status, that stand at the exchange with a key or may do so; the first few."""
+    rows = await connection.fetch(_STANDING, user_id, api_key_id, _NAMED_MAX + 1)
+    return [f"{row['id']} ({row['status']})" for row in rows]
+
+
+async def _require_answerable(changing: UserChange, key: NewKey) -> None:
+    """What was sent with a key is looked up and canceled with it: another account's books would seem to prove that it was never there."""
+    standing = await what_stands(changing.connection, changing.user_id, key.api_key_id)
+    before = await changing.connection.fetchval(
+        "SELECT account_id FROM api_keys WHERE user_id = $1 AND api_key_id = $2", changing.user_id, key.api_key_id
     )
-    if sent:
-        raise NotDone(
-            f"Key {api_key_id} of {changing.user_id} has {sent} withdrawals on their way, which are looked up with it. Nothing was "
-            "changed. Wait until they are over, or store the new key under another key id."
-        )
+    known = before or key.account_before
+    if not standing or (key.account_id is not None and key.account_id == known):
+        return
+    named = ", ".join(standing[:_NAMED_MAX]) + (" and more" if len(standing) > _NAMED_MAX else "")
+    why = "belongs to another account" if known and key.account_id else "is not proven to belong to the same account"
+    raise NotDone(
+        f"With key {key.api_key_id} of {changing.user_id} stand at {key.exchange}: {named}. The new key {why}, so it could not tell what "
+        "became of them. Nothing was changed. Wait until they are over, or cancel them, or store the new key under another key id."
+    )
+
+
+async def _keep_account(changing: UserChange, key: NewKey) -> None:
+    """Whose the key is, and so for what was sent with the one before it: it answers for that as well."""
+    if key.account_id is None:
+        return
+    await changing.connection.execute(
+        "UPDATE api_keys SET account_id = $3 WHERE user_id = $1 AND api_key_id = $2", changing.user_id, key.api_key_id, key.account_id
+    )
+    if key.account_id == key.account_before:
+        for table, watched in (("orders", " OR watched_until IS NOT NULL"), ("withdrawals", "")):
+            await changing.connection.execute(
+                f"UPDATE {table} SET account_id = $3 WHERE user_id = $1 AND api_key_id = $2 AND key_version = $4 "  # noqa: S608 — literals
+                f"AND account_id IS NULL AND (executed_at IS NULL{watched})",
+                changing.user_id,
+                key.api_key_id,
+                key.account_id,
+                key.version_before,
+            )
 
 
 async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> Done:
@@ -81,14 +123,14 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
         if before is not None and before["status"] == "active" and not replace:
             raise NotDone(
                 f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
-                "its place; orders on their way are then looked up and canceled with the new one."
+                "its place; what stands at the exchange is then looked up and canceled with the new one, which must be of the same account."
             )
         permissions = " and ".join(sorted(key.permissions))
         until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
         if key_needs_two(key.permissions):
             await changing.require_approval("keys add", f"key {key.api_key_id} for {permissions} at {key.exchange}{until}")
         if before is not None:
-            await _require_no_payouts(changing, key.api_key_id)
+            await _require_answerable(changing, key)
         await changing.connection.execute(
             """
             INSERT INTO api_keys (user_id, api_key_id, exchange, permissions, expires_at, encryption_key_id, ciphertext, status, created_at)
@@ -105,6 +147,7 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
             key.ciphertext,
             by.at,
         )
+        await _keep_account(changing, key)
         await changing.note_credentials()
         was = "" if before is None else f", in place of one that was {before['status']}"
         what = f"key {key.api_key_id} for {permissions}{until}{was}"
@@ -162,6 +205,8 @@ async def stored_key(database: Database, user_id: str, api_key_id: str) -> Store
         row["expires_at"],
         row["encryption_key_id"],
         row["ciphertext"],
+        row["version"],
+        row["account_id"],
     )
 
 

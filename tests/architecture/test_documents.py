@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_errors_that_end_a_worker_are_documented() -> None:
 def test_crash_point_is_documented(point: CrashPoint) -> None:
     """The architecture says what the next owner finds and does, for each crash point."""
     assert re.search(rf"^\| `{point.value}` \| .+ \| .+ \|$", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def _trips_made(source: str) -> int:
+    """How many places of a module stop trading by themselves: each makes a trip, or asks the module's one maker of trips for it."""
+    tree = ast.parse(source)
+    makers = {id(call) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_trip" for call in ast.walk(node)}
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in makers]
+    return sum(getattr(func, "id", getattr(func, "attr", None)) in {"HaltTrip", "_trip"} for func in calls)
+
+
+def test_operations_list_every_trip() -> None:
+    """Each place in the code at which the system stops trading by itself has a row that says what it sees and what ends the cause."""
+    sources = [path for path in files() if path.suffix == ".py" and not path.is_relative_to(ROOT / "tests")]
+    made = {str(path.relative_to(ROOT)): _trips_made(path.read_text(encoding="utf-8")) for path in sources}
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = text.partition("### What stops by itself")[2].partition("Only an operator resumes")[0]
+    listed = Counter(re.findall(r"\| \[(\S+)\]\(\.\./\1\) \|$", table, re.MULTILINE))
+    assert len(table.strip().splitlines()) - 4 == listed.total()
+    assert listed == {module: count for module, count in made.items() if count}

@@ -30,7 +30,8 @@ async def _answers_after(made: Installation, at: str, then: str, directory: Path
     ends = Counter((result["status"], result["reason_code"]) for result in finals.values())
     # What was in doubt is not sent again by itself: it ends as not executed, once that is proven.
     assert ends.keys() <= {("executed", None), NOT_EXECUTED}, ends
-    assert (ends[NOT_EXECUTED] > 0) == unsent, ends
+    # The other partition's batch may have been cut off between intent and call as well, wherever this one was.
+    assert ends[NOT_EXECUTED] > 0 or not unsent, ends
     if then != "kill":
         # Others have done its work. Now it wakes up, and must notice that it is a zombie.
         first.send_signal(signal.SIGCONT)

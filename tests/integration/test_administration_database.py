@@ -314,6 +314,49 @@ async def test_key_that_may_not_be_used_is_replaced_as_it_is(database_url: str, 
         assert (row["status"], row["status_reason"]) == ("active", None)
 
 
+@pytest.mark.parametrize("status", ["in_doubt", "new"])
+@pytest.mark.parametrize(("new", "old"), [(None, None), ("8", "7"), (None, "7"), ("8", None)])
+async def test_key_with_something_standing_is_not_replaced_by_one_that_could_not_answer(
+    database_url: str, status: str, new: str | None, old: str | None
+) -> None:
+    """Another account's books would seem to prove that the order was never there. The refusal names what stands, and nothing changes."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", status, NOW, None)
+        before = await stored_key(database, "alice", "k1")
+        with pytest.raises(NotDone, match=rf"o1 \({status}\)"):
+            await add_key(database, a_key("alice", account_id=new, account_before=old), replace=True, by=by(2))
+        await rows(database, "UPDATE api_keys SET status = 'revoked'")
+        with pytest.raises(NotDone, match="Wait until they are over"):
+            await add_key(database, a_key("alice", account_id=new, account_before=old), replace=False, by=by(2))
+        await rows(database, "UPDATE api_keys SET status = 'active'")
+        assert await stored_key(database, "alice", "k1") == before
+
+
+async def test_key_of_the_same_account_takes_the_place_and_answers_for_what_stands(database_url: str) -> None:
+    """The database counts replacements, and what was sent with the key before learns whose it is; encrypting anew is no replacement."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", "in_doubt", NOW, None)
+        await rows(database, "UPDATE orders SET key_version = 1")
+        await rows(database, "UPDATE api_keys SET ciphertext = ciphertext || ciphertext")
+        await add_key(database, a_key("alice", account_id="7", account_before="7", version_before=1), replace=True, by=by(2))
+        key = await stored_key(database, "alice", "k1")
+        assert (key.version, key.account_id) == (2, "7")
+        (order,) = await rows(database, "SELECT key_version, account_id FROM orders")
+        assert tuple(order) == (1, "7")
+        assert (await stored_keys(database, [("alice", "k1")]))["alice", "k1"].account_id == "7"
+
+
+async def test_order_that_is_not_sent_yet_keeps_no_key_in_its_place(database_url: str) -> None:
+    """It goes out with the new one."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", "accepted", NOW, None)
+        await add_key(database, a_key("alice"), replace=True, by=by(2))
+        assert (await stored_key(database, "alice", "k1")).version == 2
+
+
 async def test_revoked_key_is_not_given_to_anybody_any_more(database_url: str) -> None:
     """What workers ask for right after the revocation no longer has it; a second revocation changes nothing."""
     async with opened(database_url, "alice") as database:

@@ -22,7 +22,7 @@ import pytest
 
 from infra.embedded.services import Endpoints
 from infra.keyring import new_master_key
-from tests.orchestrator import Up, environment, running_up
+from tests.orchestrator import RunHere, Up, environment, running_here, running_up
 from tests.servers import fresh_database
 
 # One installation for all of them.
@@ -57,6 +57,12 @@ def running(servers: Endpoints, database_template: str | None, tmp_path_factory:
         }
         with running_up(directory / "data", directory / "errors", settings=settings) as up:
             yield Running(up, settings, database_url, prefix)
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[RunHere]:
+    with running_here(monkeypatch, capfd) as run:
+        yield run
 
 
 def _order(key: str, **fields: Any) -> str:
@@ -187,12 +193,120 @@ def test_order_is_found_by_either_id_with_its_history_and_its_transfers(running:
     assert "submitting → filled" in text
 
 
-@pytest.mark.parametrize("arguments", [("order", "no-such-order"), ("orders", "--user", "nobody"), ("balances", "--user", "nobody")])
-def test_what_does_not_exist_ends_with_1_and_one_sentence(running: Running, arguments: tuple[str, ...]) -> None:
-    """Asked about an order or a user that there is not, the answer is no."""
-    ended = running.up.run(*arguments)
-    assert (ended.code, ended.output) == (1, "")
-    assert ended.errors.startswith("There is no ")
+def test_order_is_found_by_any_of_its_names(running: Running) -> None:
+    """By the exchange's id, its request's id and its idempotency key as by its own; a name of two orders is told apart by the user."""
+    for user in ("bob", "carol"):
+        assert running.up.run("submit", "-", "--wait", given=_order("names", user_id=user)).code == 0
+    (order,) = [row for row in running.up.run("orders", "--user", "bob", "--json").json if row["idempotency_key"] == "names"]
+    for name in (order["order_id"], order["client_order_id"], order["request_id"]):
+        assert running.up.run("order", name, "--json").json["order"]["order_id"] == order["order_id"]
+    for name in (order["exchange_order_id"], "names"):
+        found = running.up.run("order", name, "--user", "bob", "--json").json
+        assert found["order"]["order_id"] == order["order_id"]
+        assert [event["event_type"] for event in found["history"]] == ["ORDER_ACCEPTED", "ORDER_SUBMITTED", "ORDER_FILLED"]
+    ambiguous = running.up.run("order", "names")
+    assert (ambiguous.code, ambiguous.output) == (2, "")
+    assert order["order_id"] in ambiguous.errors
+
+
+def test_request_that_became_no_order_is_found_with_the_reason(running: Running) -> None:
+    """By its key and by its request id: what was answered, and its event in the audit trail."""
+    refused = running.up.run("submit", "-", "--wait", "--fail-on-reject", given=_order("too-large", quantity="90000"))
+    assert refused.code == 1
+    assert "1 line answered: 1 rejected (" in refused.errors
+    (result,) = refused.json_lines
+    for name in ("too-large", result["request_id"]):
+        found = running.up.run("order", name, "--json")
+        assert found.code == 0, found.errors
+        assert found.json["order"] is None
+        assert found.json["requests"][0]["result"]["reason_code"] == result["reason_code"]
+        assert [event["event_type"] for event in found.json["history"]] == ["REQUEST_REJECTED"]
+    assert "No order came of it." in running.up.run("order", "too-large").output
+    # An id of somebody is no name of a request.
+    assert running.up.run("order", "alice").code == 1
+
+
+def test_results_are_read_from_the_beginning_and_followed(running: Running) -> None:
+    """Without a consumer group: by key, by user and status; with --follow also what comes, until Ctrl-C."""
+    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="erin")).code == 0
+    (told,) = running.up.run("results", "--id", "told", "--final", "--json").json_lines
+    assert (told["user_id"], told["status"]) == ("erin", "executed")
+    assert {row["user_id"] for row in running.up.run("results", "--user", "erin", "--json").json_lines} == {"erin"}
+    assert "told" in running.up.run("results", "--user", "erin", "--status", "executed").output
+    nothing = running.up.run("results", "--id", "never")
+    assert (nothing.code, nothing.output) == (0, "")
+    command = [sys.executable, "-m", "cli", "results", "--follow", "--id", "followed", "--json", "--final"]
+    with subprocess.Popen(
+        command, cwd=_ROOT, env=environment(running.up.data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        if process.stdout is None:
+            raise RuntimeError("no pipe")
+        assert running.up.run("submit", "-", "--wait", given=_order("followed")).code == 0
+        assert json.loads(process.stdout.readline())["idempotency_key"] == "followed"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+# What is not there: a user, a key, an order, an address, an exchange. One finding, one code, whichever command meets it.
+_ABSENT = """
+    users show nobody | users freeze nobody --reason x | users unfreeze nobody --reason x | users verify nobody --reason x
+    users close nobody --reason x | users unlock-totp nobody | users enrol-totp nobody | users publish nobody
+    orders --user nobody | balances --user nobody | withdrawals --user nobody | withdrawals list --user nobody
+    deposits --user nobody | deposits list --user nobody | deposits announced --user nobody | deposits disputed --user nobody
+    keys list --user nobody | keys check nobody main | keys revoke nobody main | keys check alice no-key | keys revoke alice no-key
+    limits show nobody | limits set nobody trade_usd_max 5 --reason x | limits clear nobody trade_usd_max
+    addresses list nobody | addresses add nobody ETH {address} --reason x | addresses remove alice ETH {address} --reason x
+    balances fund-paper nobody USDT 5 --exchange binance | balances import nobody --exchange binance --key main
+    balances fund-paper alice USDT 5 --exchange nowhere | balances import alice --exchange nowhere --key main
+    balances import alice --exchange binance --key no-key | keys add alice other --exchange nowhere
+    verify balances --user nobody | verify balances --exchange nowhere
+    halt --user nobody --reason x | reduce --user nobody --reason x | resume --user nobody --reason x
+    halt --exchange nowhere --reason x | resume --exchange nowhere --reason x
+    order no-such-order | withdrawals show no-such-withdrawal | withdrawals approve no-such-withdrawal --reason x
+    withdrawals refuse no-such-withdrawal --reason x | deposits show no-such-deposit
+"""
+_ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
+_NOT_THERE = [line.strip().format(address=_ADDRESS) for line in _ABSENT.replace("|", "\n").strip().splitlines()]
+
+
+@pytest.mark.parametrize("line", _NOT_THERE)
+def test_what_does_not_exist_ends_with_1_and_says_so(running: Running, run_here: RunHere, line: str) -> None:
+    """The same code in every command, nothing on standard output, and one sentence: nothing was done."""
+    ended = run_here(running.up.data_dir, *line.split(), given="key\nsecret\n")
+    assert (ended.code, ended.output) == (1, ""), ended.errors
+    assert any(word in ended.errors for word in ("There is no ", " has no ", "is not on the list", "no orders can be sent to"))
+    assert "Traceback" not in ended.errors
+
+
+# What cannot be meant: a name that the program itself defines, a file that cannot be read, a value that is none.
+_MEANINGLESS = """
+    limits set alice no_such_limit 5 --reason x | limits clear alice no_such_limit | limits set alice trade_usd_max many --reason x
+    users show @commands | users show {long} | verify --exchange-log /no/such/file | submit /no/such/file
+    halt --reason x --token-file /no/such/file | tokens issue alice --signing-key /no/such/file
+    keys add alice k --exchange binance --from /no/such/file
+    balances fund-paper alice usdt 5 --exchange binance | addresses add alice ETH 0x12 --reason x | halt --user a --symbol B/C --reason x
+    keys add alice k --exchange binance --permissions fly | keys add alice k --exchange binance --expires-at tomorrow
+    tokens issue alice --signing-key README.md --scope fly
+"""
+_NOT_MEANT = [line.strip().format(long="u" * 129) for line in _MEANINGLESS.replace("|", "\n").strip().splitlines()]
+
+
+@pytest.mark.parametrize("line", _NOT_MEANT)
+def test_what_cannot_be_meant_ends_with_2(running: Running, run_here: RunHere, line: str) -> None:
+    """The same code in every command, and no traceback."""
+    ended = run_here(running.up.data_dir, *line.split(), given="key\nsecret\n")
+    assert (ended.code, ended.output) == (2, ""), ended.errors
+    assert "Traceback" not in ended.errors
+
+
+def test_healthy_start_logs_no_error(running: Running) -> None:
+    """What a person would have to look into is at level `error`, and a start in which nothing is wrong has nothing of it."""
+    lines = (running.up.data_dir / "workers" / "worker-1.log").read_text().splitlines()
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any(event["event"] == "worker_started" for event in events)
+    assert [event for event in events if event["level"] in {"error", "critical"}] == []
 
 
 def test_orders_with_hostile_keys_do_not_reach_the_terminal(running: Running) -> None:

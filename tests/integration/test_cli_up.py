@@ -5,14 +5,17 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
+from infra.embedded.ports import free_port, is_free
 from tests.orchestrator import environment, start_up, until_ready
 from tests.processes import processes_naming, until_none_named
 
@@ -58,6 +61,9 @@ async def test_up_survives_its_own_kill_and_leaves_nothing_behind(tmp_path: Path
     again = start_up(data_dir, errors, settings=_SETTINGS)
     try:
         until_ready(again)
+        # Whoever wrote the addresses down finds the same services there.
+        for name in ("kafka_bootstrap_servers", "exchange_urls", "health"):
+            assert again.addresses[name] == up.addresses[name]
         repeated = again.run("submit", "-", "--wait", given=_order("once"))
         (was,), (result,) = first.json_lines, repeated.json_lines
         assert (result["replayed"], result["order_id"], result["average_price"]) == (True, was["order_id"], was["average_price"])
@@ -72,6 +78,66 @@ async def test_up_survives_its_own_kill_and_leaves_nothing_behind(tmp_path: Path
         await _nothing_is_left(data_dir, descendants)
     finally:
         again.process.kill()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:  # noqa: S310 — a worker's own address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+async def test_up_serves_at_the_ports_that_were_asked_for_also_after_a_worker_died(tmp_path: Path) -> None:
+    """Broker, exchange and worker n (the first one's port and n - 1) are where they were asked to be; a worker that is started again has
+    its own port again, so what `endpoints.json` says stays true."""
+    data_dir = tmp_path / "data"
+    kafka, exchange = free_port(), free_port()
+    web = next(port for port in iter(free_port, 0) if is_free(port + 1))
+    ports = ["--kafka-port", str(kafka), "--exchange-port", str(exchange), "--web-port", str(web)]
+    up = start_up(data_dir, tmp_path / "errors", *ports, workers=2, settings=_SETTINGS)
+    try:
+        until_ready(up)
+        health = [f"http://127.0.0.1:{web}", f"http://127.0.0.1:{web + 1}"]
+        assert up.addresses["kafka_bootstrap_servers"] == f"127.0.0.1:{kafka}"
+        assert up.addresses["exchange_urls"] == {"binance": f"http://127.0.0.1:{exchange}"}
+        assert up.addresses["health"] == health
+        workers = [each for each in psutil.Process(up.process.pid).children(recursive=True) if each.cmdline()[-2:] == ["-m", "agents"]]
+        assert len(workers) == 2
+        for worker in workers:
+            worker.kill()
+        psutil.wait_procs(workers, timeout=30)
+        deadline = time.monotonic() + 90
+        while not all(map(_answers, health)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert all(map(_answers, health)), up.errors
+        written = json.loads((data_dir / "endpoints.json").read_text())
+        assert (written["health"], written["pid"]) == (health, up.process.pid)
+        # A healthy start, and a start after a kill, have nothing for a person to look into.
+        for number in (1, 2):
+            log = (data_dir / "workers" / f"worker-{number}.log").read_text().splitlines()
+            assert [line for line in log if '"level":"error"' in line or '"level":"critical"' in line] == []
+        up.process.send_signal(signal.SIGTERM)
+        assert up.wait() == 0
+    finally:
+        up.process.kill()
+    assert not (data_dir / "endpoints.json").exists()
+
+
+async def test_up_whose_port_is_taken_ends_with_3_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that was asked for is not replaced by another in silence."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        up = start_up(tmp_path / "data", tmp_path / "errors", "--kafka-port", str(port), settings=_SETTINGS)
+        try:
+            assert up.wait() == 3
+        finally:
+            up.process.kill()
+    assert f"Port {port} of 127.0.0.1 is taken by another program." in up.errors
+    assert "--kafka-port" in up.errors
+    assert "Traceback" not in up.errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -319,6 +319,7 @@ async def harvest(
             yield running
 
 
+@pytest.mark.prefers_kcat
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_foreign_record_is_answered_once_and_the_order_behind_it_executed(harvest: Harvest, case: Case) -> None:
     """One final answer with the right reason, a dead letter with the original bytes where nobody can be read, and work goes on."""

@@ -156,6 +156,7 @@ def _assert_executed_as_logged(
 
 
 @pytest.mark.skipif(not _TAPE.exists(), reason="the recorded trades do not lie beside the repository")
+@pytest.mark.prefers_kcat
 async def test_recorded_trades_as_requests_are_executed_at_the_prices_of_the_tape(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

@@ -3,12 +3,22 @@
 import os
 from collections import namedtuple
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import SecretStr
 
 from cli import doctor, service_checks
-from cli.doctor import check_data_directory, check_file, check_master_key, check_python, check_settings, check_variables, run_doctor
+from cli.doctor import (
+    check_authentication,
+    check_data_directory,
+    check_file,
+    check_master_key,
+    check_python,
+    check_settings,
+    check_variables,
+    run_doctor,
+)
 from cli.findings import Finding
 from cli.installation import Installation
 from cli.output import Exit
@@ -139,11 +149,73 @@ def test_offsets_agree_when_equal_or_one_batch_apart(
     assert len(offset_problems(committed, stored)) == problems
 
 
-async def test_exchange_without_base_address_is_a_problem_that_names_the_variable() -> None:
-    """Workers refuse it: there is no authentication, so there must be no real money."""
-    (finding,) = await check_exchange(Installation(Settings(exchanges=("binance",), exchange_urls={})), "binance")
+class _Venue:
+    """Stands in for an exchange that answers, and notes whether it was asked. `clock_difference_ms` is ours to set."""
+
+    asked: ClassVar[list[str | None]] = []
+    clock_difference_ms = 3
+
+    def __init__(self, *_: object, base_url: str | None, **__: object) -> None:
+        self.asked.append(base_url)
+
+    async def ready(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("urls", [{}, {"binance": "https://api.binance.com"}])
+async def test_real_exchange_without_tokens_is_a_problem_and_is_not_asked(urls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers refuse it: nobody is asked who sends, so there must be no real money."""
+    monkeypatch.setattr(service_checks, "VenueConnection", _Venue)
+    monkeypatch.setattr(_Venue, "asked", [])
+    (finding,) = await check_exchange(Installation(Settings(authentication="sandbox", exchange_urls=urls)), "binance")
     assert (finding.status, finding.out_of_reach) == ("problem", False)
-    assert "ORCHESTRATOR_EXCHANGE_URLS" in finding.detail
+    assert "ORCHESTRATOR_EXCHANGE_URLS" in finding.remedy
+    assert _Venue.asked == []
+
+
+@pytest.mark.parametrize(("urls", "asked"), [({}, None), ({"binance": "https://api.binance.com"}, "https://api.binance.com")])
+async def test_real_exchange_where_tokens_are_required_is_well_when_it_answers(
+    urls: dict[str, str], asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what workers trade at: it is asked for its markets and its clock, and the line says that the money is real."""
+    monkeypatch.setattr(service_checks, "VenueConnection", _Venue)
+    monkeypatch.setattr(_Venue, "asked", [])
+    (finding,) = await check_exchange(Installation(Settings(authentication="required", exchange_urls=urls)), "binance")
+    assert finding.status == "ok"
+    assert "REAL MONEY" in finding.detail
+    assert _Venue.asked == [asked]
+
+
+async def test_sandbox_is_not_called_real_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where tokens are required."""
+    monkeypatch.setattr(service_checks, "VenueConnection", _Venue)
+    settings = Settings(authentication="required", exchange_urls={"binance": "https://testnet.binance.vision"})
+    (finding,) = await check_exchange(Installation(settings), "binance")
+    assert (finding.status, "REAL" in finding.detail) == ("ok", False)
+
+
+def test_authentication_names_the_keys_and_whose_tokens_are_taken(tmp_path: Path) -> None:
+    """A person sees what workers ask of a token; a file that cannot be used is a problem."""
+    (missing,) = check_authentication(Settings(authentication="required"))
+    assert missing.status == "problem"
+    keys = tmp_path / "keys"
+    keys.write_bytes(b"s" * 48)
+    issuer, audience = "https://issuer.example", "orchestrator"
+    settings = Settings(authentication="required", token_keys_file=keys, token_issuer=issuer, token_audience=audience)
+    (well,) = check_authentication(settings)
+    assert well.status == "ok"
+    for named in (str(keys), "from https://issuer.example", "for orchestrator"):
+        assert named in well.detail
+    assert "sss" not in well.detail
+
+
+def test_settings_that_workers_refuse_with_real_money_are_a_problem(tmp_path: Path) -> None:
+    """What stops a worker at its start is told before."""
+    keys = tmp_path / "keys"
+    keys.write_bytes(b"s" * 48)
+    (finding,) = check_authentication(Settings(authentication="required", token_keys_file=keys, address_wait_hours=0))
+    assert (finding.status, finding.check) == ("problem", "settings")
 
 
 async def test_exchange_that_is_unknown_is_a_problem() -> None:
@@ -155,16 +227,8 @@ async def test_exchange_that_is_unknown_is_a_problem() -> None:
 async def test_exchange_with_another_clock_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of orders go by this machine's clock."""
 
-    class Ahead:
-        clock_difference_ms = 90_000
-
-        def __init__(self, *_: object, **__: object) -> None: ...
-
-        async def ready(self) -> None: ...
-
-        async def close(self) -> None: ...
-
-    monkeypatch.setattr(service_checks, "VenueConnection", Ahead)
+    monkeypatch.setattr(service_checks, "VenueConnection", _Venue)
+    monkeypatch.setattr(_Venue, "clock_difference_ms", 90_000)
     (finding,) = await check_exchange(Installation(Settings(exchange_urls={"binance": "http://127.0.0.1:1"})), "binance")
     assert finding.status == "problem"
     assert "90000 ms" in finding.detail

@@ -89,7 +89,7 @@ def test_help_lists_exactly_the_commands_that_exist(command: Callable[..., _Ende
     """What is listed can be run: each has a help page of its own."""
     listed = re.findall(r"^│ (\w+)  ", command("--help").output.partition("Commands")[2], re.MULTILINE)
     assert listed == [
-        "demo", "up", "worker", "simulator", "submit", "orders", "order", "halt", "reduce", "resume", "status", "lag",
+        "demo", "up", "worker", "simulator", "submit", "results", "orders", "order", "halt", "reduce", "resume", "status", "lag",
         "doctor", "verify", "balances", "users", "keys", "limits", "tokens", "sessions", "withdrawals", "addresses",
         "approvals", "deposits", "schema",
     ]  # fmt: skip
@@ -108,9 +108,23 @@ def test_help_lists_exactly_the_commands_that_exist(command: Callable[..., _Ende
         (["orders", "--limit", "many"], "--limit"),
         (["order"], "Missing argument"),
         (["up", "--workers", "0"], "--workers"),
+        (["up", "--kafka-port", "0"], "--kafka-port"),
+        (["up", "--kafka-port", "65536"], "--kafka-port"),
+        (["up", "--web-port", "99999"], "--web-port"),
+        (["up", "--web-port", "65535"], "65535 is the last one there is"),
         (["simulator", "--bogus"], "--bogus"),
+        (["simulator", "--port", "99999"], "'99999' is no whole number from 0 to 65535"),
+        (["simulator", "--port", "-1"], "'-1' is no whole number"),
+        (["simulator", "--port", "١"], "is no whole number"),
+        (["simulator", "--notional-min", "nan"], "'nan' is no decimal number"),
+        (["simulator", "--tape-speed", "inf"], "'inf' is no decimal number"),
+        (["simulator", "--tape-speed", "0"], "must be above zero"),
+        (["demo", "--seed", "-1"], "--seed"),
         (["submit", "no-such-file.jsonl"], "no-such-file.jsonl cannot be read"),
         (["submit", str(_ROOT)], "it is a directory"),
+        (["submit", "README.md", "--fail-on-reject"], "--wait"),
+        (["submit", "README.md", "--token-file", "no-such-file"], "no-such-file cannot be read"),
+        (["results", "--new"], "--follow"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(command: Callable[..., _Ended], arguments: list[str], said: str) -> None:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from cli.findings import Finding
-from cli.output import print_table, printable, reason_of, table_lines, to_json, to_text
+from cli.output import Cell, print_table, printable, reason_of, table_lines, to_json, to_text, wrapped
 
 
 def test_json_of_amounts_and_times_is_decimal_strings_and_utc() -> None:
@@ -42,6 +42,46 @@ def test_table_aligns_numbers_right_and_cuts_nothing_off() -> None:
     assert first.endswith("    0.5")
     assert second.endswith("  12345")
     assert title.endswith("AMOUNT")
+
+
+_WIDE_ROWS: list[dict[str, Cell]] = [
+    {"order_id": "o" + "1" * 32, "user_id": "alice", "symbol": "BTC/USDT", "price": None, "status": "filled", "why": "a few words " * 12},
+    {"order_id": "o" + "2" * 32, "user_id": "bob", "symbol": "ETH/USDT", "price": None, "status": "new", "why": None},
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_table_wider_than_the_terminal_continues_on_further_lines(width: int) -> None:
+    """Every line fits, every value is there whole, and a column with nothing in it takes no room."""
+    lines = table_lines(_WIDE_ROWS, ("order_id", "user_id", "symbol", "price", "status", "why"), width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for row in _WIDE_ROWS:
+        assert all(str(row[name]) in text for name in ("order_id", "user_id", "symbol", "status"))
+    assert text.count("words") == 12
+    assert "ORDER ID" in lines[0]
+    assert "PRICE" not in text
+
+
+def test_id_that_is_wider_than_the_terminal_is_not_cut() -> None:
+    """It has a line of its own, and can be copied."""
+    lines = table_lines([{"user_id": "alice", "hash": "f" * 64}], ("user_id", "hash"), 40)
+    assert any("f" * 64 in line for line in lines)
+
+
+def test_table_that_fits_or_goes_to_a_program_has_a_line_per_row() -> None:
+    """Whole lines for `grep` and `awk`; every column is there, also an empty one."""
+    columns = ("order_id", "user_id", "symbol", "price", "status", "why")
+    assert len(table_lines(_WIDE_ROWS, columns, 1_000)) == len(table_lines(_WIDE_ROWS, columns)) == 3
+    assert "PRICE" in table_lines(_WIDE_ROWS, columns)[0]
+
+
+def test_sentence_is_broken_at_blanks_and_indented() -> None:
+    """As a finding of `doctor` is shown on a narrow terminal."""
+    lines = wrapped("problem  check: " + "word " * 30 + "x" * 90, 9, 80)
+    assert all(line.startswith(" " * 9) for line in lines[1:])
+    assert max(len(line) for line in lines[:-1]) <= 80
+    assert "x" * 90 in lines[-1]
 
 
 def test_table_with_wide_characters_stays_aligned() -> None:

@@ -60,7 +60,24 @@ def test_alternatives_of_a_request_are_told_apart_by_a_constant_type() -> None:
     schema = _document("request.schema.json")
     types = [schema["$defs"][alternative["$ref"].rpartition("/")[2]]["properties"]["type"]["const"] for alternative in schema["oneOf"]]
     assert sorted(types) == ["cancel", "deposit", "session", "trade", "withdrawal"]
-    assert not any("discriminator" in node for name in documents() for node in _nodes(_document(name)) if isinstance(node, dict))
+    found = {
+        name: [node["discriminator"] for node in _nodes(_document(name)) if isinstance(node, dict) and "discriminator" in node]
+        for name in documents()
+    }
+    assert found.pop(ASYNCAPI_NAME) == ["type"]
+    assert not any(found.values())
+    assert (schema["required"], sorted(schema["properties"]["type"]["enum"])) == (["type"], sorted(types))
+
+
+def test_headers_of_a_request_are_those_that_workers_look_at() -> None:
+    """A token with every request; a code is described, and its form is the one that is taken."""
+    headers = _document(ASYNCAPI_NAME)["components"]["messages"]["request"]["headers"]
+    assert headers["required"] == ["authorization"]
+    assert set(headers["properties"]) == {"authorization", "x-totp", "traceparent"}
+    assert re.search(headers["properties"]["authorization"]["pattern"], "Bearer aa.bb.cc-_")
+    assert not re.search(headers["properties"]["authorization"]["pattern"], "Basic aa.bb.cc")
+    code = headers["properties"]["x-totp"]["pattern"]
+    assert (bool(re.search(code, "012345")), bool(re.search(code, "12345")), bool(re.search(code, "12345x"))) == (True, False, False)
 
 
 def test_money_is_a_string_everywhere() -> None:

@@ -28,7 +28,10 @@ class Broker:
     unconfirmed: int = 0
     unconfirmed_max: int = 0
 
-    async def send(self, topic: str, value: bytes, *, key: bytes | None) -> asyncio.Future[RecordMetadata]:
+    async def send(
+        self, topic: str, value: bytes, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> asyncio.Future[RecordMetadata]:
+        assert headers == []
         self.records.append((key, value))
         number = len(self.records)
         self.unconfirmed += 1

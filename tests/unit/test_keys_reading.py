@@ -8,6 +8,7 @@ import pytest
 from agents.keys import KEPT_SECONDS, Key, KeyReader
 from infra.exchange.gateway import Credentials
 from infra.keyring import MasterKeyError
+from infra.postgres.accounts import SealedKey
 from pipeline.invariants import Retryable
 
 _DAMAGED = b"damaged"
@@ -23,11 +24,11 @@ class _Store:
         self.away = False
         self.reader = KeyReader(self._read, self._decrypt, lambda: self.now)
 
-    async def _read(self, wanted: frozenset[Key]) -> Mapping[Key, bytes]:
+    async def _read(self, wanted: frozenset[Key]) -> Mapping[Key, SealedKey]:
         self.asked.append(wanted)
         if self.away:
             raise Retryable("the database is out of reach")
-        return {(user, key): self.ciphertexts[user] for user, key in wanted if user in self.ciphertexts}
+        return {(user, key): SealedKey(self.ciphertexts[user]) for user, key in wanted if user in self.ciphertexts}
 
     @staticmethod
     def _decrypt(user: str, key: str, ciphertext: bytes) -> Credentials:

@@ -290,3 +290,38 @@ def test_many_problems_are_told_within_bounds() -> None:
     """An answer's reason stays short, however much is wrong and however long the names are."""
     unreadable = _unreadable(_encoded({**trade(), **{f"field{number}" * 20: 1 for number in range(300)}}))
     assert len(unreadable.reason) < 1_200
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quantity": None, "qantity": "1"}, "qantity: is no field of a trade; did you mean quantity?"),
+        ({"stopPrice": "1"}, "stopPrice: is no field of a trade; did you mean stop_price?"),
+        ({"PRICE": "1"}, "PRICE: is no field of a trade; did you mean price?"),
+        ({"zzz": "s3cret"}, "zzz: is no field of a trade"),
+        ({"x" * 5_000: 1}, "is no field of a trade"),
+    ],
+)
+def test_misspelt_field_is_answered_with_the_one_that_was_meant(change: dict[str, object], said: str) -> None:
+    """By name, never by value; a name that is like none, or too long to be one, is only called unknown."""
+    document = {name: value for name, value in {**_MARKET, **change}.items() if value is not None}
+    found = decode_request(json.dumps(document).encode())
+    assert isinstance(found, Unreadable)
+    assert said in found.reason
+    assert ("did you mean" in found.reason) == ("did you mean" in said)
+    assert "s3cret" not in found.reason
+
+
+def test_misspelt_type_is_told() -> None:
+    """Without it nothing else can be judged."""
+    document = {("tpye" if name == "type" else name): value for name, value in _MARKET.items()}
+    found = decode_request(json.dumps(document).encode())
+    assert isinstance(found, Unreadable)
+    assert "type must be " in found.reason
+    assert "misspelt" in found.reason
+
+
+_MARKET = {
+    "schema_version": 1, "type": "trade", "idempotency_key": "k", "user_id": "u", "mode": "live", "exchange": "binance", "api_key_id": "a",
+    "symbol": "BTC/USDT", "side": "buy", "order_type": "market", "quantity": "1",
+}  # fmt: skip

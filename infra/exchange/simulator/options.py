@@ -1,12 +1,18 @@
 """What a simulated exchange is started with."""
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
+from typing import Final
 
 from infra.exchange.simulator.prices import TapeMode
+
+PORT_MAX: Final = 65_535
+_MILLISECONDS_MAX: Final = 24 * 3_600_000
+_AMOUNT: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,18})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None, program: str = "python -m infr
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, help="where its books lie; made if absent, taken up again if present")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
+    add("--port", type=_whole(0, PORT_MAX), default=0, help="port to listen on; 0 takes a free one")
     add("--tape", type=Path, help="CSV of recorded trades: timestamp,trade_id,price,quantity,side")
     add("--tape-symbol", default="BTCUSDT", help="the symbol whose price the tape gives")
     add(
@@ -52,23 +58,40 @@ def parse(arguments: Sequence[str] | None = None, program: str = "python -m infr
         default=TapeMode.PER_ORDER,
         help="per-order: each accepted order of the symbol takes the next row's price; step: POST /simulator/tape/step; clock: real time",
     )
-    add("--tape-speed", type=Decimal, default=Decimal(1), help="clock mode: seconds of tape per second")
-    add("--walk-ms", type=int, default=250, help="how often the other prices move; 0 keeps them still")
-    add("--seed", type=int, default=0, help="seed of the random walks")
-    add("--venue-timeout-ms", type=int, default=10_000, help="an order is never accepted later than this after it arrived")
-    add("--receive-window-ms-max", type=int, default=60_000, help="the widest recvWindow")
-    add("--notional-min", type=Decimal, default=Decimal(5), help="smallest order value, in USDT")
-    add("--fill-steps", type=int, default=1, help="in how many steps a resting order fills when the price crosses it")
-    add("--withdrawal-ms", type=int, default=500, help="how long a withdrawal is under way")
-    add("--deposit-ms", type=int, default=500, help="how long until a deposit is credited")
-    add("--withdrawal-fee", type=Decimal, default=Decimal(0), help="what it keeps of each withdrawal, in units of the asset")
-    add("--distance-ms", type=int, default=0, help="how long a request and its answer travel, together")
+    add("--tape-speed", type=_amount, default=Decimal(1), help="clock mode: seconds of tape per second")
+    add("--walk-ms", type=_whole(0, _MILLISECONDS_MAX), default=250, help="how often the other prices move; 0 keeps them still")
+    add("--seed", type=_whole(0, 2**63 - 1), default=0, help="seed of the random walks")
+    add("--venue-timeout-ms", type=_whole(0, _MILLISECONDS_MAX), default=10_000, help="no order is accepted later after it arrived")
+    add("--receive-window-ms-max", type=_whole(1, _MILLISECONDS_MAX), default=60_000, help="the widest recvWindow")
+    add("--notional-min", type=_amount, default=Decimal(5), help="smallest order value, in USDT")
+    add("--fill-steps", type=_whole(1, 1_000), default=1, help="in how many steps a resting order fills when the price crosses it")
+    add("--withdrawal-ms", type=_whole(0, _MILLISECONDS_MAX), default=500, help="how long a withdrawal is under way")
+    add("--deposit-ms", type=_whole(0, _MILLISECONDS_MAX), default=500, help="how long until a deposit is credited")
+    add("--withdrawal-fee", type=_amount, default=Decimal(0), help="what it keeps of each withdrawal, in units of the asset")
+    add("--distance-ms", type=_whole(0, _MILLISECONDS_MAX), default=0, help="how long a request and its answer travel, together")
     add("--parent-pipe", action="store_true", help="stop when standard input ends, too")
     found = parser.parse_args(arguments)
-    negative = min(found.walk_ms, found.venue_timeout_ms, found.distance_ms, found.notional_min, found.withdrawal_fee) < 0
-    if negative or found.fill_steps < 1 or found.tape_speed <= 0:
-        parser.error("times, --notional-min and --withdrawal-fee must not be negative, --fill-steps and --tape-speed must be above zero")
+    if found.tape_speed == 0:
+        parser.error("argument --tape-speed: must be above zero")
     return SimulatorOptions(**vars(found))
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number within bounds. The kernel, for one, would take a port above 65535 modulo 65536, and listen somewhere else."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 20 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _amount(text: str) -> Decimal:
+    """Reads a decimal number, zero or more. Decimal itself would take NaN and infinity too."""
+    if not _AMOUNT.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no decimal number, zero or more")
+    return Decimal(text)
 
 
 def to_arguments(options: SimulatorOptions) -> list[str]:
