@@ -41,8 +41,8 @@ _NAMED_MAX: Final = 5
 def administration_event_types() -> tuple[str, ...]:
     """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, approvals, and what
     became of records set aside."""
-    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "APPROVAL_")
-    prefixes += ("RECORD_RETRIED", "RECORD_DROPPED")
+    records = ("RECORD_RETRIED", "RECORD_DROPPED")
+    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "APPROVAL_", *records)
     return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 
