@@ -126,7 +126,7 @@ def _unproven(
 
 def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
     """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock; `accounts`
-    the operators, and the users of the withdrawals that are decided about."""
+    the operators, """
     refused: list[Refusal] = []
     for arrival in arrivals:
         command = arrival.command
@@ -134,7 +134,7 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
         if command is not None and refusal is None:
             refusal = _may_not_command(arrival, accounts[command.operator], changes)
         if isinstance(command, WithdrawalDecision) and refusal is None:
-            refusal = _decide_withdrawal(command, arrival.facts, accounts, changes)
+            refusal = _decide_withdrawal(command, arrival.facts, changes)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
             refuse_command(arrival, refused[-1], changes)
@@ -144,15 +144,11 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
     return refused
 
 
-def _decide_withdrawal(
-    decision: WithdrawalDecision, facts: Mapping[str, Value], accounts: Mapping[str, AccountState], changes: Changes
-) -> Refusal | None:
+def _decide_withdrawal(decision: WithdrawalDecision, facts: Mapping[str, Value], changes: Changes) -> Refusal | None:
     if decision.withdrawal_id in changes.unpublished:
         text = "its last change is not on the topics yet, and a decision must not overtake it; it is as it was. Give the command again"
         return Refusal(ReasonCode.APPROVAL_NOT_PENDING, text)
-    withdrawal = changes.withdrawals.get(decision.withdrawal_id)
-    owner = accounts.get(withdrawal.user_id) if withdrawal is not None else None
-    return decide_withdrawal(decision, owner.status if owner is not None else None, changes, facts)
+    return decide_withdrawal(decision, changes, facts)
 
 
 def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: Changes) -> Refusal | None:

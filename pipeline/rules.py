@@ -58,7 +58,7 @@ class Rules:
     confirmation: ConfirmationRules = ConfirmationRules()
     # How long an exchange's books may not show what it has accepted, by exchange; where nothing is said, as long as the slowest known.
     read_lags: Mapping[str, timedelta] = field(default_factory=dict)
-    # An order that counts as not executed is looked up for so long all the same.
+    # An order or a withdrawal that counts as not executed is looked up for so long all the same.
     watch_time: timedelta = timedelta(hours=24)
 
     def read_lag(self, exchange: str) -> timedelta:

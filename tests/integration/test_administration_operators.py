@@ -128,9 +128,10 @@ def test_nobody_but_an_active_operator_with_a_right_code_changes_anything(instal
     ana, tom, carl = person(installed, "ana"), person(installed, "tom", "trader"), person(installed, "carl")
     installed.made.execute("UPDATE users SET status = 'frozen' WHERE user_id = 'carl'")
     tries = [
-        (ana, {"token": ana.token(issuer(key_id="k2", algorithm="ES256"))}, "AUTH_TOKEN_INVALID"),
-        (ana, {"token": ana.token(scope="trade")}, "AUTH_TOKEN_INVALID"),
-        (ana, {"token": ana.token(exp=1_700_000_000)}, "AUTH_TOKEN_EXPIRED"),
+        # Of these no code is tried.
+        (ana, {"code": b"000000", "token": ana.token(issuer(key_id="k2", algorithm="ES256"))}, "AUTH_TOKEN_INVALID"),
+        (ana, {"code": b"000000", "token": ana.token(scope="trade")}, "AUTH_TOKEN_INVALID"),
+        (ana, {"code": b"000000", "token": ana.token(exp=1_700_000_000)}, "AUTH_TOKEN_EXPIRED"),
         (tom, {}, "USER_INACTIVE"),
         (carl, {}, "USER_INACTIVE"),
         *((ana, {"code": ana.wrong_code()}, "TOTP_INVALID") for _ in range(5)),

@@ -31,6 +31,6 @@ def test_documented_commands_are_those_that_exist(name: str) -> None:
 
 def test_documented_events_are_those_that_exist() -> None:
     """Every type of event that administration writes is explained, and no other."""
-    kinds = "USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|APPROVAL|SESSION|RECORD"
+    kinds = "USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|APPROVAL|SESSION|RECORD|OFFSETS"
     documented = set(re.findall(rf"`((?:{kinds})_[A-Z_]+)`", _text().partition("## Audit")[2]))
     assert documented == set(administration_event_types())
