@@ -13,7 +13,9 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
+from agents.execution import require_published
 from agents.settlement import require_withdrawals_published
+from infra.postgres.doubts import proposals, users_of_orders
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import users_of_withdrawals, withdrawals
@@ -23,7 +25,7 @@ from pipeline.changes import Changes, OutputRecord
 from pipeline.gate.context import Limits
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.ledger import Ledger
-from schemas.commands import COMMANDS_ACCOUNT, WithdrawalDecision
+from schemas.commands import COMMANDS_ACCOUNT, DoubtDecision, WithdrawalDecision
 from schemas.wire import SourceOffset
 
 log = structlog.get_logger(__name__)
@@ -62,11 +64,17 @@ class ControlStep:
     async def _decide(self, step: StepTransaction, batch: Batch, arrivals: list[CommandArrival]) -> Changes:
         operators = sorted({arrival.command.operator for arrival in arrivals if arrival.command is not None and arrival.refusal is None})
         named = {arrival.command.withdrawal_id for arrival in arrivals if isinstance(arrival.command, WithdrawalDecision)}
-        withdrawal_ids = sorted(named)
-        owners = sorted(set((await users_of_withdrawals(step.connection, withdrawal_ids)).values())) if named else []
+        in_doubt = sorted({arrival.command.target_id for arrival in arrivals if isinstance(arrival.command, DoubtDecision)})
+        withdrawal_ids = sorted({*named, *in_doubt})
+        owned = {
+            **(await users_of_withdrawals(step.connection, withdrawal_ids) if withdrawal_ids else {}),
+            **(await users_of_orders(step.connection, in_doubt) if in_doubt else {}),
+        }
+        owners = sorted(set(owned.values()))
         # The chain of commands is the halts' lock, whoever commands.
         locked = await step.lock_accounts([*operators, *owners, COMMANDS_ACCOUNT])
         await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
+        await require_published(step, in_doubt, self._context)
         now = self._context.clock()
         users = sorted({*operators, *owners})
         states = await accounts(step.connection, users, (), locked.conduct, self._limits, self._unseal, now)
@@ -77,10 +85,13 @@ class ControlStep:
             trail=AuditTrail(locked.heads, now),
             ledger=Ledger(await step.balances(owners) if owners else {}),
             withdrawals=await withdrawals(step.connection, withdrawal_ids),
+            orders=await step.orders(in_doubt) if in_doubt else {},
+            cancels=await step.pending_cancels(in_doubt) if in_doubt else {},
+            proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,
             halts=await halts(step.connection),
         )
-        for refusal in decide_commands(arrivals, states, changes):
+        for refusal in decide_commands(arrivals, states, changes, self._context.rules):
             log.warning("command_refused", reason_code=refusal.code.value, what=refusal.reason)
         for scope, target in changes.halts_moved:
             found = changes.halts.get((scope, target))

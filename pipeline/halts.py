@@ -8,12 +8,14 @@ Invariants:
    have sent it.
 2. What stands at the exchange stays there unless the command asks for cancels.
 
-On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals).
+On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals) and their words on what is in
+doubt (pipeline/doubts).
 
 Start with `decide_commands`; what the system itself asks for is in pipeline/trip.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -24,7 +26,9 @@ from pipeline.audit import Value
 from pipeline.authentication import Scope, TokenVerifier, authorization_of, scope_refusal
 from pipeline.changes import Changes, SetHalt
 from pipeline.code_trial import second_factor_refusal
+from pipeline.doubts import decide_doubt
 from pipeline.gate.context import AccountState, Halt, Refusal
+from pipeline.rules import Rules
 from pipeline.trip import halt_fields
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import EventType
@@ -32,8 +36,10 @@ from schemas.commands import (
     COMMAND,
     COMMANDS_ACCOUNT,
     DECISION,
+    DOUBT_DECISION,
     Command,
     CommandWord,
+    DoubtDecision,
     HaltLevel,
     WithdrawalDecision,
 )
@@ -42,6 +48,7 @@ from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 
 COMMAND_BYTES_MAX: Final = 16 * 1024
+AnyCommand = Command | WithdrawalDecision | DoubtDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class CommandArrival:
     source: SourceOffset
     appended_at: datetime
     headers: tuple[tuple[str, bytes], ...]
-    command: Command | WithdrawalDecision | None
+    command: AnyCommand | None
     refusal: Refusal | None
     needs_second_factor: bool
 
@@ -70,7 +77,7 @@ def arrive_command(
 ) -> CommandArrival:
     """Reads a record and judges its sender; `verifier` None where this installation does not ask. Never raises for what was sent."""
     named = tuple((name, text or b"") for name, text in headers)
-    command: Command | WithdrawalDecision | None = None
+    command: AnyCommand | None = None
     refusal: Refusal | None = None
     if value is None or len(value) > COMMAND_BYTES_MAX:
         refusal = Refusal(ReasonCode.SCHEMA_INVALID, f"a command has a value of up to {COMMAND_BYTES_MAX} bytes; nothing was changed")
@@ -86,19 +93,19 @@ def arrive_command(
     return CommandArrival(source, appended_at, named, command, refusal, needs_second_factor=verifier is not None)
 
 
-def _read(value: bytes) -> Command | WithdrawalDecision:
-    """Raises ValidationError, as of a command, for what is neither."""
+def _read(value: bytes) -> AnyCommand:
+    """Raises ValidationError, as of a command, for what is none."""
     try:
         return COMMAND.validate_json(value)
     except ValidationError as error:
-        try:
-            return DECISION.validate_json(value)
-        except ValidationError:
-            raise error from None
+        for other in (DECISION, DOUBT_DECISION):
+            with suppress(ValidationError):
+                return other.validate_json(value)
+        raise error from None
 
 
 def _unproven(
-    command: Command | WithdrawalDecision, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime
+    command: AnyCommand, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime
 ) -> Refusal | None:
     authorization = authorization_of(headers)
     token = authorization if isinstance(authorization, Refusal) else verifier.verify(authorization, at)
@@ -109,7 +116,9 @@ def _unproven(
     return scope_refusal(token, Scope.OPERATE)
 
 
-def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
+def decide_commands(
+    arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes, rules: Rules
+) -> list[Refusal]:
     """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock; `accounts`
     the operators, and the users of the withdrawals that are decided about."""
     refused: list[Refusal] = []
@@ -120,6 +129,8 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
             refusal = _may_not_command(arrival, accounts[command.operator], changes)
         if isinstance(command, WithdrawalDecision) and refusal is None:
             refusal = _decide_withdrawal(command, accounts, changes)
+        if isinstance(command, DoubtDecision) and refusal is None:
+            refusal = decide_doubt(command, changes, rules)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
             _refuse(arrival, refused[-1], changes)

@@ -38,7 +38,7 @@ def _decided(*values: dict[str, Any] | bytes | None, before: dict[Key, SetHalt] 
     changes.halts = dict(before or {})
     encoded = [json.dumps(value).encode() if isinstance(value, dict) else value for value in values]
     arrivals = [arrive_command(SourceOffset(TOPICS.commands, 0, number), NOW, value, [], None) for number, value in enumerate(encoded)]
-    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes)
+    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes, RULES)
     return changes
 
 

@@ -24,7 +24,20 @@ from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 from schemas.withdrawals import WITHDRAWAL_STATE
-from tests.unit.builders import EXCHANGE, NOW, TOPICS, USER, account, account_state, arrival, changes_of, finals_of, outputs_on, results_of
+from tests.unit.builders import (
+    EXCHANGE,
+    NOW,
+    RULES,
+    TOPICS,
+    USER,
+    account,
+    account_state,
+    arrival,
+    changes_of,
+    finals_of,
+    outputs_on,
+    results_of,
+)
 from tests.unit.withdrawal_builders import FEE, asking, changes_with, withdrawal_of, withdrawing_state
 
 OPERATOR = "olga"
@@ -241,7 +254,7 @@ def _commanded(operator: Any, *, code: str | None) -> Changes:
     read = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, headers, None)
     asked: CommandArrival = replace(read, needs_second_factor=True)
     changes = changes_with(waiting(), users=(USER, OPERATOR, COMMANDS_ACCOUNT))
-    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes)
+    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     return changes
 
 
