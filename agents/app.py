@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import faust
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -21,6 +21,7 @@ from agents.execution import ExecutionStep
 from agents.halt_cancels import HaltCancels
 from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
+from agents.isolation import Isolation, quarantine_limit_of
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
@@ -35,7 +36,7 @@ from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
 from infra.exchange.paper_gateway import PaperGateway
 from infra.exchange.venues import is_real_money
-from infra.kafka.connection import client_options, faust_credentials
+from infra.kafka.connection import client_options, faust_credentials, report_producer_of
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
 from infra.keyring import Keyring, keyring_of
@@ -254,7 +255,8 @@ def compose(
     limits, unseal = limits_of(settings), SecondFactorReader(keyring.decrypt_second_factor)
     halt_watch = HaltWatch(partial(read_halts, database))
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
-    context = StepContext(runner, topics, rules, utc_now, reached)
+    isolation = Isolation(runner, topics, rules, quarantine_limit_of(settings), utc_now)
+    context = StepContext(runner, topics, rules, utc_now, reached, isolation)
     steps: dict[str, Step] = {
         topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),
         topics.commands: ControlStep(context, verifier, limits, unseal, settings.batch_size_max),
@@ -273,6 +275,7 @@ def compose(
         database=database,
         steps=steps,
         runner=runner,
+        isolation=isolation,
         new_producer=new_producer,
         limits=TimeLimits(settings.stall_seconds_max / 2, settings.rebalance_timeout_ms / 1000),
         clock=utc_now,
@@ -283,7 +286,7 @@ def compose(
     partitions.app = app
     for topic in steps:
         _add_agent(app, topic, topic.removeprefix(settings.topic_prefix), partitions)
-    report_producer = _report_producer(options)
+    report_producer = report_producer_of(options)
 
     def owned(exchange: str) -> list[int]:
         return [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)]
@@ -413,8 +416,3 @@ def _balance_watch(
 
 async def _keys_to_ask_with(database: Database, exchange: str) -> Sequence[tuple[str, str]]:
     return await keys_that_withdraw(database, exchange, utc_now(), _KEYS_ASKED_WITH)
-
-
-def _report_producer(options: dict[str, Any]) -> AIOKafkaProducer:
-    # Not transactional: a report changes nothing by itself, and is made again when it was lost.
-    return AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000, retry_backoff_ms=50, linger_ms=2)

@@ -15,6 +15,7 @@ Invariants:
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ from aiokafka.errors import KafkaError
 
 from agents.balance_look import BalanceLooks, report_of
 from agents.batch import Clock
+from agents.looks import by_itself
 from infra.exchange.gateway import AccountGateway
 from infra.metrics import record_balance_round
 from infra.postgres.account_ledgers import compared_accounts
@@ -78,7 +80,7 @@ class BalanceWatch:
         while True:
             await asyncio.sleep(self._interval)
             try:
-                await asyncio.gather(*map(self.look_around, self._gateways))
+                await asyncio.gather(*(by_itself("balances", name, partial(self.look_around, name)) for name in self._gateways))
             except* (Retryable, KafkaError) as group:
                 log.debug("balance_watch_waits", error=str(group.exceptions[0]))
 
@@ -98,7 +100,7 @@ class BalanceWatch:
                 if looks.asked >= self._calls_max or unanswered >= _UNANSWERED_MAX:
                     break
                 asked = looks.asked
-                answered = await self._look(account, looks)
+                answered = await by_itself("balances", f"{account.exchange}:{account.user_id}", partial(self._look, account, looks))
                 unanswered = 0 if answered or looks.asked == asked else unanswered + 1
                 self._cursors[exchange] = account.user_id
             else:

@@ -11,7 +11,8 @@ Invariants:
 1. Batches of a partition never overlap: the database is at most one batch ahead of Kafka. So the row of the partition tells a new owner
    all there is to know: Kafka has that batch, or its stored outputs are published as they are.
 2. Chunks follow one another without a gap; a gap ends the process instead of skipping a record.
-3. Everything but `Retryable` ends the process: an outcome that is not known is not guessed here.
+3. What calls for a reaction of the process ends it: an outcome that is not known is not guessed here. Anything else concerns a record: the
+   batch is run again in halves, each stored and published by itself, and the one record left is set aside (agents/isolation).
 """
 
 import asyncio
@@ -26,13 +27,15 @@ import faust
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
+from agents.isolation import Isolation, failure_of, halves_of, is_of_the_process
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
 from infra.metrics import record_batch
 from infra.postgres.step import Database, InputPartition, StepTransaction
-from pipeline.changes import OutputRecord
+from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint, Reached
-from pipeline.invariants import InvariantViolation, LocksMissing, Retryable, Unpublished
+from pipeline.invariants import LocksMissing, MustStop, Retryable, Unpublished
+from pipeline.quarantine import InputRecord, Named
 from pipeline.rules import Rules
 from schemas.topics import Topics
 
@@ -75,6 +78,15 @@ class Step(Protocol):
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         """Stores the batch and returns what it publishes."""
 
+    def named(self, record: ConsumerRecord) -> Named:
+        """What a record is about. May raise whatever reading it raises."""
+
+    async def set_aside(self, transaction: StepTransaction, batch: Batch, record: InputRecord, *, sparing: bool) -> Changes:
+        """What must be said and stored of the one record of a batch that cannot be decided, its source's answer included.
+
+        Locks `QUARANTINE_ACCOUNT` with all else. `sparing`: loads nothing of the user whom the record names.
+        """
+
 
 class StepRunner:
     """Runs database transactions of a step, again while the database is out of reach, within a bound."""
@@ -97,7 +109,7 @@ class StepRunner:
                     if step.progress.next_offset == batch.next_offset:
                         return await step.stored_outputs()
                     if step.progress.next_offset != batch.base_offset:
-                        raise InvariantViolation(
+                        raise MustStop(
                             f"the database has {batch.partition} at {step.progress.next_offset}, this worker at {batch.base_offset}. "
                             "Nothing was written. Two installations may share this database and consumer group: see `orchestrator doctor`."
                         )
@@ -151,6 +163,7 @@ class StepContext:
     rules: Rules
     clock: Clock
     reached: Reached
+    isolation: Isolation
 
 
 class PartitionTask:
@@ -165,6 +178,7 @@ class PartitionTask:
         producer: PartitionProducer,
         step: Step,
         runner: StepRunner,
+        isolation: Isolation,
         hold: Callable[[TopicPartition], None],
         resume: Callable[[TopicPartition], None],
         idle_position: Callable[[TopicPartition, int, int], Awaitable[int | None]],
@@ -179,6 +193,7 @@ class PartitionTask:
         self.progressed_at = monotonic()
         self._step = step
         self._runner = runner
+        self._isolation = isolation
         self._batch_size_max = step.batch_size_max
         self._hold = hold
         self._resume = resume
@@ -215,7 +230,7 @@ class PartitionTask:
         start = chunk.start_offset
         if start is None or (start != self._expected_start if self._expected_start >= 0 else start < self.next_offset):
             self._fail(
-                InvariantViolation(
+                MustStop(
                     f"records of {self.partition} from {self._expected_start} to {start} did not arrive in order. Nothing was skipped or "
                     "executed: this worker ends, and the next reads them again."
                 )
@@ -300,14 +315,34 @@ class PartitionTask:
         return Batch(self.partition, tuple(records), self.next_offset, next_offset), events
 
     async def _process(self, batch: Batch, done: list[faust.EventT]) -> None:
-        self.busy_since = monotonic()
-        self._reached(CrashPoint.BATCH_TAKEN, self.partition.topic)
-        began_at = self.busy_since
-        outputs = await self._step.run(batch)
-        await self._publish(outputs, batch.next_offset)
-        record_batch(self.partition.topic, len(batch.records), monotonic() - began_at, [record.topic for record in outputs])
+        # What is left of it, the first part last. Each part begins where the one before was published.
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            began_at = self.busy_since = monotonic()
+            self._reached(CrashPoint.BATCH_TAKEN, self.partition.topic)
+            outputs = await self._decided(part)
+            if outputs is None:
+                parts += reversed(halves_of(part))
+                continue
+            await self._publish(outputs, part.next_offset)
+            record_batch(self.partition.topic, len(part.records), monotonic() - began_at, [record.topic for record in outputs])
         for event in done:
             event.ack()
+
+    async def _decided(self, part: Batch) -> tuple[OutputRecord, ...] | None:
+        """What a stored batch publishes; None where it must be run again in halves, as a record of it cannot be decided."""
+        try:
+            return await self._step.run(part)
+        # Whatever a record can do to a step: nothing of the batch is stored, or the step has ended all calls that it made.
+        except Exception as error:
+            if is_of_the_process(error):
+                raise
+            failure = failure_of(error)
+        log.warning("batch_not_decided", partition=str(self.partition), records=len(part.records), what=str(failure))
+        if len(part.records) > 1:
+            return None
+        return await self._isolation.set_aside(self._step, part, failure)
 
     async def _publish(self, outputs: tuple[OutputRecord, ...], next_offset: int) -> None:
         self._reached(CrashPoint.BEFORE_KAFKA_COMMIT, self.partition.topic)

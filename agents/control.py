@@ -7,30 +7,34 @@ The halt is in force as soon as its transaction commits: intake reads the halts 
 """
 
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Final
 
 import structlog
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
-from agents.execution import require_published
-from agents.settlement import require_withdrawals_published
+from agents.isolation import at
 from infra.postgres.doubts import proposals, users_of_orders
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import users_of_withdrawals, withdrawals
+from infra.postgres.withdrawals import unpublished_withdrawals, users_of_withdrawals, withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
-from pipeline.gate.context import Limits
-from pipeline.halts import CommandArrival, arrive_command, decide_commands
+from pipeline.gate.context import Limits, Refusal
+from pipeline.halts import CommandArrival, arrive_command, decide_commands, refuse_command
+from pipeline.invariants import Unpublished
 from pipeline.ledger import Ledger
+from pipeline.quarantine import InputRecord, Named, Stage, quarantine_id_of, told
 from schemas.commands import COMMANDS_ACCOUNT, DoubtDecision, WithdrawalDecision
+from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
 
 log = structlog.get_logger(__name__)
 
 ACTOR: Final = "control"
+_UNPUBLISHED_SECONDS_MAX: Final = 2.0
 
 
 class ControlStep:
@@ -46,14 +50,36 @@ class ControlStep:
         self._unseal = unseal
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        at(Stage.DECODE)
         arrivals = [self._arrival_of(record) for record in batch.records]
+        # A newer word must not overtake an older one that is on its way to Kafka; no command waits for it longer than this, as a halt may
+        # be among those behind it.
+        wait_until = monotonic() + _UNPUBLISHED_SECONDS_MAX
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await self._decide(step, batch, arrivals)
+            at(Stage.LOAD)
+            changes = await self._decide(step, batch, arrivals, wait_until)
+            at(Stage.STORE)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
         return await self._context.runner.run(batch, attempt)
+
+    def named(self, record: ConsumerRecord) -> Named:
+        arrival = self._arrival_of(record)
+        if arrival.command is None or arrival.refusal is not None:
+            return Named()
+        return Named(arrival.command.operator, f"command {arrival.command.command_id}")
+
+    async def set_aside(self, transaction: StepTransaction, batch: Batch, record: InputRecord, *, sparing: bool) -> Changes:
+        """Refuses the command in its operator's chain; where that cannot be loaded, the event of its being set aside stands for it."""
+        if sparing:
+            return await self._context.isolation.bare_changes(transaction, ACTOR)
+        arrival = self._arrival_of(batch.records[0])
+        changes = await self._context.isolation.bare_changes(transaction, ACTOR, arrival.account)
+        text = told(quarantine_id_of(record), "nothing was changed. Give the command again, or stop the workers to stop trading")
+        refuse_command(arrival, Refusal(ReasonCode.INTERNAL_ERROR, text), changes)
+        return changes
 
     def _arrival_of(self, record: ConsumerRecord) -> CommandArrival:
         # The topic's timestamp type is LogAppendTime: this is the broker's clock, in milliseconds.
@@ -61,7 +87,9 @@ class ControlStep:
         source = SourceOffset(record.topic, record.partition, record.offset)
         return arrive_command(source, appended_at, record.value, record.headers, self._verifier)
 
-    async def _decide(self, step: StepTransaction, batch: Batch, arrivals: list[CommandArrival]) -> Changes:
+    async def _decide(
+        self, step: StepTransaction, batch: Batch, arrivals: list[CommandArrival], wait_until: float
+    ) -> Changes:
         operators = sorted({arrival.command.operator for arrival in arrivals if arrival.command is not None and arrival.refusal is None})
         named = {arrival.command.withdrawal_id for arrival in arrivals if isinstance(arrival.command, WithdrawalDecision)}
         in_doubt = sorted({arrival.command.target_id for arrival in arrivals if isinstance(arrival.command, DoubtDecision)})
@@ -73,8 +101,11 @@ class ControlStep:
         owners = sorted(set(owned.values()))
         # The chain of commands is the halts' lock, whoever commands.
         locked = await step.lock_accounts([*operators, *owners, COMMANDS_ACCOUNT])
-        await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
-        await require_published(step, in_doubt, self._context)
+        waiting = await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, self._context.topics.orders_prefix)
+        if in_doubt:
+            waiting |= await step.unpublished(in_doubt, self._context.topics.orders_prefix)
+        if waiting and monotonic() < wait_until:
+            raise Unpublished(f"{len(waiting)} withdrawals or orders have an older word that is not published yet")
         now = self._context.clock()
         users = sorted({*operators, *owners})
         states = await accounts(step.connection, users, (), locked.conduct, self._limits, self._unseal, now)
@@ -90,7 +121,9 @@ class ControlStep:
             proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,
             halts=await halts(step.connection),
+            unpublished=waiting,
         )
+        at(Stage.DECIDE)
         for refusal in decide_commands(arrivals, states, changes, self._context.rules):
             log.warning("command_refused", reason_code=refusal.code.value, what=refusal.reason)
         for scope, target in changes.halts_moved:

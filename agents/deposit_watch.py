@@ -15,6 +15,7 @@ Invariants:
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -23,6 +24,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.batch import Clock
+from agents.looks import by_itself
 from infra.exchange.gateway import DepositGateway
 from infra.postgres.deposits import Entry, known_deposits, late_announcements, watched_accounts
 from infra.postgres.step import Database
@@ -80,7 +82,12 @@ class DepositWatch:
         while True:
             started = monotonic()
             try:
-                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+                await asyncio.gather(
+                    *(
+                        by_itself("deposits", exchange, partial(self._round, exchange, gateway))
+                        for exchange, gateway in self._gateways.items()
+                    )
+                )
             except* (Retryable, KafkaError) as group:
                 log.debug("deposit_watch_waits", error=str(group.exceptions[0]))
             # A worker that has just got its partitions looks soon; one that has looked keeps the pace.
@@ -105,7 +112,7 @@ class DepositWatch:
 
         async def look(account: Account) -> None:
             async with slots:
-                await self._look(exchange, account, gateway)
+                await by_itself("deposits", ":".join((exchange, *account)), partial(self._look, exchange, account, gateway))
 
         while True:
             page = await watched_accounts(self._database, exchange, (shares, partitions), after, self._clock(), _PAGE)

@@ -3,85 +3,43 @@
 Three parts, each replay-safe:
 1. a database transaction stores the intents (`submitting`, this worker's fencing epoch, the time that the signed request will carry),
 2. the calls: concurrent across accounts, in order within an account, each started in the first half of its receive window,
-3. a second database transaction stores the outcomes.
+3. a second database transaction stores the outcomes (agents/conclusion).
 A worker that dies between 1 and 3 leaves `submitting` under its epoch; whoever gets the record again puts the order in doubt.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
-import structlog
+from aiokafka import ConsumerRecord
+from pydantic import ValidationError
 
 from agents.batch import Batch, StepContext
+from agents.conclusion import Conclusion, Outcomes, Work, load_work, named_work, require_value, set_aside_work
 from agents.halt_watch import HaltWatch
+from agents.isolation import at, failure_of, is_of_the_process
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.accounts import key_versions
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import withdrawals
-from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
-from pipeline.execution import CancelOutcome, NotSent, Outcome, Plan, conclude, is_stopped, plan
-from pipeline.invariants import InvariantViolation, Retryable, Unpublished
-from pipeline.ledger import Ledger
-from pipeline.payouts import Outcome as PayoutOutcome
-from pipeline.payouts import conclude_withdrawals, plan_withdrawals
+from pipeline.execution import NotSent, Outcome, Plan, is_stopped, plan
+from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.payouts import plan_withdrawals
+from pipeline.quarantine import QUARANTINE_ACCOUNT, InputRecord, Named, Stage, quarantine_id_of
 from pipeline.venue import OrderReference, Refused, Submission
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
-log = structlog.get_logger(__name__)
-
 _UNAVAILABLE_PAUSES: Final = (0.1, 0.3, 0.9)
 # No venue says these of an order: it was stopped on this side, behind the queues, by the end of its receive window or by a halt.
 _STOPPED_HERE: Final = frozenset({ReasonCode.REQUEST_EXPIRED, ReasonCode.TRADING_HALTED})
 Sent = TypeVar("Sent")
-
-
-@dataclass(slots=True)
-class _Outcomes:
-    submitted: dict[str, Outcome] = field(default_factory=dict)
-    canceled: dict[str, CancelOutcome] = field(default_factory=dict)
-    withdrawn: dict[str, PayoutOutcome] = field(default_factory=dict)
-
-
-async def load_orders(
-    step: StepTransaction,
-    order_ids: list[str],
-    user_ids: list[str],
-    context: StepContext,
-    actor: str,
-    more_accounts: Sequence[str] = (),
-    withdrawal_ids: Sequence[str] = (),
-) -> Changes:
-    """Locks the users' chains, and those of `more_accounts`, and loads what a step about their orders and withdrawals needs."""
-    locked = await step.lock_accounts([*user_ids, *more_accounts])
-    now = context.clock()
-    return Changes(
-        topics=context.topics,
-        now=now,
-        actor=actor,
-        trail=AuditTrail(locked.heads, now),
-        ledger=Ledger(await step.balances(user_ids)),
-        orders=await step.orders(order_ids),
-        withdrawals=await withdrawals(step.connection, withdrawal_ids),
-        cancels=await step.pending_cancels(order_ids),
-        conduct=locked.conduct,
-    )
-
-
-async def require_published(step: StepTransaction, order_ids: list[str], context: StepContext) -> None:
-    """Raises Unpublished while an older word about one of these orders is on its way to Kafka: a newer one must not overtake it."""
-    waiting = await step.unpublished(order_ids, context.topics.orders_prefix) if order_ids else set()
-    if waiting:
-        raise Unpublished(f"{len(waiting)} orders have an older word that is not published yet")
 
 
 class ExecutionStep:
@@ -102,49 +60,60 @@ class ExecutionStep:
         self._payouts = payouts
         self._halt_watch = halt_watch
         self._context = context
+        self._conclusion = Conclusion(context, self._actor)
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
-        work = [RoutedOrder.model_validate_json(require_value(record.value, record.topic)) for record in batch.records]
-        order_ids = sorted({routed.order_id for routed in work if routed.action is not Action.WITHDRAW})
-        withdrawal_ids = sorted({routed.order_id for routed in work if routed.action is Action.WITHDRAW})
-        user_ids = sorted({routed.user_id for routed in work})
-
-        async def load(step: StepTransaction) -> Changes:
-            return await load_orders(step, order_ids, user_ids, self._context, self._actor, withdrawal_ids=withdrawal_ids)
-
-        decided = await self._context.runner.run(batch, lambda step: self._intend(step, batch, work, load))
+        at(Stage.DECODE)
+        work = [_work_in(record) for record in batch.records]
+        # What earlier tries of this run have stored, whose commit may have been answered late: of these alone it is known that nothing was
+        # sent. A batch that is run again in halves begins without any.
+        own_intents: set[tuple[str, int]] = set()
+        decided = await self._context.runner.run(batch, lambda step: self._intend(step, batch, work, own_intents))
         if not isinstance(decided, Plan):
             return decided
         self._context.reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
+        at(Stage.CALL)
         outcomes = await self._call(decided)
         self._context.reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
-
-        async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
-            changes = await load(step)
-            # Only this partition has changed the orders that it was sending; a resting one may have been filled meanwhile.
-            await require_published(step, sorted(outcomes.canceled), self._context)
-            conclude(outcomes.submitted, outcomes.canceled, changes, self._context.rules)
-            conclude_withdrawals(outcomes.withdrawn, changes)
-            await step.store(changes, changes.now - self._context.rules.key_lifetime)
-            return await step.finish(batch.next_offset, changes.outputs, changes.now)
-
-        outputs = await self._context.runner.run(batch, attempt)
+        at(Stage.CONCLUDE)
+        outputs = await self._conclusion.store(batch, work, outcomes)
         self._context.reached(CrashPoint.AFTER_OUTCOME_COMMIT, batch.partition.topic)
         return outputs
 
+    def named(self, record: ConsumerRecord) -> Named:
+        return named_work(_work_in(record))
+
+    async def set_aside(self, transaction: StepTransaction, batch: Batch, record: InputRecord, *, sparing: bool) -> Changes:
+        """Ends or puts in doubt the order or withdrawal that the record names, where both can be read."""
+        try:
+            routed = _work_in(batch.records[0])
+        except (ValidationError, InvariantViolation):
+            # No piece of work of ours: it names nothing that waits.
+            return await self._context.isolation.bare_changes(transaction, self._actor)
+        if sparing:
+            return await self._context.isolation.bare_changes(transaction, self._actor)
+        changes = await load_work(transaction, [routed], self._context, self._actor, [QUARANTINE_ACCOUNT])
+        set_aside_work(routed, quarantine_id_of(record), changes)
+        return changes
+
     async def _intend(
-        self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], load: Callable[[StepTransaction], Awaitable[Changes]]
+        self, step: StepTransaction, batch: Batch, work: list[RoutedOrder], own_intents: set[tuple[str, int]]
     ) -> Plan | tuple[OutputRecord, ...]:
-        changes = await load(step)
+        at(Stage.LOAD)
+        changes = await load_work(step, work, self._context, self._actor)
         owner = batch.partition.fencing_epoch, batch.partition.partition
         halts = await halt_book(step.connection)
         named = {(order.user_id, order.api_key_id) for order in changes.orders.values()}
         named |= {(payout.user_id, payout.api_key_id) for payout in changes.withdrawals.values()}
         changes.keys = await key_versions(step.connection, named)
+        at(Stage.DECIDE)
         orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
-        decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets)
+        decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets, own_intents)
         payouts = [routed for routed in work if routed.action is Action.WITHDRAW]
-        decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts)
+        decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts, own_intents)
+        own_intents.update((one.order_id, changes.orders[one.order_id].attempt) for one in decided.submissions)
+        own_intents.update((one.withdrawal_id, changes.withdrawals[one.withdrawal_id].attempt) for one in decided.withdrawals)
+        at(Stage.STORE)
         await step.store(changes, changes.now - self._context.rules.key_lifetime)
         if decided.submissions or decided.cancels or decided.withdrawals:
             await step.carry(changes.outputs, changes.now)
@@ -153,31 +122,34 @@ class ExecutionStep:
         # Nothing to call: the batch ends here.
         return await step.finish(batch.next_offset, changes.outputs, changes.now)
 
-    async def _call(self, decided: Plan) -> _Outcomes:
+    async def _call(self, decided: Plan) -> Outcomes:
         """Makes the calls of a plan: accounts side by side, each account's calls one after another, simulated ones beside the real."""
-        outcomes = _Outcomes()
+        outcomes = Outcomes()
         accounts: dict[tuple[Mode, str, str], list[Callable[[], Awaitable[None]]]] = {}
         for submission in decided.submissions:
             account = submission.mode, submission.user_id, submission.api_key_id
-            accounts.setdefault(account, []).append(self._submission_call(submission, outcomes))
+            call = self._submission_call(submission, outcomes)
+            accounts.setdefault(account, []).append(_kept(call, (Action.SUBMIT, submission.order_id), outcomes))
         for reference in decided.cancels:
             account = reference.mode, reference.user_id, reference.api_key_id
-            accounts.setdefault(account, []).append(self._cancel_call(reference, outcomes))
+            call = self._cancel_call(reference, outcomes)
+            accounts.setdefault(account, []).append(_kept(call, (Action.CANCEL, reference.order_id), outcomes))
         for payout in decided.withdrawals:
             account = Mode.LIVE, payout.user_id, payout.api_key_id
-            accounts.setdefault(account, []).append(self._withdrawal_call(payout, outcomes))
+            call = self._withdrawal_call(payout, outcomes)
+            accounts.setdefault(account, []).append(_kept(call, (Action.WITHDRAW, payout.withdrawal_id), outcomes))
         async with asyncio.TaskGroup() as group:
             for calls in accounts.values():
                 group.create_task(_one_after_another(calls))
         return outcomes
 
-    def _submission_call(self, submission: Submission, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+    def _submission_call(self, submission: Submission, outcomes: Outcomes) -> Callable[[], Awaitable[None]]:
         async def call() -> None:
             outcomes.submitted[submission.order_id] = await self._submit(submission)
 
         return call
 
-    def _cancel_call(self, reference: OrderReference, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+    def _cancel_call(self, reference: OrderReference, outcomes: Outcomes) -> Callable[[], Awaitable[None]]:
         async def call() -> None:
             try:
                 outcomes.canceled[reference.order_id] = await self._gateways[reference.mode].cancel(reference)
@@ -187,7 +159,7 @@ class ExecutionStep:
 
         return call
 
-    def _withdrawal_call(self, submission: WithdrawalSubmission, outcomes: _Outcomes) -> Callable[[], Awaitable[None]]:
+    def _withdrawal_call(self, submission: WithdrawalSubmission, outcomes: Outcomes) -> Callable[[], Awaitable[None]]:
         last_look = partial(self._paying_halted, submission)
 
         async def call() -> None:
@@ -243,8 +215,21 @@ async def _one_after_another(calls: list[Callable[[], Awaitable[None]]]) -> None
         await call()
 
 
-def require_value(value: bytes | None, topic: str) -> bytes:
-    """A record of a topic that only our own agents write. Raises InvariantViolation for a tombstone."""
-    if value is None:
-        raise InvariantViolation(f"a record on {topic} has no value; only this system writes there. Nothing was sent.")
-    return value
+def _work_in(record: ConsumerRecord) -> RoutedOrder:
+    """Raises ValidationError and InvariantViolation for what is no piece of work of ours."""
+    return RoutedOrder.model_validate_json(require_value(record.value, record.topic))
+
+
+def _kept(call: Callable[[], Awaitable[None]], work: Work, outcomes: Outcomes) -> Callable[[], Awaitable[None]]:
+    """The call, whose unexpected error is kept as what became of it: it must not end the calls beside it, whose outcomes count."""
+
+    async def kept() -> None:
+        try:
+            await call()
+        # Whatever it is, it may have come after the hand-over.
+        except Exception as error:
+            if is_of_the_process(error):
+                raise
+            outcomes.failed[work] = failure_of(error)
+
+    return kept

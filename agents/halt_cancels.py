@@ -12,6 +12,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -19,6 +20,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from agents.looks import by_itself
 from infra.postgres.gate import RestingOrder, canceling_commands, orders_to_cancel
 from infra.postgres.step import Database
 from pipeline.halts import cancel_of_halt
@@ -80,7 +82,7 @@ class HaltCancels:
         self._commands = commands
         if commands:
             for exchange in self._exchanges:
-                await self._page(exchange)
+                await by_itself("halt cancels", exchange, partial(self._page, exchange))
 
     async def _page(self, exchange: str) -> None:
         partitions = self._owned(exchange)

@@ -10,6 +10,7 @@ from typing import Final
 from aiokafka import ConsumerRecord
 
 from agents.batch import Batch, StepContext
+from agents.isolation import at
 from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.sessions import sessions
@@ -22,13 +23,16 @@ from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.deposit import DepositBook
-from pipeline.gate.context import AccountState, Limits
-from pipeline.intake import decide
+from pipeline.gate.context import AccountState, Limits, Refusal
+from pipeline.intake import decide, give_up
 from pipeline.ledger import Ledger
+from pipeline.quarantine import InputRecord, Named, Stage, quarantine_id_of, told
+from pipeline.rejection import answer_unproven, request_id_in
 from pipeline.sessions import sessions_named
 from pipeline.venue import MarketData
 from pipeline.withdrawal import AllowedAddress, Network
-from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
+from schemas.reasons import ReasonCode
+from schemas.requests import CancelRequest, DepositRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.wire import SourceOffset
 
 ACTOR: Final = "intake"
@@ -58,6 +62,35 @@ class IntakeStep:
         self._limits = limits
         self._unseal = unseal
 
+    def named(self, record: ConsumerRecord) -> Named:
+        arrival = self._arrival_of(record)
+        if (key := arrival.proven_key) is None:
+            return Named()
+        return Named(key[0], f"request {request_id_in(arrival, key)}")
+
+    async def set_aside(self, transaction: StepTransaction, batch: Batch, record: InputRecord, *, sparing: bool) -> Changes:
+        """Answers the record, under its key where the key and its user can be read; else by its source alone, which names nobody."""
+        told_of = told(quarantine_id_of(record), "nothing was executed and no funds were moved. Send it again under a new key")
+        arrival = self._arrival_or_bytes(batch.records[0], record)
+        key = arrival.proven_key
+        if sparing or key is None:
+            changes = await self._context.isolation.bare_changes(transaction, ACTOR)
+            answer_unproven(arrival, Refusal(ReasonCode.INTERNAL_ERROR, told_of), changes)
+            return changes
+        changes = await self._context.isolation.bare_changes(transaction, ACTOR, key[0])
+        changes.claims = await transaction.claims([key])
+        give_up(arrival, told_of, self._context.rules, changes)
+        return changes
+
+    def _arrival_or_bytes(self, record: ConsumerRecord, as_kept: InputRecord) -> Arrival:
+        """The record's arrival; where it cannot be read, one that names nobody."""
+        try:
+            return self._arrival_of(record)
+        # It may be what could not be decided about it.
+        except Exception:  # noqa: BLE001 — whatever it was is told as the record's failure
+            unread = Unreadable(ReasonCode.INTERNAL_ERROR, "it could not be read", None, None, None, dead_letter=True)
+            return Arrival(as_kept.source, as_kept.appended_at, as_kept.key, as_kept.value, as_kept.headers, unread)
+
     def _arrival_of(self, record: ConsumerRecord) -> Arrival:
         # The topic's timestamp type is LogAppendTime: this is the broker's clock, in milliseconds.
         appended_at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=record.timestamp)
@@ -66,10 +99,13 @@ class IntakeStep:
         return arrival if self._verifier is None else authenticated(arrival, self._verifier)
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
+        at(Stage.DECODE)
         arrivals = [self._arrival_of(record) for record in batch.records]
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
+            at(Stage.LOAD)
             changes = await self._decide(step, arrivals)
+            at(Stage.STORE)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_INTAKE_COMMIT, batch.partition.topic)
@@ -127,6 +163,7 @@ class IntakeStep:
             addresses=allowed,
             issuer_keys=self._verifier.issuer_keys() if self._verifier is not None else frozenset(),
         )
+        at(Stage.DECIDE)
         decide(arrivals, state, changes)
         return changes
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from agents.looks import by_itself
 from infra.exchange.gateway import VenueUnavailable, WithdrawalGateway
 from pipeline.invariants import Retryable
 from pipeline.withdrawal import Network
@@ -38,7 +39,7 @@ class NetworkFeed:
         pause = _LOOK_SECONDS
         while True:
             try:
-                pause = _AGAIN_SECONDS if await self.look() else _LOOK_SECONDS
+                pause = _AGAIN_SECONDS if await by_itself("networks", self._exchange, self.look) else _LOOK_SECONDS
             except Retryable as error:
                 log.debug("networks_wait", exchange=self._exchange, error=str(error))
             except VenueUnavailable as error:
@@ -50,7 +51,7 @@ class NetworkFeed:
         """Asks once before a worker takes anything in, for so long at most: what it does not know it would refuse."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self.look()
+                await by_itself("networks", self._exchange, self.look)
         except (TimeoutError, Retryable, VenueUnavailable) as error:
             log.debug("networks_unknown", exchange=self._exchange, error=str(error))
 

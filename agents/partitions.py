@@ -23,6 +23,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.batch import Batch, Clock, PartitionTask, Step, StepRunner
+from agents.isolation import Isolation
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
 from infra.postgres.probe import partition_progress
@@ -90,6 +91,7 @@ class Partitions:
         database: Database,
         steps: Mapping[str, Step],
         runner: StepRunner,
+        isolation: Isolation,
         new_producer: Callable[[TopicPartition], PartitionProducer],
         limits: TimeLimits,
         clock: Clock,
@@ -102,6 +104,7 @@ class Partitions:
         self._database = database
         self._steps = steps
         self._runner = runner
+        self._isolation = isolation
         self._new_producer = new_producer
         self._limits = limits
         self._clock = clock
@@ -174,6 +177,7 @@ class Partitions:
             producer=producer,
             step=self._steps[partition.topic],
             runner=self._runner,
+            isolation=self._isolation,
             hold=self.app.hold_partition,
             resume=self.app.resume_partition,
             idle_position=self.app.idle_position,

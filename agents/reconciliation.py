@@ -15,6 +15,7 @@ Invariants:
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -23,6 +24,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.batch import Clock
+from agents.looks import by_itself
 from infra.exchange.gateway import Gateway
 from infra.postgres.doubts import note_looks
 from infra.postgres.step import Database
@@ -164,10 +166,15 @@ class Reconciler:
             started = monotonic()
             self._rounds += 1
             try:
-                await asyncio.gather(*(self._round(exchange, of_mode) for exchange, of_mode in self._gateways.items()))
+                await asyncio.gather(
+                    *(
+                        by_itself("reconciliation", exchange, partial(self._round, exchange, of_mode))
+                        for exchange, of_mode in self._gateways.items()
+                    )
+                )
                 unproven, self._unproven = self._unproven, {}
-                await note_looks(self._database, unproven, self._clock())
-                await self._purge()
+                await by_itself("reconciliation", "looks", partial(note_looks, self._database, unproven, self._clock()))
+                await by_itself("reconciliation", "claims", self._purge)
                 self._note(None)
             except* (Retryable, KafkaError) as group:
                 self._note(group.exceptions[0])
@@ -193,9 +200,11 @@ class Reconciler:
             for statuses in kinds:
                 for unfinished in await self._next_page(exchange, partitions, statuses):
                     if statuses is not _IN_DOUBT or self._pace.is_due(unfinished.order, self._rules):
-                        group.create_task(self._look_up(unfinished, gateways[unfinished.order.mode]))
+                        look = partial(self._look_up, unfinished, gateways[unfinished.order.mode])
+                        group.create_task(by_itself("reconciliation", unfinished.order.order_id, look))
             for watched in await self._next_watched(exchange, partitions):
-                group.create_task(self._look_up(UnfinishedOrder(watched, cancel_pending=False), gateways[watched.mode]))
+                look = partial(self._look_up, UnfinishedOrder(watched, cancel_pending=False), gateways[watched.mode])
+                group.create_task(by_itself("reconciliation", watched.order_id, look))
 
     async def _next_page(self, exchange: str, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
         cursor = self._cursors.get((exchange, statuses), "")

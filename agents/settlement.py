@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from aiokafka import ConsumerRecord
+
 from agents.batch import Batch, StepContext
-from agents.execution import load_orders, require_published, require_value
+from agents.conclusion import load_orders, require_value
+from agents.isolation import at
 from infra.postgres.deposits import (
     Entry,
     announcements,
@@ -23,25 +26,20 @@ from pipeline.announcements import apply_announcement_report
 from pipeline.balance_reconciliation import apply_balance_report
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
+from pipeline.deposit import Announcement, Deposit
 from pipeline.deposits import apply_deposit_report
-from pipeline.invariants import LocksMissing, Unpublished
+from pipeline.invariants import LocksMissing
 from pipeline.payouts import apply_withdrawal_report
+from pipeline.quarantine import InputRecord, Named, Stage
 from pipeline.settlement import apply_report
 from pipeline.trip import apply_trip
 from schemas.balances import BalanceReport
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltTrip
 from schemas.deposits import AnnouncementReport, DepositReport
-from schemas.routing import ON_REPORTS, Report
+from schemas.routing import ON_REPORTS, OnReports, Report
 from schemas.withdrawals import WithdrawalReport
 
 ACTOR: Final = "settlement"
-
-
-async def require_withdrawals_published(step: StepTransaction, batch: Batch, withdrawal_ids: list[str], context: StepContext) -> None:
-    """Raises Unpublished while an older word about one of these withdrawals is on its way to Kafka: a newer one must not overtake it."""
-    waiting = await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, context.topics.orders_prefix)
-    if waiting:
-        raise Unpublished(f"{len(waiting)} withdrawals have an older word that is not published yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,10 @@ class _AboutDeposits:
     def user_ids(self) -> set[str]:
         return {report.user_id for report in self.deposits} | {report.user_id for report in self.announcements}
 
-    async def load(self, step: StepTransaction, batch: Batch, changes: Changes) -> None:
-        """Loads what they are judged by. Raises Unpublished while an older word about any of it is on its way to Kafka."""
+    async def load(self, step: StepTransaction, batch: Batch, changes: Changes) -> "_AboutDeposits":
+        """Loads what they are judged by; returns those that need not wait for an older word that is on its way to Kafka."""
         if not self.deposits and not self.announcements:
-            return
+            return self
         entries = [Entry(report.exchange, report.transaction_id, report.exchange_deposit_id) for report in self.deposits]
         await lock_entries(step.connection, entries)
         users = [(report.user_id, report.exchange) for report in self.deposits]
@@ -66,9 +64,21 @@ class _AboutDeposits:
         named = await announcements(step.connection, [report.announcement_id for report in self.announcements])
         expected = await expected_announcements(step.connection, sorted({user_id for user_id, _ in users}))
         book.announcements = {**named, **expected}
-        waiting = await unpublished_deposits(step.connection, batch.partition, book)
-        if waiting:
-            raise Unpublished(f"{waiting} partitions have an older word about deposits that is not published yet")
+        unpublished = await unpublished_deposits(step.connection, batch.partition, book)
+        return self._besides(unpublished) if unpublished else self
+
+    def _besides(self, unpublished: Sequence[Deposit | Announcement]) -> "_AboutDeposits":
+        """Without what is said of users and entries that these are of. The next look makes it again."""
+        users = {one.user_id for one in unpublished}
+        entries = {name for one in unpublished if isinstance(one, Deposit) for name in (one.transaction_id, one.exchange_deposit_id)}
+        return _AboutDeposits(
+            [
+                report
+                for report in self.deposits
+                if report.user_id not in users and not entries & {report.transaction_id, report.exchange_deposit_id}
+            ],
+            [report for report in self.announcements if report.user_id not in users],
+        )
 
     def apply(self, changes: Changes) -> None:
         for deposit in self.deposits:
@@ -78,59 +88,33 @@ class _AboutDeposits:
 
 
 class SettlementStep:
-    """The step of `trade.reports`."""
+    """The step of `trade.reports`.
+
+    A report about an order, withdrawal or deposit whose older word another partition has stored and not published yet is passed over: a
+    newer word must not overtake it, and nothing waits for it. Whoever looks (reconciliation, the watches of withdrawals and deposits) makes
+    the report again as long as the database does not say what it says.
+    """
 
     def __init__(self, context: StepContext, batch_size_max: int) -> None:
         self.batch_size_max = batch_size_max
         self._context = context
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
-        told = [ON_REPORTS.validate_json(require_value(record.value, record.topic)) for record in batch.records]
-        reports = [report for report in told if isinstance(report, Report)]
+        at(Stage.DECODE)
+        told = [_report_in(record) for record in batch.records]
         trips = [trip for trip in told if isinstance(trip, HaltTrip)]
-        arrivals = _AboutDeposits(
-            [report for report in told if isinstance(report, DepositReport)],
-            [report for report in told if isinstance(report, AnnouncementReport)],
-        )
         moves_halts = bool(trips)
-        payouts = [report for report in told if isinstance(report, WithdrawalReport)]
-        looks = [report for report in told if isinstance(report, BalanceReport)]
-        order_ids = sorted({report.order_id for report in reports})
-        withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
-        told_of = {report.user_id for report in reports} | {payout.user_id for payout in payouts} | {look.user_id for look in looks}
-        user_ids = sorted(told_of | arrivals.user_ids)
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             nonlocal moves_halts
-            # The chain of commands is the halts' lock.
-            more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if moves_halts else []
-            changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more, withdrawal_ids)
-            if moves_halts:
-                changes.halts = await halts(step.connection)
-            for trip in trips:
-                apply_trip(trip, changes)
-            await require_published(step, order_ids, self._context)
-            await require_withdrawals_published(step, batch, withdrawal_ids, self._context)
-            await arrivals.load(step, batch, changes)
             try:
-                for report in reports:
-                    apply_report(report, changes, self._context.rules)
+                changes = await self._decide(step, batch, told, moves_halts=moves_halts)
             except LocksMissing:
-                # An order that shows up after all halts its user. That must not happen, and all partitions would wait for this lock.
+                # A deposit that does not fit halts its user, and so does an order that shows up after all. That is seldom, and all
+                # partitions would wait for this lock.
                 moves_halts = True
                 raise
-            for payout in payouts:
-                apply_withdrawal_report(payout, changes, self._context.rules)
-            if looks:
-                changes.drifts = await drifts_of_users(step.connection, sorted({look.user_id for look in looks}))
-                for look in looks:
-                    apply_balance_report(look, changes, self._context.rules)
-            try:
-                arrivals.apply(changes)
-            except LocksMissing:
-                # A deposit that does not fit halts its user. That is seldom, and all partitions would wait for this lock.
-                moves_halts = True
-                raise
+            at(Stage.STORE)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             outputs = await step.finish(batch.next_offset, changes.outputs, changes.now)
             self._context.reached(CrashPoint.BEFORE_SETTLEMENT_COMMIT, batch.partition.topic)
@@ -139,3 +123,68 @@ class SettlementStep:
         outputs = await self._context.runner.run(batch, attempt)
         self._context.reached(CrashPoint.AFTER_SETTLEMENT_COMMIT, batch.partition.topic)
         return outputs
+
+    def named(self, record: ConsumerRecord) -> Named:
+        match _report_in(record):
+            case Report() as report:
+                return Named(report.user_id, f"order {report.order_id}", is_made_again=True)
+            case WithdrawalReport() as report:
+                return Named(report.user_id, f"withdrawal {report.withdrawal_id}", is_made_again=True)
+            case DepositReport() as report:
+                return Named(report.user_id, f"deposit {report.exchange} {report.exchange_deposit_id}", is_made_again=True)
+            case AnnouncementReport() as report:
+                return Named(report.user_id, f"announcement {report.announcement_id}", is_made_again=True)
+            case BalanceReport() as report:
+                return Named(report.user_id, f"balances {report.exchange} {report.user_id}", is_made_again=True)
+            case HaltTrip() as trip:
+                return Named("", f"halt {trip.scope.value} {trip.target}", is_made_again=True)
+
+    async def set_aside(self, transaction: StepTransaction, batch: Batch, record: InputRecord, *, sparing: bool) -> Changes:
+        """Nothing moves: what was reported stays as it is, in doubt or resting, with its funds held, and the next look reports it again."""
+        return await self._context.isolation.bare_changes(transaction, ACTOR)
+
+    async def _decide(self, step: StepTransaction, batch: Batch, told: Sequence[OnReports], *, moves_halts: bool) -> Changes:
+        reports = [report for report in told if isinstance(report, Report)]
+        payouts = [report for report in told if isinstance(report, WithdrawalReport)]
+        looks = [report for report in told if isinstance(report, BalanceReport)]
+        arrivals = _AboutDeposits(
+            [report for report in told if isinstance(report, DepositReport)],
+            [report for report in told if isinstance(report, AnnouncementReport)],
+        )
+        order_ids = sorted({report.order_id for report in reports})
+        withdrawal_ids = sorted({report.withdrawal_id for report in payouts})
+        told_of = {report.user_id for report in reports} | {payout.user_id for payout in payouts} | {look.user_id for look in looks}
+        user_ids = sorted(told_of | arrivals.user_ids)
+        at(Stage.LOAD)
+        # The chain of commands is the halts' lock.
+        more = [COMMANDS_ACCOUNT, TRIPS_ACCOUNT] if moves_halts else []
+        changes = await load_orders(step, order_ids, user_ids, self._context, ACTOR, more, withdrawal_ids)
+        if moves_halts:
+            changes.halts = await halts(step.connection)
+        prefix = self._context.topics.orders_prefix
+        waiting = await step.unpublished(order_ids, prefix) if order_ids else set()
+        waiting |= await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, prefix)
+        arrivals = await arrivals.load(step, batch, changes)
+        if looks:
+            changes.drifts = await drifts_of_users(step.connection, sorted({look.user_id for look in looks}))
+        at(Stage.DECIDE)
+        for report in told:
+            match report:
+                case HaltTrip():
+                    apply_trip(report, changes)
+                case Report() if report.order_id not in waiting:
+                    apply_report(report, changes, self._context.rules)
+                case WithdrawalReport() if report.withdrawal_id not in waiting:
+                    apply_withdrawal_report(report, changes, self._context.rules)
+                case BalanceReport():
+                    apply_balance_report(report, changes, self._context.rules)
+                case _:
+                    # One that is passed over, or is about deposits.
+                    continue
+        arrivals.apply(changes)
+        return changes
+
+
+def _report_in(record: ConsumerRecord) -> OnReports:
+    """Raises ValidationError and InvariantViolation for what is no report of ours."""
+    return ON_REPORTS.validate_json(require_value(record.value, record.topic))

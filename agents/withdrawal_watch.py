@@ -14,6 +14,7 @@ Invariants:
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -22,6 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.batch import Clock
+from agents.looks import by_itself
 from infra.exchange.gateway import WithdrawalGateway
 from infra.postgres.step import Database
 from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals
@@ -135,7 +137,12 @@ class WithdrawalWatch:
         """Watches all exchanges until it is cancelled."""
         while True:
             try:
-                await asyncio.gather(*(self._round(exchange, gateway) for exchange, gateway in self._gateways.items()))
+                await asyncio.gather(
+                    *(
+                        by_itself("withdrawals", exchange, partial(self._round, exchange, gateway))
+                        for exchange, gateway in self._gateways.items()
+                    )
+                )
             except* (Retryable, KafkaError) as group:
                 log.debug("withdrawal_watch_waits", error=str(group.exceptions[0]))
             await asyncio.sleep(min(_LOOK_SECONDS, self._poll_seconds))
@@ -161,7 +168,7 @@ class WithdrawalWatch:
                 if account not in self._due:
                     # Counted from the answer on as well: it may take a while.
                     self._due[account] = now + self._poll_seconds
-                    group.create_task(self._look_up(account, unfinished, gateway))
+                    group.create_task(by_itself("withdrawals", ":".join(account), partial(self._look_up, account, unfinished, gateway)))
 
     async def _look_up(self, account: Account, unfinished: list[Withdrawal], gateway: WithdrawalGateway) -> None:
         _, user_id, api_key_id = account

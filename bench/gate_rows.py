@@ -16,6 +16,7 @@ import orjson
 
 from agents.batch import Batch, StepContext, StepRunner
 from agents.intake import IntakeStep
+from agents.isolation import Isolation, QuarantineLimit
 from agents.keys import SecondFactorReader
 from bench.gate_history import EXCHANGE
 from bench.gate_requests import TOPIC, Issuer, Prepared
@@ -243,7 +244,9 @@ class WholeStep:
             self._partitions[database] = partition, progress.next_offset
         partition, base = self._partitions[database]
         next_offset = batch.records[-1].offset + 1
-        context = StepContext(StepRunner(database, lambda: batch.now, 1.0), topics, gate.rules, lambda: batch.now, pass_by)
+        runner = StepRunner(database, lambda: batch.now, 1.0)
+        isolation = Isolation(runner, topics, gate.rules, QuarantineLimit(1, timedelta(minutes=1)), lambda: batch.now)
+        context = StepContext(runner, topics, gate.rules, lambda: batch.now, pass_by, isolation)
         market_data = gate.market_data(batch.now)
         step = IntakeStep(context, lambda: market_data, dict, gate.verifier, LIMITS, gate.unseal, len(batch.records))
         outputs = await step.run(Batch(partition, batch.records, base, next_offset))

@@ -28,6 +28,7 @@ from checks.tree import ROOT
 from infra import metrics
 from infra.settings import Settings
 from pipeline.deposit import TRANSITIONS as DEPOSIT_TRANSITIONS
+from pipeline.gate.conduct import COUNTS
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
 from pipeline.gate.deposits import ANNOUNCEMENT_CHECKS
 from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
@@ -175,6 +176,14 @@ def gate_checks() -> str:
         '0 allows nothing, but a `duplicate_window` of 0 switches that check off; "no limit" is a very large number. Operators set a '
         "user's own limits by these names, times in seconds, `price_band` as a fraction (0.10 is 10 %).\n\n"
         + _table(("limit", "default", "used by"), limit_rows)
+        + "\n## Cooldown\n\n"
+        "After `cooldown_failures` real-money requests in a row that were refused with one of these codes, by a check behind the second "
+        "factor or by the exchange, the user waits for `cooldown`: "
+        + ", ".join(f"`{code.value}`" for code, counts in COUNTS.items() if counts)
+        + ". An order that an exchange takes begins the count anew. Requests that were written wrongly, halts, missing prices and an "
+        "exchange that is down or closed do not count. Sales into US dollars and cancels pass a cooldown; withdrawals do not, because what "
+        "leaves cannot be called back. `orchestrator users show` and `status` tell which cooldowns run, and `orchestrator users "
+        "clear-cooldown` ends one.\n"
         + "\n## Suspicious activity\n\n"
         "Each rule that an order fits adds its score. At `suspicion_flag` the evidence goes to the audit event; at `suspicion_block` the "
         "order is refused and the user frozen until an operator has looked.\n\n"

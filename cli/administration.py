@@ -29,7 +29,7 @@ from cli.credentials import code_of, login_name, subject_of, token_in, usage, wo
 from cli.installation import Installation
 from cli.operator_options import Credentials
 from cli.orders import database_failed, reading, require_user
-from cli.output import CommandFailed, Exit, reason_of, say, write_line
+from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
 from infra.postgres.administration import Done, NotDone, administration_events
@@ -123,10 +123,11 @@ class Administration:
         self._settings = settings
         self._producer = producer
         self._topic = topic
+        self._asked: Asked | None = None
 
     async def by(self, asked: Asked) -> By:
         """Who asks: proven by token and code as soon as the installation has operators, a claim before. Raises CommandFailed."""
-        credentials = asked.credentials
+        self._asked, credentials = asked, asked.credentials
         if not await has_operators(self.database):
             claimed = credentials.operator or login_name()
             found = await claimed_by(self.database, claimed, login_name(), asked.reason)
@@ -150,7 +151,12 @@ class Administration:
 
     async def tell(self, done: Done) -> None:
         """Prints what came of a change, and publishes its events."""
-        write_line(done.what)
+        asked = self._asked
+        if asked is not None and asked.credentials.as_json:
+            about = {"command": asked.about.command, "target_id": asked.about.target_id}
+            write_line(to_json({**about, "changed": done.changed, "what": done.what}))
+        else:
+            write_line(done.what)
         await self.publish()
 
     async def publish(self) -> int:
@@ -275,11 +281,14 @@ async def change(installation: Installation, asked: Asked, work: Change) -> None
         await administration.tell(await work(administration.database, by))
 
 
-async def publish(installation: Installation, user_ids: Sequence[str]) -> None:
+async def publish(installation: Installation, user_ids: Sequence[str], *, as_json: bool) -> None:
     """Publishes what was not published yet, and all events of administration of these users again. Changes nothing."""
     async with reading(installation) as connection:
         for user_id in user_ids:
             await require_user(connection, user_id)
     async with administering(installation) as administration:
         count = await administration.publish_again(user_ids) if user_ids else await administration.publish()
-    say(f"{count} audit events of administration were published.")
+    if as_json:
+        write_line(to_json({"published": count}))
+    else:
+        say(f"{count} audit events of administration were published.")

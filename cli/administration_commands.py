@@ -137,15 +137,26 @@ def users_unlock_totp(user: _UserId, reason: MayHaveReason = None, *, credential
     finish(unlock_totp(find_installation(), user, reason=reason, credentials=credentials))
 
 
+@users_app.command("clear-cooldown")
+@with_credentials
+def users_clear_cooldown(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
+    """Forget a user's failures in a row, and with them the cooldown that they began."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import end_cooldown  # noqa: PLC0415 — the module's invariant
+
+    finish(end_cooldown(find_installation(), user, reason=reason, credentials=credentials))
+
+
 @users_app.command("publish")
 def users_publish(
     users: Annotated[list[str] | None, typer.Argument(metavar="[USER…]", help="Whose events, all of them again.")] = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Publish audit events that wait because the broker was away; with users, all of theirs again. Changes nothing."""
     from cli.administration import publish, user_id_of  # noqa: PLC0415 — the module's invariant
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
 
-    finish(publish(find_installation(), [user_id_of(user) for user in users or ()]))
+    finish(publish(find_installation(), [user_id_of(user) for user in users or ()], as_json=as_json))
 
 
 @keys_app.command("add")

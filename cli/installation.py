@@ -31,6 +31,7 @@ FILE_NAME: Final = "endpoints.json"
 _ADDRESSES: Final = ("kafka_bootstrap_servers", "database_url")
 _TAKEN_OVER: Final = (
     *_ADDRESSES, "exchange_urls", "topic_prefix", "consumer_group", "exchanges", "master_key_file", "authentication", "token_keys_file",
+    "token_issuer", "token_audience",
 )  # fmt: skip
 
 
@@ -52,6 +53,8 @@ class RunningInstallation(BaseModel):
     health: tuple[str, ...]
     authentication: Literal["required", "sandbox"] = "required"
     token_keys_file: Path | None = None
+    token_issuer: str | None = None
+    token_audience: str | None = None
 
     @field_serializer("database_url", when_used="json")
     def _written_out(self, value: SecretStr) -> str:

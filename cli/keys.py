@@ -22,7 +22,7 @@ from cli.installation import Installation
 from cli.key_accounts import with_accounts
 from cli.operator_options import Credentials
 from cli.orders import reading, require_user
-from cli.output import CommandFailed, Exit, print_table, say, write_line
+from cli.output import CommandFailed, Exit, print_table, say
 from cli.users import KEY_COLUMNS, KEYS, rows_of
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues import venue
@@ -159,12 +159,11 @@ async def rotate(installation: Installation, *, credentials: Credentials) -> Non
             rotation = await rotate_secrets(administration.database, keyring, by)
         except MasterKeyError as error:
             raise CommandFailed(str(error), Exit.NOT_SO) from error
-        write_line(
-            f"{rotation.keys} API keys and {rotation.factors} second factors were re-encrypted under master key {rotation.key_id}."
-            if rotation.keys or rotation.factors
-            else f"Nothing to do: everything that can be decrypted is under master key {rotation.key_id}."
-        )
-        await administration.publish()
+        is_changed = bool(rotation.keys or rotation.factors)
+        what = f"Nothing to do: everything that can be decrypted is under master key {rotation.key_id}."
+        if is_changed:
+            what = f"{rotation.keys} API keys and {rotation.factors} second factors were re-encrypted under master key {rotation.key_id}."
+        await administration.tell(Done(what, changed=is_changed))
     if rotation.unreadable:
         named = ", ".join(rotation.unreadable[:10]) + (" …" if len(rotation.unreadable) > 10 else "")
         raise CommandFailed(

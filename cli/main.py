@@ -21,6 +21,7 @@ from cli.doubt_commands import in_doubt_app
 from cli.ending import finish as _finish
 from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
+from cli.quarantine_commands import quarantine_app
 from cli.request_commands import order, orders, results, submit
 from cli.session_commands import sessions_app
 from cli.withdrawal_commands import addresses_app, withdrawals_app
@@ -47,6 +48,7 @@ app.add_typer(in_doubt_app, name="in-doubt")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(deposits_app, name="deposits")
+app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(schema_app, name="schema")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -32,31 +32,40 @@ MayHaveReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", h
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What somebody gives to prove who asks; nothing of it is proven yet. `totp` None: it is asked for where it is needed."""
+    """What somebody gives to prove who asks; nothing of it is proven yet. `totp` None: it is asked for where it is needed.
+
+    `as_json`: what came of it is printed for programs.
+    """
 
     operator: str | None = None
     token_file: Path | None = None
     totp: str | None = field(default=None, repr=False)
+    as_json: bool = False
 
 
 NO_CREDENTIALS: Final = Credentials()
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _OPTIONS: Final = {"operator": Claimed, "token_file": TokenFile, "totp": Totp}
 
 
 def with_credentials(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of an operator, which it gets as its keyword `credentials`."""
+    """Gives a command the options of an operator, which it gets as its keyword `credentials`; and `--json` where it has none itself."""
     signature = inspect.signature(command)
     own = {name: parameter for name, parameter in signature.parameters.items() if name != "credentials"}
     options = {
         name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         for name, annotation in _OPTIONS.items()
     }
+    has_json = "as_json" in own
+    if not has_json:
+        options["as_json"] = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
 
     @wraps(command)
     def run(**given: Any) -> None:
-        credentials = Credentials(**{name: given.pop(name) for name in _OPTIONS})
+        as_json = given["as_json"] if has_json else given.pop("as_json")
+        credentials = Credentials(**{name: given.pop(name) for name in _OPTIONS}, as_json=as_json)
         command(**given, credentials=credentials)
 
     shown = {**own, **options}

@@ -97,6 +97,10 @@ _REQUEST_HEADERS: Final[Document] = {
             "installation is a sandbox, which does not look at it.",
             pattern="^[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$",
         ),
+        "x-session": _header(
+            "`start` with a fresh code begins the session that the token's `sid` names: trades that follow with that `sid` need no code.",
+            const="start",
+        ),
         "x-totp": _header(
             "The current code of the user's second factor. Required where a request moves real money (`mode` live) and nothing else proves "
             "the second factor; each code is accepted once.",

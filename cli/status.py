@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cli.cooldowns import COOLDOWN_COLUMNS, running_cooldowns
 from cli.installation import Installation
 from cli.orders import Row, reading
 from cli.output import Cell, table_lines, to_json, write_line
@@ -69,7 +70,8 @@ async def _by_state(connection: AsyncConnection, statement: TextClause, states: 
 
 
 async def show_status(installation: Installation, *, as_json: bool) -> None:
-    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users and locked second factors."""
+    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users, locked second factors and running
+    cooldowns."""
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
         orders = await _by_state(connection, _ORDERS, _ORDER_STATES)
@@ -77,9 +79,10 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
         drifts: list[Row] = [dict(row) for row in (await connection.execute(_DRIFTS, {"limit": _LISTED_MAX})).mappings()]
         frozen = await _users(connection, _FROZEN)
         locked = await _users(connection, _LOCKED)
+        cooldowns = await running_cooldowns(connection, installation)
     if as_json:
         report: dict[str, Cell] = {"halts": halts, "orders": orders, "withdrawals": withdrawals}
-        report |= {"balance_drifts": drifts, "frozen_users": frozen, "locked_second_factors": locked}
+        report |= {"balance_drifts": drifts, "frozen_users": frozen, "locked_second_factors": locked, "cooldowns": cooldowns}
         write_line(to_json(report))
         return
     lines = ["== stopped", *halt_lines(halts), "", "== orders that are not over"]
@@ -92,4 +95,5 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
     for title, users in (("frozen users", frozen), ("locked second factors", locked)):
         lines += ["", f"== {title}"]
         lines += table_lines([{"user_id": user} for user in users], ("user_id",)) if users else ["none"]
+    lines += ["", "== cooldowns", *(table_lines(cooldowns, COOLDOWN_COLUMNS) if cooldowns else ["none"])]
     write_line("\n".join(lines))

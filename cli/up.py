@@ -292,6 +292,8 @@ def _described(ground: _Ground, health: tuple[str, ...]) -> RunningInstallation:
         consumer_group=settings.consumer_group,
         authentication=settings.authentication,
         token_keys_file=None if settings.token_keys_file is None else settings.token_keys_file.expanduser().absolute(),
+        token_issuer=settings.token_issuer,
+        token_audience=settings.token_audience,
         master_key_file=None if file is None else file.expanduser().absolute(),
         exchange_log=None if simulator is None else simulator.log_path.absolute(),
         health=health,

@@ -74,13 +74,30 @@ def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> 
     # Always, as another terminal may stand in another directory.
     command = f"ORCHESTRATOR_DATA_DIR={shlex.quote(str(directory))} {called()}"
     broker = f"-b {running.kafka_bootstrap_servers}"
+    user = TRIAL_USERS[0]
+    proof, options, headers = [], "", ""
+    if running.authentication == "required":
+        options, headers = f" --token-file {user}.token --totp CODE", f' -H "authorization=Bearer $(cat {user}.token)" -H x-totp=CODE'
+        proof = [
+            "",
+            "Every request needs a token, and real money a code. Make both for a trial, once; CODE below stands for the code shown now:",
+            f"  {command} users enrol-totp {user}",
+            f"  {command} tokens issue {user} --hours 8 --signing-key {_signing_key(running)} > {user}.token",
+        ]
     return [
+        *proof,
         "",
         "Send an order from another terminal and see its answer:",
-        f"  echo {request} | {command} submit - --wait",
+        f"  echo {request} | {command} submit - --wait{options}",
         "The same with kcat, and all answers:",
-        f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {TRIAL_USERS[0]} -X partitioner=murmur2_random",
+        f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {user} -X partitioner=murmur2_random{headers}",
         f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
         "Then look around:",
-        *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {TRIAL_USERS[0]}", "lag", "verify", "doctor")),
+        *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {user}", "lag", "verify", "doctor")),
     ]
+
+
+def _signing_key(running: RunningInstallation) -> str:
+    """The private key that the documents put beside the public one, where it is there."""
+    beside = None if running.token_keys_file is None else running.token_keys_file.with_name("issuer.pem")
+    return "PRIVATE_KEY_FILE" if beside is None or not beside.is_file() else shlex.quote(str(beside))

@@ -13,6 +13,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.administration import administering, asking, change, keyring_for, user_id_of
+from cli.cooldowns import running_cooldowns
 from cli.installation import Installation
 from cli.operator_options import Credentials
 from cli.orders import Row, reading, unknown_user
@@ -23,6 +24,7 @@ from infra.postgres.administration import (
     StatusChange,
     add_user,
     administration_event_types,
+    clear_cooldown,
     enrol_second_factor,
     set_user_status,
     unlock_second_factor,
@@ -91,13 +93,17 @@ async def show_user(installation: Installation, user_id: str, *, as_json: bool) 
         factors = await rows_of(connection, _FACTOR, user_id=user_id)
         keys = await rows_of(connection, KEYS, user_id=user_id, limit=1_000)
         limits = await rows_of(connection, _LIMITS, user_id=user_id)
+        cooldowns = await running_cooldowns(connection, installation, user_id)
         history = await rows_of(connection, _HISTORY, user_id=user_id, shown=_SHOWN, limit=_HISTORY_MAX)
     factor = factors[0] if factors else None
     if as_json:
-        write_line(to_json({**users[0], "second_factor": factor, "keys": keys, "limits": limits, "history": history}))
+        cooldown = cooldowns[0] if cooldowns else None
+        more = {"second_factor": factor, "cooldown": cooldown, "keys": keys, "limits": limits, "history": history}
+        write_line(to_json({**users[0], **more}))
         return
     lines = _pairs(users[0])
     lines += ["", "== second factor", *(["none"] if factor is None else _pairs(factor))]
+    lines += ["", "== cooldown", *(_pairs(cooldowns[0]) if cooldowns else ["none"])]
     sections: Mapping[str, tuple[list[Row], tuple[str, ...]]] = {
         "keys": (keys, KEY_COLUMNS[1:]),
         "limits of its own": (limits, ("name", "amount", "changed_at", "changed_by")),
@@ -134,6 +140,13 @@ async def unlock_totp(installation: Installation, user_id: str, *, reason: str |
     user_id = user_id_of(user_id)
     asked = asking("users unlock-totp", user_id, credentials, reason)
     await change(installation, asked, lambda database, by: unlock_second_factor(database, user_id, by))
+
+
+async def end_cooldown(installation: Installation, user_id: str, *, reason: str, credentials: Credentials) -> None:
+    """Forgets a user's failures in a row. Raises CommandFailed for an unknown user."""
+    user_id = user_id_of(user_id)
+    asked = asking("users clear-cooldown", user_id, credentials, reason)
+    await change(installation, asked, lambda database, by: clear_cooldown(database, user_id, by))
 
 
 async def enrol_totp(installation: Installation, user_id: str, *, replace: bool, credentials: Credentials, as_json: bool) -> None:

@@ -23,6 +23,16 @@ RECORDS_BEHIND: Final = Gauge(
     "orchestrator_records_behind", "Records not worked on yet, for each input partition of this worker", ["topic", "partition"]
 )
 PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input partitions that this worker owns")
+RECORDS_SET_ASIDE: Final = Counter(
+    "orchestrator_records_set_aside_total",
+    "Records that could not be decided and were set aside, see `orchestrator quarantine list`; any is a reason to look",
+    ["topic", "stage"],
+)
+LOOKS_FAILED: Final = Counter(
+    "orchestrator_looks_failed_total",
+    "Looks at one order, account or exchange that ended in an error of this system's own and left it as it was, by what looks",
+    ["what"],
+)
 ORDERS_IN_DOUBT: Final = Gauge(
     "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
 )

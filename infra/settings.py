@@ -142,6 +142,11 @@ class Settings(BaseSettings):
     """How long a rebalance waits for batches under way."""
     stall_seconds_max: int = Field(default=60, ge=5)
     """How long anything in a worker may stand still before it ends itself."""
+    quarantine_records_max: int = Field(default=20, ge=1)
+    """How many records of a partition may be set aside within the window before the partition stops: a defect that hits every record must
+    not drain the topic. One user counts for 3 at most, all together for ten times the number."""
+    quarantine_window_seconds: int = Field(default=600, ge=1)
+    """See above."""
     reconcile_interval_ms: int = Field(default=1_000, ge=50)
     """How often orders in doubt are looked up; resting orders a quarter as often."""
 

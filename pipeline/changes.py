@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.audit import AuditTrail, Value
 from pipeline.cost import RealisedResult
@@ -32,6 +32,9 @@ from schemas.routing import RoutedOrder
 from schemas.state import ORDER_STATE, OrderState
 from schemas.topics import Topics
 from schemas.wire import SCHEMA_VERSION, SourceOffset
+
+if TYPE_CHECKING:
+    from pipeline.quarantine import QuarantinedRecord
 
 REAL_MONEY_WARNING: Final = "real money: this order is sent to the exchange and can lose its whole value"
 
@@ -133,7 +136,7 @@ class Changes:
     trail: AuditTrail
     ledger: Ledger
     orders: dict[str, Order] = field(default_factory=dict)
-    # Orders of which another input partition's newest word is not published yet; see infra.postgres.step.
+    # Orders and withdrawals of which another input partition's newest word is not published yet; see infra.postgres.step.
     unpublished: set[str] = field(default_factory=set)
     # Orders made and changed by this batch; the newest form of both is in `orders`.
     made: set[str] = field(default_factory=set)
@@ -182,6 +185,8 @@ class Changes:
     drifts_made: set[tuple[str, str, str]] = field(default_factory=set)
     # What sales brought, to be counted against the loss limit.
     realised: list[RealisedResult] = field(default_factory=list)
+    # Records that could not be decided (pipeline.quarantine).
+    set_aside: list["QuarantinedRecord"] = field(default_factory=list)
     outputs: list[OutputRecord] = field(default_factory=list)
     _answered: set[SourceOffset] = field(default_factory=set)
 

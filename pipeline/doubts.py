@@ -35,6 +35,9 @@ def decide_doubt(decision: DoubtDecision, changes: Changes, rules: Rules) -> Ref
     Whether the operator may command was judged before (pipeline/halts)."""
     order, withdrawal = changes.orders.get(decision.target_id), changes.withdrawals.get(decision.target_id)
     subject = order or withdrawal
+    if decision.target_id in changes.unpublished:
+        text = "its last change is not on the topics yet, and a word on it must not overtake it; it is as it was. Give the command again"
+        return Refusal(ReasonCode.APPROVAL_NOT_PENDING, text)
     refusal = _not_to_be_resolved(decision, order, withdrawal)
     if refusal is not None or subject is None:
         return refusal

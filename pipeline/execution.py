@@ -7,7 +7,8 @@ A step of the execution agent has three parts:
 
 Invariants:
 1. An order is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt stops it.
-2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+2. `submitting` means that it may have been sent: it is in doubt, and never sent blindly again, but where this very run of the step has
+   stored the intent and not made its calls yet.
 3. A cancel is only ever sent for a resting order, and only while a cancel request waits or a halt asks for it. An order whose cancel
    waits is not sent.
 4. One batch makes at most one call per order and action, however often its records name it.
@@ -61,6 +62,10 @@ Outcome = SubmissionOutcome | NotSent
 CancelOutcome = Confirmed | Refused | InDoubt | NotSent
 
 
+# Intents that this run of a step has stored, by id and attempt: (order or withdrawal id, attempt).
+OwnIntents = Collection[tuple[str, int]]
+
+
 @dataclass(slots=True)
 class Plan:
     """What one batch sends, in the order in which the records came."""
@@ -71,9 +76,18 @@ class Plan:
 
 
 def plan(
-    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook, usd_assets: Collection[str]
+    work: Sequence[RoutedOrder],
+    changes: Changes,
+    fencing_epoch: int,
+    work_partition: int,
+    halts: HaltBook,
+    usd_assets: Collection[str],
+    own_intents: OwnIntents = (),
 ) -> Plan:
-    """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction."""
+    """Decides what is sent. Orders that need no call any more are ended or put in doubt here, in the same database transaction.
+
+    `own_intents` are those that earlier tries of this very step have stored, whose commit was answered late.
+    """
     decided = Plan()
     named: set[tuple[Action, str]] = set()
     for routed in work:
@@ -101,7 +115,7 @@ def plan(
             else:
                 _plan_submission(order, changes, fencing_epoch, work_partition, decided)
         elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt and not again:
-            if order.fencing_epoch == fencing_epoch:
+            if order.fencing_epoch == fencing_epoch and (order.order_id, order.attempt) in own_intents:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 decided.submissions.append(submission_of(order))
             else:

@@ -133,7 +133,7 @@ def decide_commands(
             refusal = decide_doubt(command, changes, rules)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
-            _refuse(arrival, refused[-1], changes)
+            refuse_command(arrival, refused[-1], changes)
             continue
         if isinstance(command, Command):
             _apply(command, changes)
@@ -141,6 +141,9 @@ def decide_commands(
 
 
 def _decide_withdrawal(decision: WithdrawalDecision, accounts: Mapping[str, AccountState], changes: Changes) -> Refusal | None:
+    if decision.withdrawal_id in changes.unpublished:
+        text = "its last change is not on the topics yet, and a decision must not overtake it; it is as it was. Give the command again"
+        return Refusal(ReasonCode.APPROVAL_NOT_PENDING, text)
     withdrawal = changes.withdrawals.get(decision.withdrawal_id)
     owner = accounts.get(withdrawal.user_id) if withdrawal is not None else None
     return decide_withdrawal(decision, owner.status if owner is not None else None, changes)
@@ -154,7 +157,8 @@ def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: C
     return second_factor_refusal(operator, arrival.headers, arrival.appended_at, None, changes)
 
 
-def _refuse(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
+def refuse_command(arrival: CommandArrival, refusal: Refusal, changes: Changes) -> None:
+    """Says in its account's chain why a command was not applied."""
     command = arrival.command
     fields: dict[str, Value] = {
         "request_id": command.command_id if command is not None else str(arrival.source),

@@ -24,6 +24,7 @@ from pipeline.announcements import take_in_announcement
 from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, PendingCancel, order_fields
+from pipeline.dead_letter import dead_letter_of
 from pipeline.gate.context import Refusal
 from pipeline.gate.safety import stale_refusal
 from pipeline.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
@@ -40,9 +41,7 @@ from schemas.reasons import ReasonCode
 from schemas.requests import CancelRequest, DepositRequest, SessionRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
-from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_HEADERS_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
 
-_SECRET_HEADERS = frozenset({"authorization", "x-totp"})
 # Each look-up of a resting order goes through the cancels that wait for it.
 CANCELS_PENDING_MAX = 20
 
@@ -107,6 +106,28 @@ def _begin_session(arrival: Arrival, state: IntakeState, changes: Changes) -> Ar
     return begin_with_request(arrival, arrival.decoded.user_id or "", state, changes) or replace(arrival, is_confirmed=True)
 
 
+def give_up(arrival: Arrival, reason: str, rules: Rules, changes: Changes) -> None:
+    """The final answer to a record that could not be decided. Its key is claimed where it is free, so that copies get the same answer.
+
+    `changes` holds the key's claim and its user's chain, where the record may speak for a user; nothing of it was stored before.
+    """
+    refusal = Refusal(ReasonCode.INTERNAL_ERROR, reason)
+    key = arrival.proven_key
+    if key is None:
+        answer_unproven(arrival, refusal, changes)
+        return
+    claim = changes.claims.get(key)
+    if claim is None or _has_expired(claim, arrival, rules, changes):
+        reject(arrival, _claim(arrival, key, changes), refusal, changes)
+        return
+    request_id = request_id_in(arrival, key)
+    fields: dict[str, Value] = {**base_fields(arrival, request_id), "reason_code": refusal.code.value, "reason": reason}
+    changes.audit(key[0], None, EventType.REQUEST_REJECTED, fields, arrival.traceparent)
+    changes.answer(
+        rejection(arrival, request_id, refusal, changes.now, replayed=True, duplicate_of=claim.request_id), arrival.traceparent
+    )
+
+
 def _fingerprint(arrival: Arrival) -> str:
     if isinstance(arrival.decoded, Unreadable):
         return fingerprint_of_bytes(arrival.value or b"")
@@ -151,23 +172,11 @@ def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
 def _bury(arrival: Arrival, unreadable: Unreadable, changes: Changes) -> None:
     """Copies a record to the dead-letter topic: original key and bytes, secrets taken out of the headers.
 
-    A compressed record may be many times larger than the broker's limit once it is read. What would not fit into a dead letter is cut, and
-    its headers say so: a record that cannot be buried would stop every worker that reads it.
+    A compressed record may be many times larger than the broker's limit once it is read: what would not fit is cut (pipeline.dead_letter).
     """
-    headers = [(name, value) for name, value in arrival.headers if name.lower() not in _SECRET_HEADERS]
-    if sum(len(name.encode()) + len(value) for name, value in headers) > DEAD_LETTER_HEADERS_BYTES_MAX:
-        headers = [("dlq-headers-in-all", str(len(headers)).encode())]
-    headers.append(("dlq-source", str(arrival.source).encode()))
-    headers.append(("dlq-reason-code", unreadable.reason_code.value.encode()))
-    headers.append(("dlq-reason", unreadable.reason.encode()))
-    key, value = arrival.key, arrival.value
-    if value is not None and len(value) > DEAD_LETTER_BYTES_MAX:
-        headers.append(("dlq-bytes-in-all", str(len(value)).encode()))
-        value = value[:DEAD_LETTER_BYTES_MAX]
-    if key is not None and len(key) > DEAD_LETTER_KEY_BYTES_MAX:
-        headers.append(("dlq-key-bytes-in-all", str(len(key)).encode()))
-        key = key[:DEAD_LETTER_KEY_BYTES_MAX]
-    changes.bury(key, value, tuple(headers))
+    changes.bury(
+        *dead_letter_of(arrival.source, arrival.key, arrival.value, arrival.headers, unreadable.reason_code, unreadable.reason)
+    )
 
 
 def _answer_again(arrival: Arrival, claim: Claim, changes: Changes) -> None:

@@ -5,6 +5,10 @@ class InvariantViolation(Exception):
     """Something that cannot happen has happened. The worker stops without writing; a person must look."""
 
 
+class MustStop(InvariantViolation):
+    """It concerns the partition, not one record: nothing is tried again in parts or set aside, as that could do harm. The worker stops."""
+
+
 class RowUnreadable(InvariantViolation):
     """A stored row is not what this system writes. Whatever it is about is left as it is; nothing else has to wait for it."""
 

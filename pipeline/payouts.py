@@ -5,7 +5,8 @@ As for orders (pipeline/execution, pipeline/settlement), and stricter: what was 
 Invariants:
 1. A withdrawal is sent only from `accepted`, for the attempt that its record names, before its deadline, and while no halt of any level
    covers it. One batch makes at most one call for it.
-2. `submitting` under an older fencing epoch means that another worker may have sent it: it is in doubt, and never sent blindly again.
+2. `submitting` means that it may have been sent: it is in doubt, and never sent blindly again, but where this very run of the step has
+   stored the intent and not made its calls yet.
 3. In doubt it is sent once more only when the exchange's history does not show it although it began to be read after the acceptance
    horizon and the history's lag, and its deadline is still ahead; else it is rejected and its funds released.
 4. What leaves the account is posted when the exchange says `completed`; until then it stays held.
@@ -19,7 +20,7 @@ from typing import Final
 from pipeline.booking import DETAIL_MAX, storable
 from pipeline.changes import Changes
 from pipeline.cost import trim_cost
-from pipeline.execution import NotSent
+from pipeline.execution import NotSent, OwnIntents
 from pipeline.gate.conduct import after_exchange_refusal, after_success
 from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
@@ -47,9 +48,17 @@ Outcome = WithdrawalOutcome | NotSent
 
 
 def plan_withdrawals(
-    work: Sequence[RoutedOrder], changes: Changes, fencing_epoch: int, work_partition: int, halts: HaltBook
+    work: Sequence[RoutedOrder],
+    changes: Changes,
+    fencing_epoch: int,
+    work_partition: int,
+    halts: HaltBook,
+    own_intents: OwnIntents = (),
 ) -> list[WithdrawalSubmission]:
-    """Decides what is sent. Those that need no call any more are ended or put in doubt here, in the same database transaction."""
+    """Decides what is sent. Those that need no call any more are ended or put in doubt here, in the same database transaction.
+
+    `own_intents` are those that earlier tries of this very step have stored, whose commit was answered late.
+    """
     submissions: list[WithdrawalSubmission] = []
     named: set[str] = set()
     for routed in work:
@@ -79,11 +88,11 @@ def plan_withdrawals(
             move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
             submissions.append(submission_of(submitting))
         elif withdrawal.status is _S.SUBMITTING and routed.attempt == withdrawal.attempt and not again:
-            if withdrawal.fencing_epoch == fencing_epoch:
+            if withdrawal.fencing_epoch == fencing_epoch and (withdrawal.withdrawal_id, withdrawal.attempt) in own_intents:
                 # Stored by this very step, whose commit was answered late: nothing was sent yet.
                 submissions.append(submission_of(withdrawal))
             else:
-                _put_in_doubt(withdrawal, INTERRUPTED, changes)
+                put_in_doubt(withdrawal, INTERRUPTED, changes)
     return submissions
 
 
@@ -132,7 +141,7 @@ def conclude_withdrawals(outcomes: Mapping[str, Outcome], changes: Changes) -> N
                 # The key itself stays in use: a venue says the same of one that may trade and not withdraw.
                 _refuse(withdrawal, outcome, EventType.WITHDRAWAL_REFUSED, changes)
             case InDoubt(detail):
-                _put_in_doubt(withdrawal, detail, changes)
+                put_in_doubt(withdrawal, detail, changes)
             case NotSent(detail):
                 _requeue(withdrawal, detail, changes)
 
@@ -154,7 +163,7 @@ def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, cha
     end_unsent(ended, withdrawal, event_type, changes)
 
 
-def _put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
+def put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held until the exchange's history proves what became of it."""
     after = replace(withdrawal, status=_S.IN_DOUBT, reason=storable(detail), updated_at=changes.now)
     move(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, len(changes.ledger.transfers), changes)

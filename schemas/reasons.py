@@ -74,6 +74,7 @@ class ReasonCode(StrEnum):
     EXCHANGE_UNAVAILABLE = "EXCHANGE_UNAVAILABLE"
     ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
     ORDER_NOT_CANCELABLE = "ORDER_NOT_CANCELABLE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
     ORDER_NOT_EXECUTED = "ORDER_NOT_EXECUTED"
 
 
@@ -151,14 +152,16 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.AMOUNT_ABOVE_MAXIMUM: "The order is worth more than the largest that this installation or the exchange takes.",
     ReasonCode.INVALID_DECIMAL: "A money field is no plain decimal string: a JSON number, a sign, an exponent, or too many digits.",
     ReasonCode.PRICE_INVALID: "The price must be above zero.",
-    ReasonCode.PRICE_OUT_OF_BAND: "The price is too far from the market's.",
+    ReasonCode.PRICE_OUT_OF_BAND: "The price is too far from the market's, or outside of what the exchange takes.",
     ReasonCode.PRICE_UNAVAILABLE: "No market price of known age is at hand, so the order cannot be valued. Try again under a new key.",
     ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals.",
-    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol, or does not trade it now.",
-    ReasonCode.PRECISION_INVALID: "Price or quantity is not a multiple of the exchange's step for this symbol.",
+    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol.",
+    ReasonCode.PRECISION_INVALID: "Price or quantity is not a multiple of the exchange's step for this symbol, or `quote_quantity` "
+    "has more decimal places than the exchange takes.",
     ReasonCode.DAILY_VOLUME_EXCEEDED: "With this order the user would trade more in 24 hours than allowed.",
     ReasonCode.HOURLY_TRADES_EXCEEDED: "The user has made as many trades in the last hour as allowed.",
-    ReasonCode.COOLDOWN_ACTIVE: "After failures in a row the user must wait.",
+    ReasonCode.COOLDOWN_ACTIVE: "After failures in a row the user must wait; sales into US dollars and cancels pass. "
+    "docs/checks.md says what counts.",
     ReasonCode.BALANCE_INSUFFICIENT: "The available funds do not cover what the order would hold.",
     ReasonCode.DAILY_WITHDRAWAL_EXCEEDED: "With this withdrawal the user would withdraw more in 24 hours than allowed.",
     ReasonCode.SUSPICIOUS_ACTIVITY: "The request fits a pattern of misuse. An operator looks at it.",
@@ -187,10 +190,13 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.SCHEMA_VERSION_UNSUPPORTED: "`schema_version` is not one that this version reads.",
     ReasonCode.EXCHANGE_UNKNOWN: "This installation is not connected to the exchange.",
     ReasonCode.EXCHANGE_REFUSED: "The exchange provably refused the order; `reason` is its own text. Held funds are free again.",
-    ReasonCode.EXCHANGE_UNAVAILABLE: "The exchange could not be reached, and provably did not get the order. Held funds are free again. "
+    ReasonCode.EXCHANGE_UNAVAILABLE: "The exchange could not be reached, is closed, or has suspended the symbol, and provably took no "
+    "order. Held funds are free again. "
     "Try again under a new key.",
     ReasonCode.ORDER_NOT_FOUND: "`target_idempotency_key` names no order of this user.",
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
+    ReasonCode.INTERNAL_ERROR: "An error inside this system kept the record from being decided; it was set aside, and nothing was sent. "
+    "Held funds are free again. Operators see it under the id that `reason` names; send the request again under a new key.",
     ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
     "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
     "all the same, a result with `corrects: true` follows.",

@@ -215,11 +215,11 @@ def _blind_payout() -> None:
             changes.withdrawals_changed.add(withdrawal.withdrawal_id)
             resent.append(payouts.submission_of(changes.withdrawals[withdrawal.withdrawal_id]))
 
-        put_in_doubt, payouts._put_in_doubt = payouts._put_in_doubt, resend
+        put_in_doubt, payouts.put_in_doubt = payouts.put_in_doubt, resend
         try:
             decided = plan(work, changes, *given)
         finally:
-            payouts._put_in_doubt = put_in_doubt
+            payouts.put_in_doubt = put_in_doubt
         return decided + resent
 
     agents.execution.plan_withdrawals = plan_and_resend

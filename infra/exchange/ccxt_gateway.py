@@ -7,7 +7,6 @@ Invariants:
    a process that was paused between intent and sending cannot land an order after the receive window.
 3. No text that leaves this module holds a key, a secret, a signature or a URL's query.
 4. Everything is bounded: calls at a time, accounts kept, the time of each call, pages read.
-
 Start with `submit`, then `_judge`.
 """
 

@@ -135,13 +135,11 @@ _BINANCE_MALFORMED: Final = frozenset({
 # "Messages for -1010 ERROR_MSG_RECEIVED, -2010 NEW_ORDER_REJECTED, and -2011 CANCEL_REJECTED". The code is shared with "Duplicate order
 # sent.", which says that *another copy* stands in the books; so the text decides, and a text that is not listed is in doubt.
 _BINANCE_REJECTED_TEXTS: Final = (
-    "Market is closed.",
     "This action is disabled on this account.",
     "This account may not place or cancel orders.",
     "Unsupported order combination",
     "Order would trigger immediately.",
     "Order would immediately match and take.",
-    "Rest API trading is not enabled.",
     "Market orders are not supported for this symbol.",
     "Quote order qty market orders are not support",
     "Iceberg orders are not supported for this symbol.",
@@ -153,13 +151,24 @@ _BINANCE_REJECTED_TEXTS: Final = (
     "Order book liquidity is less than",
 )
 
+# The state of the exchange, and nothing about the order: the same order is taken when it has changed.
+_BINANCE_CLOSED_TEXTS: Final = ("Market is closed", "Rest API trading is not enabled", "REST API trading is not enabled")
+
 _BINANCE_REFUSALS: Final = (
     RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _TURNED_AWAY),
     RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _BAD_REQUEST, frozenset({"-1003", "-1015", "-1016"})),
     # The receive window was over when the request arrived, or the clocks disagree.
     RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _BAD_REQUEST, frozenset({"-1021"})),
     RefusalRule(ReasonCode.BALANCE_INSUFFICIENT, _BAD_REQUEST, frozenset({"-2010"}), ("Account has insufficient balance",)),
+    RefusalRule(ReasonCode.EXCHANGE_UNAVAILABLE, _BAD_REQUEST, frozenset({"-1013", "-2010"}), _BINANCE_CLOSED_TEXTS),
     RefusalRule(ReasonCode.EXCHANGE_REFUSED, _BAD_REQUEST, frozenset({"-2010"}), _BINANCE_REJECTED_TEXTS),
+    # "Filter failures": those whose name says alone what was exceeded.
+    RefusalRule(ReasonCode.PRICE_OUT_OF_BAND, _BAD_REQUEST, frozenset({"-1013"}), ("Filter failure: PERCENT_PRICE",)),
+    RefusalRule(
+        ReasonCode.OPEN_ORDERS_EXCEEDED, _BAD_REQUEST, frozenset({"-1013"}),
+        ("Filter failure: MAX_NUM_ORDERS", "Filter failure: EXCHANGE_MAX_NUM_ORDERS"),
+    ),
+    RefusalRule(ReasonCode.POSITION_LIMIT_EXCEEDED, _BAD_REQUEST, frozenset({"-1013"}), ("Filter failure: MAX_POSITION",)),
     RefusalRule(ReasonCode.EXCHANGE_REFUSED, _BAD_REQUEST, _BINANCE_MALFORMED),
     RefusalRule(ReasonCode.SYMBOL_UNKNOWN, _BAD_REQUEST, frozenset({"-1121"})),
     RefusalRule(ReasonCode.API_KEY_UNKNOWN, _CLIENT_ERROR, frozenset({"-1022", "-2008", "-2014"})),

@@ -3,6 +3,7 @@
 import ssl
 from typing import Any
 
+from aiokafka import AIOKafkaProducer
 from faust import SASLCredentials, SSLCredentials
 
 from infra.kafka.records import read_any_header_name
@@ -45,3 +46,8 @@ def faust_credentials(settings: Settings) -> SASLCredentials | SSLCredentials | 
             mechanism=settings.kafka_sasl_mechanism,
         )
     return SSLCredentials(context) if context is not None else None
+
+
+def report_producer_of(options: dict[str, Any]) -> AIOKafkaProducer:
+    """What looks publish their reports with. Not transactional: a report changes nothing by itself, and is made again when it was lost."""
+    return AIOKafkaProducer(**options, enable_idempotence=True, acks="all", request_timeout_ms=10_000, retry_backoff_ms=50, linger_ms=2)

@@ -35,8 +35,9 @@ _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds and ended sessions."""
-    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED")
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, and what became of
+    records set aside."""
+    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "RECORD_RETRIED", "RECORD_DROPPED")
     return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 
@@ -252,6 +253,17 @@ async def unlock_second_factor(database: Database, user_id: str, by: By) -> Done
         was = "locked" if factor["locked"] else f"{len(factor['wrong_at'])} wrong codes"
         changing.record(EventType.USER_UNLOCKED_TOTP, f"second factor unlocked, was {was}")
     return Done(f"The second factor of {user_id} is unlocked (it was: {was}).")
+
+
+async def clear_cooldown(database: Database, user_id: str, by: By) -> Done:
+    """Forgets a user's failures in a row, and with them the cooldown that they began."""
+    async with changing_user(database, user_id, by) as changing:
+        failures = await changing.connection.fetchval("SELECT failures_in_row FROM audit_chains WHERE account = $1", user_id)
+        if not failures:
+            return Done(f"User {user_id} has no failures in a row, so no cooldown runs; nothing was changed.", changed=False)
+        await changing.connection.execute("UPDATE audit_chains SET failures_in_row = 0 WHERE account = $1", user_id)
+        changing.record(EventType.USER_CLEARED_COOLDOWN, f"{failures} failures in a row forgotten")
+    return Done(f"The {failures} failures in a row of {user_id} are forgotten: no cooldown runs.")
 
 
 async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By) -> Done:

@@ -136,7 +136,7 @@ _UNCLAIMED: Final = """
 """
 # As `StepTransaction.unpublished` has it for orders: a batch and what it changed carry the same time.
 _UNPUBLISHED: Final = """
-    SELECT count(*) FROM input_partitions AS stored
+    SELECT DISTINCT stored.updated_at FROM input_partitions AS stored
     WHERE stored.updated_at = ANY($1::timestamptz[]) AND stored.consumer_group = $2
       AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL) AND (stored.topic, stored.partition) <> ($3, $4)
 """
@@ -217,14 +217,17 @@ async def unclaimed_deposits(connection: PoolConnectionProxy, user_ids: Sequence
     return {row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_UNCLAIMED, user_ids, credited_after)}
 
 
-async def unpublished_deposits(connection: PoolConnectionProxy, partition: "InputPartition", book: DepositBook) -> int:
-    """How many input partitions have stored and not published, as far as the database knows, a change of what the book holds."""
-    changed_at = {one.updated_at for one in book.deposits.values()} | {one.updated_at for one in book.announcements.values()}
-    if not changed_at:
-        return 0
+async def unpublished_deposits(
+    connection: PoolConnectionProxy, partition: "InputPartition", book: DepositBook
+) -> list[Deposit | Announcement]:
+    """What the book holds and another input partition has changed and not published, as far as the database knows."""
+    held: list[Deposit | Announcement] = [*book.deposits.values(), *book.announcements.values()]
+    if not held:
+        return []
     own = partition.consumer_group, partition.topic, partition.partition
-    found: int = await connection.fetchval(_UNPUBLISHED, sorted(changed_at), *own)
-    return found
+    rows = await connection.fetch(_UNPUBLISHED, sorted({one.updated_at for one in held}), *own)
+    waiting = {row["updated_at"] for row in rows}
+    return [one for one in held if one.updated_at in waiting]
 
 
 async def watched_accounts(

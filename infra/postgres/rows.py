@@ -9,11 +9,12 @@ from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
+import structlog
 from asyncpg import Record
 
 from pipeline.audit import AuditRow
 from pipeline.changes import Claim, PendingCancel
-from pipeline.invariants import RowUnreadable
+from pipeline.invariants import InvariantViolation, RowUnreadable
 from pipeline.ledger import AccountKey, Transfer, TransferKind
 from pipeline.order import Order
 from pipeline.venue import Fee
@@ -22,6 +23,8 @@ from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side, Time
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT
 from schemas.wire import SourceOffset
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Take = Callable[[T], object]
@@ -226,6 +229,21 @@ def fields_of(row: Record, columns: Columns[T]) -> dict[str, Any]:
             raise RowUnreadable(f"{columns.table} with {key} {row[key]} has no finite {name}; nothing was written, its funds stay held.")
         fields[name] = value
     return fields
+
+
+def readable(rows: Iterable[Record], of: Callable[[Record], T], table: str, key: str) -> list[T]:
+    """The objects of these rows, without those whose row cannot be read: each is told of, and nothing waits for it. `key` names a row.
+
+    For what looks at many rows; a step must know each of its own.
+    """
+    found: list[T] = []
+    for row in rows:
+        try:
+            found.append(of(row))
+        # What a damaged row raises depends on what is damaged: a time, an enumeration, a JSON text.
+        except (InvariantViolation, ValueError, TypeError, KeyError) as error:
+            log.error("row_unreadable", table=table, key=row[key], error=type(error).__name__, money="it stays as it is, its funds held")
+    return found
 
 
 def order_of(row: Record) -> Order:

@@ -30,7 +30,7 @@ from infra.postgres.transfers import stored_transfers
 from pipeline.audit import ChainHead
 from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
 from pipeline.gate.context import Conduct
-from pipeline.invariants import Fenced, InvariantViolation
+from pipeline.invariants import Fenced, InvariantViolation, MustStop
 from pipeline.ledger import AccountKey, Balance, Transfer
 from pipeline.order import Order
 from schemas.audit import GENESIS_HASH
@@ -334,7 +334,7 @@ class Database:
                 )
                 check_fencing_epoch(partition, row["fencing_epoch"] if row is not None else 0)
                 if row is None:
-                    raise InvariantViolation(f"input partition {partition} has no row any more; nothing was written.")
+                    raise MustStop(f"input partition {partition} has no row any more; nothing was written.")
                 yield StepTransaction(connection, partition, _progress_of(row, outputs=False))
         except OF_THE_DATABASE as error:
             await self._replace_sessions(error)

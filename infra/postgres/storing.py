@@ -23,6 +23,7 @@ from asyncpg.pool import PoolConnectionProxy
 from infra.postgres.deposits import ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING, DEPOSITS, DEPOSITS_CHANGING, DISPUTES
 from infra.postgres.drifts import drift_parts
 from infra.postgres.proposals import proposal_parts
+from infra.postgres.quarantine import QUARANTINE
 from infra.postgres.rows import (
     AUDIT_EVENTS,
     CANCEL_ATTEMPTS,
@@ -91,6 +92,7 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
+    _set_aside(statement, changes)
     for part in (*drift_parts(changes), *session_parts(changes), *proposal_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
@@ -359,6 +361,17 @@ def _halts(statement: _Statement, changes: Changes) -> None:
             ),
             columns_of(gone, 2),
             len(gone),
+        )
+
+
+def _set_aside(statement: _Statement, changes: Changes) -> None:
+    if changes.set_aside:
+        now = len(QUARANTINE.columns)
+        statement.add(
+            "records_set_aside",
+            lambda first: QUARANTINE.insert(first, set_aside_at=first + now, last_at=first + now),
+            [*QUARANTINE.arrays(changes.set_aside), changes.now],
+            len(changes.set_aside),
         )
 
 

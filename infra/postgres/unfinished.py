@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
-from infra.postgres.rows import KEY_LIVES_FROM, order_of
+from infra.postgres.rows import KEY_LIVES_FROM, order_of, readable
 from infra.postgres.step import Database
 from pipeline.order import Order
 from schemas.orders import OrderStatus
@@ -15,6 +15,18 @@ from schemas.orders import OrderStatus
 # that is asked once a minute keeps up with several thousand requests a second.
 _CLAIMS_PURGED_AT_ONCE: Final = 5_000
 _PURGE_SECONDS_MAX: Final = 5.0
+# An order whose report could not be applied is asked about all the same, less often: each such report costs a batch its halves.
+_SET_ASIDE_PAUSE: Final = timedelta(seconds=60)
+_UNFINISHED: Final = """
+    SELECT orders.*, EXISTS (SELECT FROM cancels WHERE cancels.order_id = orders.order_id AND NOT ended) AS cancel_pending
+    FROM orders
+    WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND status = ANY($3::text[]) AND executed_at IS NULL
+      AND order_id > $4
+      AND NOT EXISTS (
+        SELECT FROM quarantine WHERE state = 'open' AND subject = 'order ' || orders.order_id AND last_at > now() - $6::interval
+      )
+    ORDER BY order_id LIMIT $5
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +42,21 @@ async def unfinished_orders(
 ) -> list[UnfinishedOrder]:
     """Orders of these statuses that were sent from these partitions of the exchange's queue, by order id from `after_order_id` on.
 
-    Going on from the last order id, and from the beginning after the last page, every order has its turn however many there are.
+    Going on from the last order id, and from the beginning after the last page, every order has its turn however many there are. One whose
+    row cannot be read is passed over and told of; one whose report was set aside a moment ago waits for its next turn.
     """
+    found: list[UnfinishedOrder] = []
     async with database.connection() as connection:
-        rows = await connection.fetch(
-            """
-            SELECT orders.*, EXISTS (SELECT FROM cancels WHERE cancels.order_id = orders.order_id AND NOT ended) AS cancel_pending
-            FROM orders
-            WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND status = ANY($3::text[]) AND executed_at IS NULL
-              AND order_id > $4
-            ORDER BY order_id LIMIT $5
-            """,
-            exchange,
-            work_partitions,
-            [status.value for status in statuses],
-            after_order_id,
-            limit,
-        )
-    return [UnfinishedOrder(order_of(row), row["cancel_pending"]) for row in rows]
+        while len(found) < limit:
+            wanted = limit - len(found)
+            rows = await connection.fetch(
+                _UNFINISHED, exchange, work_partitions, [status.value for status in statuses], after_order_id, wanted, _SET_ASIDE_PAUSE
+            )
+            found += readable(rows, lambda row: UnfinishedOrder(order_of(row), row["cancel_pending"]), "orders", "order_id")
+            if len(rows) < wanted:
+                break
+            after_order_id = rows[-1]["order_id"]
+    return found
 
 
 async def watched_orders(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, fields_of
+from infra.postgres.rows import Columns, fields_of, readable
 from pipeline.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -161,16 +161,23 @@ async def unfinished_withdrawals(
 ) -> list[Withdrawal]:
     """Withdrawals sent from these partitions of an exchange's queue that are in doubt or being paid out, by id from one on. Raises
     Retryable when the database is out of reach."""
+    found: list[Withdrawal] = []
     async with database.connection() as connection:
-        rows = await connection.fetch(_UNFINISHED, exchange, work_partitions, after_withdrawal_id, limit)
-    return [withdrawal_of(row) for row in rows]
+        while len(found) < limit:
+            wanted = limit - len(found)
+            rows = await connection.fetch(_UNFINISHED, exchange, work_partitions, after_withdrawal_id, wanted)
+            found += readable(rows, withdrawal_of, "withdrawals", "withdrawal_id")
+            if len(rows) < wanted:
+                break
+            after_withdrawal_id = rows[-1]["withdrawal_id"]
+    return found
 
 
 async def unapproved_withdrawals(database: "Database", exchange: str, now: datetime, limit: int) -> list[Withdrawal]:
     """Withdrawals whose time for approval is over. Raises Retryable when the database is out of reach."""
     async with database.connection() as connection:
         rows = await connection.fetch(_UNAPPROVED, exchange, now, limit)
-    return [withdrawal_of(row) for row in rows]
+    return readable(rows, withdrawal_of, "withdrawals", "withdrawal_id")
 
 
 async def keys_that_withdraw(database: "Database", exchange: str, now: datetime, limit: int) -> list[tuple[str, str]]:

@@ -2,9 +2,10 @@
 
 Invariants:
 1. Between two moments, no more messages pass than the burst and the rate times the time between them.
-2. Only what a user can do better counts as a failure: not a halt, not a price that nobody knows, not an exchange that is down.
+2. What counts as a failure stands in one table, `COUNTS`, which names every code.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,37 +15,91 @@ from schemas.reasons import ReasonCode
 
 _SECOND: Final = timedelta(seconds=1)
 
-# What is refused as these says nothing about whether the user's requests are right.
-NO_FAILURE: Final = frozenset(
-    {
-        ReasonCode.COOLDOWN_ACTIVE,
-        ReasonCode.MESSAGE_RATE_EXCEEDED,
-        ReasonCode.TRADING_HALTED,
-        ReasonCode.REDUCE_ONLY,
-        ReasonCode.PRICE_UNAVAILABLE,
-        ReasonCode.EXCHANGE_UNAVAILABLE,
-        ReasonCode.REQUEST_STALE,
-        ReasonCode.REQUEST_EXPIRED,
-        ReasonCode.IDEMPOTENCY_KEY_REUSED,
-        ReasonCode.IDEMPOTENCY_IN_PROGRESS,
-        # The second factor has a lock-out of its own, and who holds a stolen token must not be able to shut its owner out.
-        ReasonCode.TOTP_MISSING,
-        ReasonCode.TOTP_INVALID,
-        ReasonCode.TOTP_REPLAYED,
-        ReasonCode.TOTP_LOCKED,
-        # So has a session its own bounds.
-        ReasonCode.SESSION_UNKNOWN,
-        ReasonCode.SESSION_EXPIRED,
-        ReasonCode.SESSION_REVOKED,
-        ReasonCode.SESSION_LIMIT_EXCEEDED,
-        ReasonCode.SESSION_SYMBOL_NOT_ALLOWED,
-        ReasonCode.SESSION_TOO_WIDE,
-        ReasonCode.SESSIONS_EXCEEDED,
-        ReasonCode.USER_UNKNOWN,
-        ReasonCode.USER_UNVERIFIED,
-        ReasonCode.USER_INACTIVE,
-    }
-)
+# Which refusals count towards a cooldown: what an exchange refused of the user's own doing, and what breaks a limit or looks like misuse.
+# Not what was written wrongly (nothing could have come of it), what the user cannot help (halts, prices, an exchange that is down or
+# closed), what has a lock-out of its own (the second factor: who holds a stolen token must not be able to shut its owner out), and what
+# waiting alone cures.
+COUNTS: Final[Mapping[ReasonCode, bool]] = {
+    **dict.fromkeys(
+        (
+            ReasonCode.EXCHANGE_REFUSED,
+            ReasonCode.BALANCE_INSUFFICIENT,
+            ReasonCode.AMOUNT_ABOVE_MAXIMUM,
+            ReasonCode.PRICE_OUT_OF_BAND,
+            ReasonCode.DAILY_VOLUME_EXCEEDED,
+            ReasonCode.HOURLY_TRADES_EXCEEDED,
+            ReasonCode.DAILY_WITHDRAWAL_EXCEEDED,
+            ReasonCode.POSITION_LIMIT_EXCEEDED,
+            ReasonCode.LOSS_LIMIT_EXCEEDED,
+            ReasonCode.OPEN_ORDERS_EXCEEDED,
+            ReasonCode.EXPOSURE_EXCEEDED,
+            ReasonCode.SELF_TRADE,
+            ReasonCode.DUPLICATE_ORDER,
+            ReasonCode.SUSPICIOUS_ACTIVITY,
+            ReasonCode.ADDRESS_NOT_ALLOWED,
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            # written wrongly
+            ReasonCode.SCHEMA_INVALID,
+            ReasonCode.SCHEMA_VERSION_UNSUPPORTED,
+            ReasonCode.INVALID_DECIMAL,
+            ReasonCode.REQUEST_UNSUPPORTED,
+            ReasonCode.EXCHANGE_UNKNOWN,
+            ReasonCode.SYMBOL_INVALID,
+            ReasonCode.SYMBOL_UNKNOWN,
+            ReasonCode.PRICE_INVALID,
+            ReasonCode.PRECISION_INVALID,
+            ReasonCode.AMOUNT_BELOW_MINIMUM,
+            ReasonCode.API_KEY_UNKNOWN,
+            ReasonCode.API_KEY_REVOKED,
+            ReasonCode.API_KEY_EXPIRED,
+            ReasonCode.API_KEY_PERMISSION,
+            ReasonCode.ORDER_NOT_FOUND,
+            ReasonCode.ORDER_NOT_CANCELABLE,
+            ReasonCode.OPEN_DEPOSITS_EXCEEDED,
+            ReasonCode.IDEMPOTENCY_KEY_REUSED,
+            ReasonCode.IDEMPOTENCY_IN_PROGRESS,
+            # nothing that the user can help
+            ReasonCode.TRADING_HALTED,
+            ReasonCode.REDUCE_ONLY,
+            ReasonCode.PRICE_UNAVAILABLE,
+            ReasonCode.EXCHANGE_UNAVAILABLE,
+            ReasonCode.ORDER_NOT_EXECUTED,
+            ReasonCode.INTERNAL_ERROR,
+            ReasonCode.APPROVAL_NOT_ALLOWED,
+            ReasonCode.APPROVAL_NOT_PENDING,
+            ReasonCode.APPROVAL_REFUSED,
+            ReasonCode.USER_UNKNOWN,
+            ReasonCode.USER_INACTIVE,
+            ReasonCode.USER_UNVERIFIED,
+            # a lock-out of its own
+            ReasonCode.AUTH_TOKEN_MISSING,
+            ReasonCode.AUTH_TOKEN_INVALID,
+            ReasonCode.AUTH_TOKEN_EXPIRED,
+            ReasonCode.AUTH_USER_MISMATCH,
+            ReasonCode.TOTP_MISSING,
+            ReasonCode.TOTP_INVALID,
+            ReasonCode.TOTP_REPLAYED,
+            ReasonCode.TOTP_LOCKED,
+            ReasonCode.SESSION_UNKNOWN,
+            ReasonCode.SESSION_EXPIRED,
+            ReasonCode.SESSION_REVOKED,
+            ReasonCode.SESSION_LIMIT_EXCEEDED,
+            ReasonCode.SESSION_SYMBOL_NOT_ALLOWED,
+            ReasonCode.SESSION_TOO_WIDE,
+            ReasonCode.SESSIONS_EXCEEDED,
+            # time
+            ReasonCode.COOLDOWN_ACTIVE,
+            ReasonCode.MESSAGE_RATE_EXCEEDED,
+            ReasonCode.REQUEST_STALE,
+            ReasonCode.REQUEST_EXPIRED,
+        ),
+        False,
+    ),
+}
 
 
 def message_conforms(conduct: Conduct, limits: Limits, now: datetime) -> bool:
@@ -72,8 +127,9 @@ def after_message(conduct: Conduct, limits: Limits, appended_at: datetime, now: 
 
 
 def after_failure(conduct: Conduct, limits: Limits, code: ReasonCode, now: datetime) -> Conduct:
-    """Counts a request that a check refused. Codes of `NO_FAILURE` change nothing. What failed before a cooldown that is over is over."""
-    if code in NO_FAILURE:
+    """Counts a request that a check refused. Codes that do not count (`COUNTS`) change nothing. What failed before a cooldown that
+    is over is over."""
+    if not COUNTS.get(code, False):
         return conduct
     is_over = conduct.failures_in_row >= limits.cooldown_failures and cooldown_end(conduct, limits, now) is None
     return replace(conduct, failures_in_row=1 if is_over else conduct.failures_in_row + 1, failed_at=now)
@@ -81,7 +137,7 @@ def after_failure(conduct: Conduct, limits: Limits, code: ReasonCode, now: datet
 
 def after_exchange_refusal(conduct: Conduct, code: ReasonCode, now: datetime) -> Conduct:
     """Counts an order that its exchange refused; the user's limits need not be known there."""
-    return conduct if code in NO_FAILURE else replace(conduct, failures_in_row=conduct.failures_in_row + 1, failed_at=now)
+    return conduct if not COUNTS.get(code, False) else replace(conduct, failures_in_row=conduct.failures_in_row + 1, failed_at=now)
 
 
 def cooldown_end(conduct: Conduct, limits: Limits, now: datetime) -> datetime | None:

@@ -108,7 +108,7 @@ CHECKS: Final = (
         Step.RISK,
         risk.cooldown_is_over,
         (R.COOLDOWN_ACTIVE,),
-        "No cooldown runs; it follows this many failures in a row.",
+        "No cooldown runs, or the order is a sale into US dollars; a cooldown follows this many failures in a row.",
         "cooldown_failures",
         "cooldown",
     ),
@@ -274,6 +274,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.APPROVAL_NOT_PENDING: "an operator's decision about a withdrawal",
     R.APPROVAL_REFUSED: "an operator's decision about a withdrawal",
     R.EXCHANGE_REFUSED: "the exchange's own answer to the order",
+    R.ORDER_NOT_EXECUTED: "the proof that an order in doubt is not at its exchange",
     R.ORDER_NOT_FOUND: "cancels",
     R.ORDER_NOT_CANCELABLE: "cancels",
 }

@@ -34,14 +34,20 @@ def message_rate_is_kept(context: TradeContext) -> Refusal | None:
 
 
 def cooldown_is_over(context: TradeContext) -> Refusal | None:
-    """No cooldown runs; at the moment when it ends it is over. Unit: time. Source: the contract, Limits (5 min after 3 failures in a
-    row)."""
+    """No cooldown runs, or the order is a sale into dollars, which can only make a position smaller; at the moment when a cooldown ends it
+    is over. Unit: time. Source: the contract, Limits (5 min after 3 failures in a row); which failures count, `conduct.COUNTS`."""
+    if context.reduces:
+        return None
     until = cooldown_end(context.account.conduct, context.account.limits, context.now)
     if until is None:
         return None
     count = context.account.limits.cooldown_failures
-    text = f"after {count} failures in a row no orders are taken until {until.isoformat(timespec='seconds')}"
-    return Refusal(ReasonCode.COOLDOWN_ACTIVE, f"{text}. {UNTOUCHED} See what the failures were, wait, and use a new key.")
+    text = f"after {count} failures in a row only sales into US dollars and cancels are taken until "
+    return Refusal(
+        ReasonCode.COOLDOWN_ACTIVE,
+        f"{text}{until.isoformat(timespec='seconds')}. {UNTOUCHED} See what the failures were, wait, and use a new key. An operator can "
+        "end the cooldown.",
+    )
 
 
 def price_keeps_the_band(context: TradeContext) -> Refusal | None:

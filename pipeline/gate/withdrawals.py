@@ -192,7 +192,8 @@ def withdrawal_rate_is_kept(context: WithdrawalContext) -> Refusal | None:
 
 
 def withdrawal_cooldown_is_over(context: WithdrawalContext) -> Refusal | None:
-    """No cooldown runs: whoever tries addresses or amounts one after another has to wait. Unit: time."""
+    """No cooldown runs: whoever tries addresses or amounts one after another has to wait. What reduces a position passes a cooldown, what
+    leaves for good does not: it cannot be called back. Unit: time."""
     until = cooldown_end(context.account.conduct, context.account.limits, context.now)
     if until is None:
         return None

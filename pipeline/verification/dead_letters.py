@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
+from pipeline.dead_letter import SECRET_HEADERS
 from pipeline.verification.finding import Check, Finding
+from schemas.reasons import ReasonCode
 from schemas.requests import Unreadable, decode_request
 from schemas.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTER_KEY_BYTES_MAX
 from schemas.wire import SourceOffset
 
 SOURCE_HEADER: Final = "dlq-source"
-_SECRET_HEADERS: Final = frozenset({"authorization", "x-totp"})
+_CODE_HEADER: Final = "dlq-reason-code"
 
 
 @dataclass(slots=True)
@@ -23,6 +25,8 @@ class DeadLetters:
 
     expected: dict[SourceOffset, bytes] = field(default_factory=dict)
     found: dict[str, list[bytes]] = field(default_factory=dict)
+    # Records that could not be decided, which may be requests, and records of other topics.
+    set_aside: set[str] = field(default_factory=set)
     unnamed: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
 
@@ -39,7 +43,10 @@ class DeadLetters:
             return
         source = sources[-1].decode(errors="replace")
         self.found.setdefault(source, []).append(_digest(key, value))
-        if any(name.lower() in _SECRET_HEADERS for name, _ in headers):
+        codes = [text for name, text in headers if name == _CODE_HEADER]
+        if codes and codes[-1] == ReasonCode.INTERNAL_ERROR.value.encode():
+            self.set_aside.add(source)
+        if any(name.lower() in SECRET_HEADERS for name, _ in headers):
             self.secrets.append(f"{where} carries a secret header of record {source}")
 
 
@@ -61,7 +68,7 @@ def check_dead_letters(letters: DeadLetters, requests: Collection[SourceOffset],
         elif found[0] != digest:
             check.breach(f"the dead letter of record {source} has another key or value than the record")
     for source in requests:
-        if source not in letters.expected and str(source) in letters.found:
+        if source not in letters.expected and str(source) in letters.found.keys() - letters.set_aside:
             check.breach(f"record {source} is a request and has a dead letter")
     for text in (*letters.unnamed, *letters.secrets):
         check.breach(text)

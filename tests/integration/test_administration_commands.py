@@ -175,6 +175,27 @@ def test_locked_second_factor_is_unlocked(installed: Administered, user: str) ->
     assert (installed.events(user)[-1]["event_type"], installed.events(user)[-1]["claimed_operator"]) == ("USER_UNLOCKED_TOTP", "ana")
 
 
+def test_cooldown_is_shown_and_cleared(installed: Administered, user: str) -> None:
+    """`users show` and `status` tell a cooldown that runs by the user's own limits; `users clear-cooldown` ends it, with an event, once."""
+    assert installed.ran("users", "show", user, "--json").json["cooldown"] is None
+    installed.execute("UPDATE audit_chains SET failures_in_row = 3, failed_at = now() - interval '100 seconds' WHERE account = $1", user)
+    shown = installed.ran("users", "show", user, "--json").json["cooldown"]
+    assert (shown["failures_in_row"], shown["user_id"]) == (3, user)
+    assert "== cooldown" in installed.ran("users", "show", user).output
+    assert user in [row["user_id"] for row in installed.ran("status", "--json").json["cooldowns"]]
+    installed.ran("limits", "set", user, "cooldown", "60", *WHY)
+    assert installed.ran("users", "show", user, "--json").json["cooldown"] is None
+    installed.ran("limits", "clear", user, "cooldown")
+    installed.ran("limits", "set", user, "cooldown_failures", "4", *WHY)
+    assert user not in [row["user_id"] for row in installed.ran("status", "--json").json["cooldowns"]]
+    installed.ran("limits", "clear", user, "cooldown_failures")
+    installed.ran("users", "clear-cooldown", user, *WHY)
+    assert installed.ran("users", "show", user, "--json").json["cooldown"] is None
+    assert installed.fetch("SELECT failures_in_row FROM audit_chains WHERE account = $1", user) == [{"failures_in_row": 0}]
+    installed.ran("users", "clear-cooldown", user, *WHY)
+    assert [event["event_type"] for event in installed.events(user)].count("USER_CLEARED_COOLDOWN") == 1
+
+
 def test_key_is_read_from_standard_input_and_stored_encrypted(installed: Administered, user: str) -> None:
     """It is not in the arguments, opens with the master key, and is listed without its secret."""
     secret, lines = secret_lines(installed)

@@ -228,11 +228,11 @@ def test_request_that_became_no_order_is_found_with_the_reason(running: Running)
 
 def test_results_are_read_from_the_beginning_and_followed(running: Running) -> None:
     """Without a consumer group: by key, by user and status; with --follow also what comes, until Ctrl-C."""
-    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="erin")).code == 0
+    assert running.up.run("submit", "-", "--wait", given=_order("told", user_id="bob")).code == 0
     (told,) = running.up.run("results", "--id", "told", "--final", "--json").json_lines
-    assert (told["user_id"], told["status"]) == ("erin", "executed")
-    assert {row["user_id"] for row in running.up.run("results", "--user", "erin", "--json").json_lines} == {"erin"}
-    assert "told" in running.up.run("results", "--user", "erin", "--status", "executed").output
+    assert (told["user_id"], told["status"]) == ("bob", "executed")
+    assert {row["user_id"] for row in running.up.run("results", "--user", "bob", "--json").json_lines} == {"bob"}
+    assert "told" in running.up.run("results", "--user", "bob", "--status", "executed").output
     nothing = running.up.run("results", "--id", "never")
     assert (nothing.code, nothing.output) == (0, "")
     command = [sys.executable, "-m", "cli", "results", "--follow", "--id", "followed", "--json", "--final"]
@@ -299,6 +299,25 @@ def test_what_cannot_be_meant_ends_with_2(running: Running, run_here: RunHere, l
     ended = run_here(running.up.data_dir, *line.split(), given="key\nsecret\n")
     assert (ended.code, ended.output) == (2, ""), ended.errors
     assert "Traceback" not in ended.errors
+
+
+def test_change_tells_programs_what_it_did(running: Running, run_here: RunHere) -> None:
+    """One object: the command, what it was about, whether anything is different now, and the sentence that people read."""
+    changes = [
+        ("users add zoe --pending", "users add", "zoe", True),
+        ("users verify zoe --reason seen", "users verify", "zoe", True),
+        ("users freeze zoe --reason why", "users freeze", "zoe", True),
+        ("users freeze zoe --reason again", "users freeze", "zoe", False),
+        ("limits set zoe trade_usd_max 5 --reason why", "limits set", "zoe", True),
+        ("balances fund-paper zoe USDT 5 --exchange binance", "balances fund-paper", "zoe", True),
+    ]
+    for line, command, target_id, changed in changes:
+        ended = run_here(running.up.data_dir, *line.split(), "--json")
+        assert ended.code == 0, ended.errors
+        told = ended.json
+        assert (told["command"], told["target_id"], told["changed"]) == (command, target_id, changed)
+        assert told["what"]
+    assert run_here(running.up.data_dir, "users", "publish", "zoe", "--json").json["published"] >= 1
 
 
 def test_healthy_start_logs_no_error(running: Running) -> None:

@@ -11,8 +11,8 @@ from tests.integration.halted import commanding
 async def test_operator_has_the_last_word_on_an_order_that_no_look_up_proves(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
-    """The exchange's books may lag for longer than anybody waits: its looks are counted with what they saw, two operators say that it was not
-    executed, and its producer is told so."""
+    """The exchange's books may lag for longer than anybody waits: its looks are counted with what they saw, two operators say that it was
+    not executed, and its producer is told so."""
     async with (
         installation(
             kafka, database_url, unique_prefix, tmp_path, venue_read_lag_ms=3_000_000, doubt_four_eyes_usd="1"

@@ -135,10 +135,10 @@ def _duplicates(user_id: str, chance: random.Random) -> Race:
 
 def _failures_in_a_row(user_id: str, chance: random.Random) -> Race:
     count = chance.randint(2, 9)
-    # Half of the least that the exchange counts in.
-    requests = [order(user_id, f"{user_id}-{number}", quantity="0.0000005") for number in range(REQUESTS)]
-    expected: dict[str | None, int] = {"PRECISION_INVALID": count, "COOLDOWN_ACTIVE": REQUESTS - count}
-    return Race(user_id, requests, {"cooldown_failures": count, "cooldown": 600}, expected)
+    requests = [order(user_id, f"{user_id}-{number}") for number in range(REQUESTS)]
+    expected: dict[str | None, int] = {"POSITION_LIMIT_EXCEEDED": count, "COOLDOWN_ACTIVE": REQUESTS - count}
+    # What the user has already is worth more.
+    return Race(user_id, requests, {"cooldown_failures": count, "cooldown": 600, "position_usd_max": 1}, expected)
 
 
 def _one_key(user_id: str, _: random.Random) -> Race:

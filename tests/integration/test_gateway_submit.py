@@ -81,7 +81,7 @@ PLAYED = [
     ("rejected_with_a_text_not_listed", error(400, -2010, "Something new."), IN_DOUBT),
     ("insufficient", error(400, -2010, "Account has insufficient balance for requested action."), ReasonCode.BALANCE_INSUFFICIENT),
     ("post_only_would_take", error(400, -2010, "Order would immediately match and take."), ReasonCode.EXCHANGE_REFUSED),
-    ("market_closed", error(400, -2010, "Market is closed."), ReasonCode.EXCHANGE_REFUSED),
+    ("market_closed", error(400, -2010, "Market is closed."), ReasonCode.EXCHANGE_UNAVAILABLE),
     ("filter_failure", error(400, -1013, "Filter failure: NOTIONAL"), ReasonCode.EXCHANGE_REFUSED),
     ("precision", error(400, -1111, "Parameter 'quantity' has too much precision."), ReasonCode.EXCHANGE_REFUSED),
     ("illegal_characters", error(400, -1100, "Illegal characters found in parameter 'price'."), ReasonCode.EXCHANGE_REFUSED),

@@ -11,7 +11,7 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.gate.conduct import NO_FAILURE, after_failure, after_message, after_success
+from pipeline.gate.conduct import COUNTS, after_failure, after_message, after_success
 from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Conduct, Limits, OpenOrder, RecentOrder, TradeContext, Usage
 from pipeline.ledger import AccountKey, Balance
 from schemas.orders import OrderStatus, OrderType, Side
@@ -163,7 +163,7 @@ class Model:
             R.AMOUNT_BELOW_MINIMUM: value < top.trade_usd_min,
             R.AMOUNT_ABOVE_MAXIMUM: value > top.trade_usd_max,
             R.MESSAGE_RATE_EXCEEDED: self.level() + 1 > top.messages_burst_max,
-            R.COOLDOWN_ACTIVE: self.cools_down(),
+            R.COOLDOWN_ACTIVE: self.cools_down() and not reduces,
             R.PRICE_OUT_OF_BAND: request.price is not None and not Decimal("0.9") <= request.price / market <= Decimal("1.1"),
             R.HOURLY_TRADES_EXCEEDED: sum(self.now - made.at < HOUR for made in self.made) + 1 > top.hourly_trades_max,
             R.DAILY_VOLUME_EXCEEDED: self.volume(value) > top.daily_volume_usd_max,
@@ -191,7 +191,7 @@ class Model:
             self.bucket, self.emptied_at = self.level() + 1, self.now
         if code is None:
             self.made.append(Made(f"o{len(self.made)}", request, _value(request), self.now))
-        elif code not in NO_FAILURE:
+        elif COUNTS[code]:
             is_new_row = self.row >= self.limits.cooldown_failures and not self.cools_down()
             self.row, self.failed_at = (1 if is_new_row else self.row + 1), self.now
 

@@ -19,7 +19,17 @@ from pipeline.second_factor import SecondFactor, check_code
 
 TEXT = (ROOT / "docs/authentication.md").read_text(encoding="utf-8")
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # not a secret: that of RFC 6238, appendix B
-RULES = TokenRules("https://issuer.example", "orchestrator", timedelta(seconds=30))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def of_readme(name: str) -> str:
+    """What README sets a variable to; the same everywhere in it."""
+    (value,) = set(re.findall(rf"ORCHESTRATOR_{name}=(\S+)", README))
+    return str(value)
+
+
+# The guide's tokens must hold where README's settings are used.
+RULES = TokenRules(of_readme("TOKEN_ISSUER"), of_readme("TOKEN_AUDIENCE"), timedelta(seconds=30))
 
 
 def program(language: str, number: int = 0) -> str:

@@ -9,11 +9,13 @@ import faust
 from aiokafka import ConsumerRecord, TopicPartition
 
 from agents.batch import Batch, PartitionTask, StepRunner
+from agents.isolation import Isolation
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
 from infra.postgres.step import InputPartition
-from pipeline.changes import OutputRecord
+from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import pass_by
+from pipeline.quarantine import Named
 
 _KAFKA_PARTITION = TopicPartition("trade.requests", 0)
 _PARTITION = InputPartition("group", "trade.requests", 0, 1)
@@ -44,6 +46,12 @@ class _Worker:
         self.batches.append(batch)
         return ()
 
+    def named(self, record: ConsumerRecord) -> Named:
+        return Named()
+
+    async def set_aside(self, *_: Any, **__: Any) -> Changes:
+        raise AssertionError("nothing fails here")
+
     async def publish(self, outputs: tuple[OutputRecord, ...], next_offset: int) -> None:
         self.published.append(next_offset)
 
@@ -61,6 +69,7 @@ class _Worker:
             producer=cast(PartitionProducer, self),
             step=self,
             runner=cast(StepRunner, None),
+            isolation=cast(Isolation, None),
             hold=lambda _: self.calls.append("hold"),
             resume=lambda _: self.calls.append("resume"),
             idle_position=idle_position,

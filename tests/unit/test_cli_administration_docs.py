@@ -29,5 +29,5 @@ def test_documented_commands_are_those_that_exist(name: str) -> None:
 
 def test_documented_events_are_those_that_exist() -> None:
     """Every type of event that administration writes is explained, and no other."""
-    documented = set(re.findall(r"`((?:USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|SESSION)_[A-Z_]+)`", _text().partition("## Audit")[2]))
+    documented = set(re.findall(r"`((?:USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|SESSION|RECORD)_[A-Z_]+)`", _text().partition("## Audit")[2]))
     assert documented == set(administration_event_types())

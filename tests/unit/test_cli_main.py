@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import structlog
+import typer
+from typer.core import TyperGroup
 
-from cli.main import run
+from cli.main import app, run
 
 _ROOT = Path(__file__).parents[2]
 _HEAVY = ("ccxt", "faust", "alembic", "aiokafka", "sqlalchemy", "asyncpg", "aiohttp", "cryptography")
@@ -218,3 +221,26 @@ def test_interrupt_while_waiting_for_input_ends_with_130(tmp_path: Path) -> None
 
 def _has_connection(pid: int) -> bool:
     return any(connection.status == psutil.CONN_ESTABLISHED for connection in psutil.Process(pid).net_connections())
+
+
+def _commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that can be run, with its words."""
+    for name, found in group.commands.items():
+        words = (*path, name)
+        if isinstance(found, TyperGroup):
+            yield from _commands(found, words)
+        if not isinstance(found, TyperGroup) or found.invoke_without_command:
+            yield words, found
+
+
+# Servers, which print what they serve at as JSON or log in JSON, and a command whose output is JSON documents already.
+_NOTHING_TO_READ = {("worker",), ("simulator",), ("schema", "export")}
+
+
+def test_every_command_prints_json_for_programs() -> None:
+    """Whatever a command has to say on standard output, `--json` makes it an object or an array."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    found = {words: {option for parameter in command.params for option in parameter.opts} for words, command in _commands(group)}
+    assert len(found) > 40
+    assert {words for words, options in found.items() if "--json" not in options} == _NOTHING_TO_READ

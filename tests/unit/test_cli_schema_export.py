@@ -73,7 +73,7 @@ def test_headers_of_a_request_are_those_that_workers_look_at() -> None:
     """A token with every request; a code is described, and its form is the one that is taken."""
     headers = _document(ASYNCAPI_NAME)["components"]["messages"]["request"]["headers"]
     assert headers["required"] == ["authorization"]
-    assert set(headers["properties"]) == {"authorization", "x-totp", "traceparent"}
+    assert set(headers["properties"]) == {"authorization", "x-session", "x-totp", "traceparent"}
     assert re.search(headers["properties"]["authorization"]["pattern"], "Bearer aa.bb.cc-_")
     assert not re.search(headers["properties"]["authorization"]["pattern"], "Basic aa.bb.cc")
     code = headers["properties"]["x-totp"]["pattern"]

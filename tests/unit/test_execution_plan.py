@@ -91,9 +91,18 @@ def test_order_submitting_under_an_older_epoch_is_in_doubt() -> None:
 def test_order_submitting_under_this_epoch_is_sent_by_the_same_intent() -> None:
     """The commit of this very step was answered late: nothing was sent yet, and the time of the intent stays."""
     order = order_of(status=S.SUBMITTING, fencing_epoch=EPOCH)
-    decided, changes = _planned(order, _work())
+    changes = changes_of(order)
+    decided = plan([_work()], changes, EPOCH, 2, NO_HALTS, RULES.usd_assets, {(ORDER_ID, 1)})
     assert decided.submissions == [submission_of(order)]
     assert not changes.outputs
+
+
+@pytest.mark.parametrize("own_intents", [set(), {(ORDER_ID, 2)}, {("o" + "2" * 32, 1)}])
+def test_order_submitting_under_this_epoch_that_this_run_has_not_stored_is_in_doubt(own_intents: set[tuple[str, int]]) -> None:
+    """An earlier batch of the same owner may have sent it: the epoch alone proves nothing."""
+    changes = changes_of(order_of(status=S.SUBMITTING, fencing_epoch=EPOCH))
+    assert plan([_work()], changes, EPOCH, 2, NO_HALTS, RULES.usd_assets, own_intents) == Plan()
+    assert changes.orders[ORDER_ID].status is S.IN_DOUBT
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,6 @@ def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
     ("order", "action"),
     [
         (order_of(), Action.SUBMIT),
-        (order_of(status=S.SUBMITTING, fencing_epoch=EPOCH), Action.SUBMIT),
         (order_of(status=S.NEW), Action.CANCEL),
     ],
 )

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from pipeline.gate.conduct import (
-    NO_FAILURE,
+    COUNTS,
     after_exchange_refusal,
     after_failure,
     after_message,
@@ -116,8 +116,25 @@ def test_cooldown_needs_one_failure_at_least(count: int) -> None:
 
 @pytest.mark.parametrize("code", ReasonCode)
 def test_failure_is_what_its_user_can_do_better(code: ReasonCode) -> None:
-    """Halts, missing prices, waiting and the second factor (which has a lock-out of its own) begin no cooldown; all else counts."""
+    """Each code moves the count as the table says, from a check and from the exchange."""
     after = after_failure(Conduct(failures_in_row=1, message_clock=NOW), LIMITS, code, NOW)
-    assert after.failures_in_row == (1 if code in NO_FAILURE else 2)
+    assert after.failures_in_row == (2 if COUNTS[code] else 1)
     assert after.message_clock == NOW
     assert after_exchange_refusal(Conduct(failures_in_row=1), code, NOW).failures_in_row == after.failures_in_row
+
+
+def test_every_code_either_counts_or_does_not() -> None:
+    """The table names each code of the enum, so that a new one is thought about."""
+    assert set(COUNTS) == set(ReasonCode)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["SCHEMA_INVALID", "INVALID_DECIMAL", "PRECISION_INVALID", "SYMBOL_UNKNOWN", "SYMBOL_INVALID", "AMOUNT_BELOW_MINIMUM"],
+)
+def test_what_was_written_wrongly_begins_no_cooldown(code: str) -> None:
+    """Any number of typing errors locks nobody out."""
+    conduct = Conduct()
+    for _ in range(20):
+        conduct = after_failure(conduct, LIMITS, ReasonCode(code), NOW)
+    assert cooldown_end(conduct, LIMITS, NOW) is None

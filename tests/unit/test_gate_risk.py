@@ -68,6 +68,8 @@ def _recent(*orders: Any, **changes: Any) -> dict[str, Any]:
         (trade(), {"conduct": Conduct(3, NOW - COOLDOWN)}, None),
         (trade(), {"conduct": Conduct(3, NOW - COOLDOWN + MICROSECOND)}, R.COOLDOWN_ACTIVE),
         (trade(), {"conduct": Conduct(3)}, None),
+        (trade(side="sell"), {"conduct": Conduct(3, NOW)}, None),
+        (trade(side="sell", symbol="ETH/BTC"), {"conduct": Conduct(3, NOW)}, R.COOLDOWN_ACTIVE),
         (trade(), {"conduct": Conduct(3, NOW - MICROSECOND), **_limits(cooldown=timedelta(0))}, None),
         # price band: 10 % to either side of 50,000
         (limit_at_market(price="55000"), {}, None),
@@ -241,8 +243,8 @@ def test_withdrawal_answers_each_side_of_its_boundary(withdrawn: str, value: str
     [
         (
             {"conduct": Conduct(3, NOW)},
-            "after 3 failures in a row no orders are taken until 2026-11-24T07:05:00+00:00. Nothing was sent or held. See what the "
-            "failures were, wait, and use a new key.",
+            "after 3 failures in a row only sales into US dollars and cancels are taken until 2026-11-24T07:05:00+00:00. Nothing was sent "
+            "or held. See what the failures were, wait, and use a new key. An operator can end the cooldown.",
         ),
         (
             _opened(OWN_SALE),

@@ -69,7 +69,9 @@ def test_withdrawal_interrupted_under_an_older_epoch_is_in_doubt() -> None:
     changes = changes_with(withdrawal)
     assert plan_withdrawals([work(withdrawal)], changes, 4, 0, NO_HALTS) == []
     assert only(changes).status is _S.IN_DOUBT and only(changes).hold_amount == 100 + FEE
-    assert len(plan_withdrawals([work(withdrawal)], changes_with(withdrawal), 3, 0, NO_HALTS)) == 1
+    assert plan_withdrawals([work(withdrawal)], changes_with(withdrawal), 3, 0, NO_HALTS) == []
+    own_intents = {(withdrawal.withdrawal_id, withdrawal.attempt)}
+    assert len(plan_withdrawals([work(withdrawal)], changes_with(withdrawal), 3, 0, NO_HALTS, own_intents)) == 1
 
 
 @pytest.mark.parametrize("level", list(HaltLevel))

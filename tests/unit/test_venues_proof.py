@@ -92,3 +92,24 @@ def test_amount_that_the_ledger_cannot_hold_is_unreadable(told: object) -> None:
 def test_amount_in_any_notation_of_json_is_read_exactly() -> None:
     """Exponents and trailing zeros are the same amount."""
     assert (amount("1E-8", "fee"), amount("0.10000000000000000000", "fee")) == (Decimal("0.00000001"), Decimal("0.1"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        ("-2010", "Market is closed.", ReasonCode.EXCHANGE_UNAVAILABLE),
+        ("-1013", "Market is closed.", ReasonCode.EXCHANGE_UNAVAILABLE),
+        ("-2010", "Rest API trading is not enabled.", ReasonCode.EXCHANGE_UNAVAILABLE),
+        ("-2010", "REST API trading is not enabled.", ReasonCode.EXCHANGE_UNAVAILABLE),
+        ("-1013", "Filter failure: PERCENT_PRICE_BY_SIDE", ReasonCode.PRICE_OUT_OF_BAND),
+        ("-1013", "Filter failure: MAX_NUM_ORDERS", ReasonCode.OPEN_ORDERS_EXCEEDED),
+        ("-1013", "Filter failure: EXCHANGE_MAX_NUM_ORDERS", ReasonCode.OPEN_ORDERS_EXCEEDED),
+        ("-1013", "Filter failure: MAX_POSITION", ReasonCode.POSITION_LIMIT_EXCEEDED),
+        ("-1013", "Filter failure: LOT_SIZE", ReasonCode.EXCHANGE_REFUSED),
+        ("-2010", "This symbol is restricted for this account.", ReasonCode.EXCHANGE_REFUSED),
+    ],
+)
+def test_refusal_says_whether_it_is_the_exchange_s_state_or_the_order(code: str, message: str, reason: ReasonCode) -> None:
+    """What is closed at the exchange is no failure of the user's, and is tried again until the deadline."""
+    evidence = Evidence(handed_over=True, unconnected=False, http_status=400, code=code, message=message)
+    assert proven_refusal(BINANCE, evidence) is reason

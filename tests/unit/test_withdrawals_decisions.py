@@ -247,6 +247,19 @@ def test_decision_that_cannot_be_changes_nothing(
     assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
 
 
+def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refused() -> None:
+    """It must not overtake that word on the topics, and the commands behind it, halts among them, do not wait for it."""
+    value = _decision().model_dump_json().encode()
+    changes = changes_with(waiting(), users=(USER, OPERATOR, COMMANDS_ACCOUNT))
+    changes.unpublished = set(changes.withdrawals)
+    operator = account_state(OPERATOR, role="operator")
+    asked = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, [], None)
+    (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
+    assert refusal.code is ReasonCode.APPROVAL_NOT_PENDING
+    assert "Give the command again" in refusal.reason
+    assert not changes.withdrawals_changed and not changes.ledger.transfers
+
+
 def _commanded(operator: Any, *, code: str | None) -> Changes:
     """A decision that came as a record, in an installation that asks who commands."""
     headers = [] if code is None else [("x-totp", code.encode())]

@@ -1,0 +1,128 @@
+"""What operators do with records that were set aside, from the arguments to the database, the topics and the audit trail."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+
+import msgpack
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from infra.embedded.services import Endpoints
+from pipeline.quarantine import QUARANTINE_ACCOUNT
+from tests.integration.administered import Administered, administered
+from tests.servers import fresh_database
+
+pytestmark = pytest.mark.xdist_group("quarantine_commands")
+WHY = ("--reason", "mended", "--operator", "ana")
+
+
+@pytest.fixture(scope="module")
+def installed(
+    servers: Endpoints, database_template: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Administered]:
+    """One installation for all tests here."""
+    directory = tmp_path_factory.mktemp("quarantine")
+    with (
+        fresh_database(servers.database_url, database_template) as url,
+        administered(url, servers.kafka_bootstrap_servers, "quarantine.", "http://127.0.0.1:9", directory) as made,
+    ):
+        yield made
+
+
+def _entry(
+    installed: Administered, topic: str, value: bytes, offset: int, *, subject: str = "order o1", value_bytes: int | None = None
+) -> str:
+    quarantine_id = "q" + sha256(f"{topic}/{offset}".encode()).hexdigest()[:32]
+    installed.execute(
+        """
+        INSERT INTO quarantine (quarantine_id, source_topic, source_partition, source_offset, appended_at, record_key, record_value,
+            value_bytes, record_headers, stage, error, place, what, user_id, subject, sparing, set_aside_at, last_at)
+        VALUES ($1, $2, 1, $3, now(), 'key', $4, $5, $6, 'decide', 'KeyError', 'pipeline.x:1 f', '', 'alice', $7, false, now(), now())
+        """,
+        quarantine_id,
+        topic,
+        offset,
+        value,
+        len(value) if value_bytes is None else value_bytes,
+        msgpack.packb([("traceparent", b"00-1")]),
+        subject,
+    )
+    return quarantine_id
+
+
+def _records(installed: Administered, topic: str) -> list[tuple[int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]]:
+    async def read() -> list[tuple[int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=installed.kafka, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic, number) for number in range(2)]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            found = []
+            async with asyncio.timeout(30):
+                while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+                    for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                        found += [(record.partition, record.key, record.value, tuple(record.headers)) for record in fetched]
+            return found
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(read())
+
+
+def test_report_set_aside_is_listed_shown_and_published_again_once(installed: Administered) -> None:
+    """On its own partition with its own key, bytes and headers; audited with who did it and why; a second retry changes nothing."""
+    report = b'{"schema_version":1}'
+    entry = _entry(installed, installed.topics.reports, report, 7)
+    (listed,) = [row for row in installed.ran("quarantine", "list", "--json", "--state", "open").json if row["quarantine_id"] == entry]
+    assert (listed["subject"], listed["error"], listed["source"]) == ("order o1", "KeyError", f"{installed.topics.reports}/1/7")
+    assert entry in installed.ran("quarantine", "list").output
+    shown = installed.ran("quarantine", "show", entry, "--json").json
+    assert (shown["record_value"], shown["record_headers"], shown["state"]) == (report.decode(), "traceparent=00-1", "open")
+    assert "KeyError" in installed.ran("quarantine", "show", entry).output
+    assert "judges it anew" in installed.ran("quarantine", "retry", entry, *WHY).output
+    assert "already" in installed.ran("quarantine", "retry", entry, *WHY).output
+    assert _records(installed, installed.topics.reports) == [(1, b"key", report, (("traceparent", b"00-1"),))]
+    (event,) = [event for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
+    assert (event["event_type"], event["actor"], event["reason"]) == ("RECORD_RETRIED", "ana", "mended")
+    assert any(one["request_id"] == entry for one in installed.published_events(QUARANTINE_ACCOUNT).values())
+    assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "retried"
+
+
+@pytest.mark.parametrize(
+    ("topic", "subject", "value_bytes", "told"),
+    [
+        ("requests", "request r1", None, "send it again under a new key"),
+        ("commands", "command c1", None, "Give the command again"),
+        ("reports", "", None, "nothing that this system has written"),
+        ("reports", "order o1", 100_000, "not kept whole"),
+    ],
+)
+def test_record_that_is_not_safe_to_publish_is_refused_with_what_to_do_instead(
+    installed: Administered, topic: str, subject: str, value_bytes: int | None, told: str
+) -> None:
+    """Exit code 1, nothing on the topic, and the entry stays open; dropping it is audited."""
+    name = getattr(installed.topics, topic)
+    before = len(_records(installed, name))
+    entry = _entry(installed, name, b"{}", 100 + len(told), subject=subject, value_bytes=value_bytes)
+    ended = installed.run("quarantine", "retry", entry, *WHY)
+    assert (ended.code, ended.output) == (1, "")
+    assert told in ended.errors
+    assert len(_records(installed, name)) == before
+    assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "open"
+    assert "dropped" in installed.ran("quarantine", "drop", entry, *WHY).output
+    assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "dropped"
+    events = [event["event_type"] for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
+    assert events == ["RECORD_DROPPED"]
+
+
+@pytest.mark.parametrize("command", ["show", "retry", "drop"])
+def test_unknown_entry_is_told(installed: Administered, command: str) -> None:
+    """Exit code 1 and what to look at; nothing is written."""
+    why = () if command == "show" else WHY
+    ended = installed.run("quarantine", command, "q0", *why)
+    assert ended.code == 1
+    assert "quarantine list" in ended.errors
+    assert json.dumps(ended.output) == '""'

@@ -1,0 +1,92 @@
+"""One order, account or exchange that cannot be looked at is left as it is, and the looks beside it go on."""
+
+import asyncio
+
+import pytest
+from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaConnectionError
+
+from agents.batch import Batch
+from agents.isolation import failure_of, halves_of, is_of_the_process
+from agents.looks import by_itself
+from infra.metrics import LOOKS_FAILED
+from infra.postgres.step import InputPartition
+from pipeline.invariants import Fenced, InvariantViolation, LocksMissing, MustStop, Retryable, RowUnreadable, Unpublished
+from schemas.routing import ON_REPORTS
+
+_PARTITION = InputPartition("group", "trade.requests", 0, 1)
+
+
+def _count() -> float:
+    return LOOKS_FAILED.labels("test")._value.get()
+
+
+async def test_look_that_fails_does_not_end_those_beside_it() -> None:
+    """In one group of tasks: the others end well, the failure is counted."""
+    looked: list[int] = []
+
+    async def look(number: int) -> None:
+        if number == 3:
+            raise KeyError("a value of some record")
+        await asyncio.sleep(0)
+        looked.append(number)
+
+    before = _count()
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(by_itself("test", str(number), lambda number=number: look(number)))  # type: ignore[misc]
+    assert sorted(looked) == [0, 1, 2, 4, 5]
+    assert _count() == before + 1
+
+
+@pytest.mark.parametrize(
+    "error", [Retryable("x"), Unpublished("x"), LocksMissing("x"), Fenced("x"), MustStop("x"), KafkaConnectionError("x")]
+)
+async def test_reaction_of_the_process_passes_a_look(error: Exception) -> None:
+    """What a service that is away calls for is no failure of one look."""
+
+    async def look() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await by_itself("test", "x", look)
+
+
+@pytest.mark.parametrize("error", [InvariantViolation("x"), RowUnreadable("x"), KeyError("x"), RecursionError(), TypeError()])
+def test_error_about_a_record_is_not_of_the_process(error: Exception) -> None:
+    """These have a batch run again in halves."""
+    assert not is_of_the_process(error)
+
+
+def test_failure_tells_no_value_of_a_record() -> None:
+    """Only our own messages are repeated, and of those the first line: a database's further ones hold whole rows."""
+    with pytest.raises(ValueError, match="secret-4711") as foreign:
+        raise ValueError("secret-4711")
+    assert "secret-4711" not in str(failure_of(foreign.value))
+    with pytest.raises(InvariantViolation) as own:
+        raise InvariantViolation("the order is not there\nDETAIL: secret-4711")
+    assert str(failure_of(own.value)).endswith("the order is not there")
+    with pytest.raises(ValueError, match="validation") as unread:
+        ON_REPORTS.validate_json(b'{"schema_version": "secret-4711"}')
+    told = failure_of(unread.value)
+    assert told.text.startswith("cannot be read: ")
+    assert "secret-4711" not in str(told)
+
+
+def _record(offset: int) -> ConsumerRecord:
+    return ConsumerRecord("trade.requests", 0, offset, 0, 1, None, b"x", None, -1, 1, ())
+
+
+@pytest.mark.parametrize("offsets", [(4, 5), (4, 9, 11), tuple(range(0, 90, 3))])
+def test_halves_follow_one_another_without_a_gap(offsets: tuple[int, ...]) -> None:
+    """Down to single records each part begins where the one before ends, and no record is left out: also across missing offsets."""
+    parts, single = [Batch(_PARTITION, tuple(map(_record, offsets)), offsets[0], offsets[-1] + 7)], []
+    while parts:
+        part = parts.pop()
+        if len(part.records) > 1:
+            parts += reversed(halves_of(part))
+        else:
+            single.append(part)
+    assert [record.offset for part in single for record in part.records] == list(offsets)
+    assert [part.base_offset for part in single] == list(offsets)
+    assert [part.next_offset for part in single] == [*offsets[1:], offsets[-1] + 7]
