@@ -10,7 +10,8 @@ once when idle, larger under load. For each batch:
 Invariants:
 1. Batches of a partition never overlap: the database is at most one batch ahead of Kafka. So the row of the partition tells a new owner
    all there is to know: Kafka has that batch, or its stored outputs are published as they are.
-2. Chunks follow one another without a gap; a gap ends the process instead of skipping a record.
+2. Chunks follow one another without a gap; a gap ends the process instead of skipping a record. Where the broker has no record at the
+   partition's offset, the partition stands until a person has accepted the loss (agents/gap_watch); the others go on.
 3. What calls for a reaction of the process ends it: an outcome that is not known is not guessed here. Anything else concerns a record: the
    batch is run again in halves, each stored and published by itself, and the one record left is set aside (agents/isolation).
 """
@@ -18,6 +19,7 @@ Invariants:
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -49,6 +51,8 @@ _IDLE_SECONDS: Final = 0.25
 # one Kafka transaction, and both have a time limit: a batch that is too large for them would be tried again for ever.
 _BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 _UNPUBLISHED_SECONDS: Final = 0.05
+# How often a partition that stands at missing records looks whether it may go on.
+_GAP_LOOK_SECONDS: Final = 2.5
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -155,6 +159,22 @@ class StepRunner:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Where a partition goes on that stood at missing records. `outputs` is what the batch that moved it publishes; None where nothing was
+    missing after all."""
+
+    next_offset: int
+    outputs: tuple[OutputRecord, ...] | None
+
+
+class MissingRecords(Protocol):
+    """What decides about a partition whose next record is not there (agents/gap_watch)."""
+
+    async def look(self, partition: InputPartition, kafka_partition: TopicPartition, position: int) -> Passed | None:
+        """One look at a partition that cannot be read at its position; None while it has to stand."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepContext:
     """What every step needs."""
 
@@ -182,6 +202,9 @@ class PartitionTask:
         hold: Callable[[TopicPartition], None],
         resume: Callable[[TopicPartition], None],
         idle_position: Callable[[TopicPartition, int, int], Awaitable[int | None]],
+        seek: Callable[[TopicPartition, int], Awaitable[None]],
+        missing_records: MissingRecords,
+        stands: bool,
         reached: Reached,
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -198,6 +221,10 @@ class PartitionTask:
         self._hold = hold
         self._resume = resume
         self._idle_position = idle_position
+        self._seek = seek
+        self._missing_records = missing_records
+        # Whether its next record is not there, as far as is known. Nothing is fetched meanwhile.
+        self.stands = stands
         self._reached = reached
         self._fail = fail
         self._queue: deque[tuple[faust.EventT, Chunk]] = deque()
@@ -245,6 +272,11 @@ class PartitionTask:
             self._hold(self.kafka_partition)
         self._arrived.set()
 
+    def stand(self) -> None:
+        """Notes that the broker has no record where the consumer stands. What was fetched before is worked off first."""
+        self.stands = True
+        self._arrived.set()
+
     def _queue_exceeds(self, batches: int) -> bool:
         return self._queued_records > batches * self._batch_size_max or self._queued_bytes > batches * _BATCH_BYTES_MAX
 
@@ -274,6 +306,8 @@ class PartitionTask:
                 taken = self._take()
                 if taken is not None:
                     await self._process(*taken)
+                elif self.stands:
+                    await self._stand()
                 else:
                     await self._idle()
             await self._note_published()
@@ -352,6 +386,22 @@ class PartitionTask:
         self._unnoted = bool(outputs)
         self.busy_since = None
         self.progressed_at = monotonic()
+
+    async def _stand(self) -> None:
+        """Looks once whether the partition may go on, and where; else waits for the next look."""
+        passed = await self._missing_records.look(self.partition, self.kafka_partition, self.next_offset)
+        if passed is None:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GAP_LOOK_SECONDS):
+                    await self._arrived.wait()
+            return
+        if passed.outputs is not None:
+            self.busy_since = monotonic()
+            await self._publish(passed.outputs, passed.next_offset)
+        self._expected_start = self.next_offset
+        self.stands = False
+        await self._seek(self.kafka_partition, self.next_offset)
 
     async def _idle(self) -> None:
         self._arrived.clear()

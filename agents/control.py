@@ -18,7 +18,7 @@ from agents.isolation import at
 from infra.postgres.doubts import proposals, users_of_orders
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import unpublished_withdrawals, users_of_withdrawals, withdrawals
+from infra.postgres.withdrawals import payees, unpublished_withdrawals, users_of_withdrawals, withdrawals
 from pipeline.audit import AuditTrail
 from pipeline.authentication import TokenVerifier
 from pipeline.changes import Changes, OutputRecord
@@ -121,6 +121,7 @@ class ControlStep:
             proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,
             halts=await halts(step.connection),
+            payees=await payees(step.connection, owners, self._limits, self._context.rules.address_wait, now),
             unpublished=waiting,
         )
         at(Stage.DECIDE)

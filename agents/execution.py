@@ -24,13 +24,16 @@ from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.accounts import key_versions
 from infra.postgres.gate import halt_book
 from infra.postgres.step import StepTransaction
+from infra.postgres.withdrawals import payees
+from pipeline.call_record import BatchOfCalls, CallRecord
 from pipeline.changes import Changes, OutputRecord
 from pipeline.crash_points import CrashPoint
 from pipeline.execution import NotSent, Outcome, Plan, is_stopped, plan
+from pipeline.gate.context import Limits
 from pipeline.invariants import InvariantViolation, Retryable
 from pipeline.payouts import plan_withdrawals
 from pipeline.quarantine import QUARANTINE_ACCOUNT, InputRecord, Named, Stage, quarantine_id_of
-from pipeline.venue import OrderReference, Refused, Submission
+from pipeline.venue import InDoubt, OrderReference, Refused, Submission
 from pipeline.withdrawal import WithdrawalSubmission
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
@@ -52,6 +55,8 @@ class ExecutionStep:
         gateways: Mapping[Mode, Gateway],
         payouts: WithdrawalGateway,
         halt_watch: HaltWatch,
+        calls: CallRecord,
+        limits: Limits,
         batch_size_max: int,
     ) -> None:
         self.batch_size_max = batch_size_max
@@ -59,6 +64,8 @@ class ExecutionStep:
         self._gateways = gateways
         self._payouts = payouts
         self._halt_watch = halt_watch
+        self._calls = calls
+        self._limits = limits
         self._context = context
         self._conclusion = Conclusion(context, self._actor)
 
@@ -74,6 +81,8 @@ class ExecutionStep:
         self._context.reached(CrashPoint.AFTER_SUBMITTING_COMMIT, batch.partition.topic)
         at(Stage.CALL)
         outcomes = await self._call(decided)
+        # Here and not from the database: what a worker that died has left in doubt says nothing about the exchange.
+        self._calls.note(batch_of_calls(decided, outcomes, self._context.clock()))
         self._context.reached(CrashPoint.AFTER_EXCHANGE_CALL, batch.partition.topic)
         at(Stage.CONCLUDE)
         outputs = await self._conclusion.store(batch, work, outcomes)
@@ -110,6 +119,8 @@ class ExecutionStep:
         orders = [routed for routed in work if routed.action is not Action.WITHDRAW]
         decided = plan(orders, changes, *owner, halts, self._context.rules.usd_assets, own_intents)
         payouts = [routed for routed in work if routed.action is Action.WITHDRAW]
+        users = sorted({routed.user_id for routed in payouts})
+        changes.payees = await payees(step.connection, users, self._limits, self._context.rules.address_wait, changes.now)
         decided.withdrawals = plan_withdrawals(payouts, changes, *owner, halts, own_intents)
         own_intents.update((one.order_id, changes.orders[one.order_id].attempt) for one in decided.submissions)
         own_intents.update((one.withdrawal_id, changes.withdrawals[one.withdrawal_id].attempt) for one in decided.withdrawals)
@@ -208,6 +219,15 @@ class ExecutionStep:
         if level is None or not is_stopped(submission, level, self._context.rules.usd_assets):
             return None
         return Refused(ReasonCode.TRADING_HALTED, "trading was halted before its turn came")
+
+
+def batch_of_calls(decided: Plan, outcomes: Outcomes, now: datetime) -> BatchOfCalls:
+    """How the exchange has answered the orders and withdrawals of one batch. Simulated orders go to no exchange; what was not sent, and
+    what is asked again by itself (cancels), says nothing."""
+    live = {submission.order_id for submission in decided.submissions if submission.mode is Mode.LIVE}
+    answers = [outcome for order_id, outcome in outcomes.submitted.items() if order_id in live]
+    sent = [outcome for outcome in (*answers, *outcomes.withdrawn.values()) if not isinstance(outcome, NotSent)]
+    return BatchOfCalls(now, len(sent), sum(isinstance(outcome, InDoubt) for outcome in sent))
 
 
 async def _one_after_another(calls: list[Callable[[], Awaitable[None]]]) -> None:

@@ -15,7 +15,7 @@ from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.sessions import sessions
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import addresses, withdrawn_usd
+from infra.postgres.withdrawals import addresses, withdrawn
 from pipeline.acceptance import IntakeState
 from pipeline.arrival import Arrival, arrive, authenticated
 from pipeline.audit import AuditTrail
@@ -170,15 +170,15 @@ class IntakeStep:
     async def _load_withdrawing(
         self, step: StepTransaction, arrivals: list[Arrival], states: dict[str, AccountState], now: datetime
     ) -> dict[str, tuple[AllowedAddress, ...]]:
-        """What only withdrawals need: the addresses of those who ask for one, and what they have withdrawn in 24 hours, which it notes."""
+        """What only withdrawals need: the addresses of those who ask for one, and what counts for their limit of a day, which it notes."""
         asking = {
             arrival.decoded.user_id for arrival in arrivals if arrival.unproven is None and isinstance(arrival.decoded, WithdrawalRequest)
         }
         users = sorted(asking)
         if not users:
             return {}
-        for user_id, usd in (await withdrawn_usd(step.connection, users, now)).items():
-            states[user_id].usage.withdrawn_24h_usd = usd
+        for user_id, counted in (await withdrawn(step.connection, users, now)).items():
+            states[user_id].usage.withdrawn_24h_usd = counted.total_usd
         return await addresses(step.connection, users)
 
     async def _load_depositing(self, step: StepTransaction, arrivals: list[Arrival], now: datetime) -> DepositBook:

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from infra.kafka.transactions import CommitUnknown
 from infra.metrics import RECORDS_SET_ASIDE
 from infra.postgres.quarantine import is_kept, note_repeat, room_of
+from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import StepTransaction
 from infra.settings import Settings
 from pipeline.audit import AuditTrail
@@ -61,7 +62,7 @@ def at(stage: Stage) -> None:
 
 def is_of_the_process(error: Exception) -> bool:
     """Whether an error calls for a reaction of the process, whatever record was at hand."""
-    return isinstance(error, (Fenced, Retryable, MustStop, KafkaError, CommitUnknown, MemoryError))
+    return isinstance(error, (Fenced, Retryable, MustStop, DatabaseUnfit, KafkaError, CommitUnknown, MemoryError))
 
 
 def halves_of(batch: "Batch") -> tuple["Batch", "Batch"]:

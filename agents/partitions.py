@@ -8,7 +8,9 @@ The order of a take-over is what makes it sound:
 4. The fencing epoch in the database: the previous owner can store nothing more. What it stored between 3 and 4 is found now.
 5. Database ahead by one batch: that batch's stored outputs are published as they are.
 6. A partition that nobody ever owned gets its first offset committed: from then on a missing offset means that it was lost.
-Only then does Faust seek and read.
+7. Whether it stands at missing records, as an owner before found: then it is not fetched (agents/gap_watch).
+Only then does Faust seek and read. Whether the broker still has the records where it seeks to, the broker says with the first fetch: the
+consumer never resets an offset by itself.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.batch import Batch, Clock, PartitionTask, Step, StepRunner
+from agents.gap_watch import GapWatch
 from agents.isolation import Isolation
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.5
 _COMMITTED_SECONDS_MAX: Final = 10.0
-# Where a partition begins that nobody has ever owned. Records that retention removed before are not there to be read.
+# Where a partition begins that nobody has ever owned. Records that retention removed before that are missing as any others.
 _FIRST_OFFSET: Final = 0
 
 
@@ -94,6 +97,7 @@ class Partitions:
         isolation: Isolation,
         new_producer: Callable[[TopicPartition], PartitionProducer],
         limits: TimeLimits,
+        gap_watch: GapWatch,
         clock: Clock,
         reached: Reached,
         fail: Callable[[BaseException], None],
@@ -107,6 +111,7 @@ class Partitions:
         self._isolation = isolation
         self._new_producer = new_producer
         self._limits = limits
+        self._gap_watch = gap_watch
         self._clock = clock
         self._reached = reached
         self._fail = fail
@@ -128,6 +133,14 @@ class Partitions:
 
     def next_offsets(self) -> dict[TopicPartition, int]:
         return {partition: task.next_offset for partition, task in self.tasks.items()}
+
+    def standing(self) -> set[TopicPartition]:
+        return {partition for partition, task in self.tasks.items() if task.stands}
+
+    def on_out_of_range(self, partition: TopicPartition) -> None:
+        task = self.tasks.get(partition)
+        if task is not None:
+            task.stand()
 
     def on_revoking(self) -> None:
         for task in self.tasks.values():
@@ -170,6 +183,7 @@ class Partitions:
             next_offset = _FIRST_OFFSET
             await self._runner.skip(Batch(owned, (), progress.next_offset, next_offset))
             await producer.publish((), next_offset)
+        stands = await self._patiently(partition, lambda: self._gap_watch.stands(owned))
         return PartitionTask(
             kafka_partition=partition,
             partition=owned,
@@ -181,6 +195,9 @@ class Partitions:
             hold=self.app.hold_partition,
             resume=self.app.resume_partition,
             idle_position=self.app.idle_position,
+            seek=self.app.seek,
+            missing_records=self._gap_watch,
+            stands=stands,
             reached=self._reached,
             fail=self._fail,
         )

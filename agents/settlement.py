@@ -110,8 +110,8 @@ class SettlementStep:
             try:
                 changes = await self._decide(step, batch, told, moves_halts=moves_halts)
             except LocksMissing:
-                # A deposit that does not fit halts its user, and so does an order that shows up after all. That is seldom, and all
-                # partitions would wait for this lock.
+                # A deposit that does not fit halts its user, and so does an order or a withdrawal that shows up after all. That is
+                # seldom, and all partitions would wait for this lock.
                 moves_halts = True
                 raise
             at(Stage.STORE)

@@ -2,7 +2,8 @@
 
 | what is seen | what is stopped |
 |---|---|
-| so many orders and withdrawals in doubt at an exchange | that exchange: `halt` |
+| so many orders and withdrawals at an exchange in doubt for longer than their proof takes | that exchange: `halt` |
+| an exchange that loses answers: half of a worker's newest calls, over several batches (pipeline/call_record) | that exchange: `halt` |
 | an exchange's newest price is older than the setting | that exchange: `halt` |
 | a user's losses of 24 hours reach the limit | that user: `reduce` |
 | balances that differ from the ledger, above the threshold (agents/balance_watch) | that user: `halt` |
@@ -19,6 +20,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from typing import Final
@@ -28,9 +30,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.batch import Clock
+from agents.looks import by_itself
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
 from infra.postgres.trips import StoredEvent, exchanges_in_doubt, newest_events, users_over_loss_limit
+from pipeline.call_record import CallRecord
 from pipeline.gate.context import HaltBook, Limits
 from pipeline.invariants import Retryable
 from pipeline.venue import MarketData
@@ -48,14 +52,15 @@ _EVENTS_OF_EACH: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class TripRules:
-    """When to stop: orders in doubt at one exchange, and the age of its newest price."""
+    """When to stop: so many orders in doubt at one exchange, for so long after their intent, and the age of its newest price."""
 
     in_doubt_orders: int
+    in_doubt_age: timedelta
     price_age: timedelta
 
 
 class Trips:
-    """`market_data` gives what is known of each exchange at the moment of the call."""
+    """`market_data` gives what is known of each exchange at the moment of the call; `calls` has how each answered this worker."""
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Trips:
         producer: AIOKafkaProducer,
         topic: str,
         market_data: Callable[[], Mapping[str, MarketData]],
+        calls: Mapping[str, CallRecord],
         limits: Limits,
         rules: TripRules,
         clock: Clock,
@@ -72,11 +78,14 @@ class Trips:
         self._producer = producer
         self._topic = topic
         self._market_data = market_data
+        self._calls = calls
         self._limits = limits
         self._rules = rules
         self._clock = clock
         self._began_at = self._looked_at = clock()
         self._next_account = ""
+        # Whether the newest look has gone through the sales since the one before: what it could not read is read by the next.
+        self._losses_seen = False
 
     async def run(self) -> None:
         """Looks until it is cancelled. While a service is out of reach nothing is sent anyway."""
@@ -86,30 +95,71 @@ class Trips:
                 for trip in await self.look(now):
                     await self._producer.send_and_wait(self._topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
                     log.warning("trading_trips", scope=trip.scope.value, target=trip.target, level=trip.level.value, reason=trip.reason)
-                self._looked_at = now
+                if self._losses_seen:
+                    self._looked_at = now
             except (Retryable, KafkaError) as error:
                 log.debug("trips_wait", error=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def look(self, now: datetime) -> list[HaltTrip]:
-        """What stops trading now and is not stopped yet. Raises Retryable when the database is out of reach."""
+        """What stops trading now and is not stopped yet. Raises Retryable when the database is out of reach.
+
+        Each cause is looked for by itself: an error of this system's own at one must not keep the others from stopping anything.
+        """
+        self._losses_seen = False
         book = await read_halts(self._database)
-        found = [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self.stale_prices(now).items()]
+        found: list[HaltTrip] = []
+        looks = {"prices": self._prices, "answers": self._answers, "doubts": self._doubts, "losses": self._losses, "trails": self._trails}
+        for cause, look in looks.items():
+            found += await by_itself("trips", cause, partial(look, now)) or []
+        for trip in found:
+            if trip.scope is HaltScope.EXCHANGE and trip.target in self._calls and _is_set(book, trip):
+                # Nothing is sent there any more, so that what was would count for ever.
+                self._calls[trip.target].forget()
+        return [trip for trip in found if not _is_set(book, trip)]
+
+    async def _prices(self, now: datetime) -> list[HaltTrip]:
+        return [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self.stale_prices(now).items()]
+
+    async def _answers(self, now: datetime) -> list[HaltTrip]:
+        return [self._trip(HaltScope.EXCHANGE, exchange, reason, now) for exchange, reason in self.lost_answers(now).items()]
+
+    async def _doubts(self, now: datetime) -> list[HaltTrip]:
         async with self._database.connection() as connection:
-            for exchange, orders in (await exchanges_in_doubt(connection, self._rules.in_doubt_orders)).items():
-                found.append(self._trip(HaltScope.EXCHANGE, exchange, f"{orders} orders or withdrawals are in doubt there", now))
-            sold_since = self._looked_at - _COMMITTED_WITHIN
+            doubts = await exchanges_in_doubt(connection, self._rules.in_doubt_orders, now - self._rules.in_doubt_age)
+        seconds = self._rules.in_doubt_age.total_seconds()
+        why = f"orders or withdrawals are in doubt there, for more than {seconds:.0f} s: look-ups prove nothing"
+        return [self._trip(HaltScope.EXCHANGE, exchange, f"{orders} {why}", now) for exchange, orders in doubts.items()]
+
+    async def _losses(self, now: datetime) -> list[HaltTrip]:
+        sold_since = self._looked_at - _COMMITTED_WITHIN
+        async with self._database.connection() as connection:
             losses = await users_over_loss_limit(connection, sold_since, now - _DAY, self._limits.daily_loss_usd_max)
-            for user_id, lost in losses.items():
-                reason = f"the user's losses of 24 hours have reached {lost:.2f} USD"
-                found.append(self._trip(HaltScope.USER, user_id, reason, now, HaltLevel.REDUCE))
+        found = [
+            self._trip(HaltScope.USER, user_id, f"the user's losses of 24 hours have reached {lost:.2f} USD", now, HaltLevel.REDUCE)
+            for user_id, lost in losses.items()
+        ]
+        self._losses_seen = True
+        return found
+
+    async def _trails(self, now: datetime) -> list[HaltTrip]:
+        async with self._database.connection() as connection:
             events = await newest_events(connection, self._next_account, _ACCOUNTS_AT_ONCE, _EVENTS_OF_EACH)
         self._next_account = events[-1].account if events else ""
         wrong = broken_trail(events)
-        if wrong is not None:
-            reason = f"the audit trail of account {wrong} does not add up: run `orchestrator verify`"
-            found.append(self._trip(HaltScope.ALL, "", reason, now))
-        return [trip for trip in found if not _is_set(book, trip)]
+        if wrong is None:
+            return []
+        return [self._trip(HaltScope.ALL, "", f"the audit trail of account {wrong} does not add up: run `orchestrator verify`", now)]
+
+    def lost_answers(self, now: datetime) -> dict[str, str]:
+        """Exchanges that lose answers, with the reason."""
+        lost: dict[str, str] = {}
+        for exchange, record in self._calls.items():
+            counts = record.lost_answers(now, self._rules.in_doubt_orders)
+            if counts is not None:
+                doubts, calls = counts
+                lost[exchange] = f"{doubts} of the newest {calls} orders or withdrawals sent there are in doubt: it loses answers"
+        return lost
 
     def stale_prices(self, now: datetime) -> dict[str, str]:
         """Exchanges whose newest price is too old, with the reason."""

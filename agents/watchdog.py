@@ -25,7 +25,7 @@ from agents.batch import PartitionTask
 from agents.partitions import Partitions
 from infra.exchange.market_data import MarketDataFeed
 from infra.kafka.transport import OrchestratorApp
-from infra.metrics import ORDERS_IN_DOUBT, PARTITIONS_ASSIGNED, RECORDS_BEHIND
+from infra.metrics import ORDERS_IN_DOUBT, PARTITIONS_ASSIGNED, PARTITIONS_STOPPED, RECORDS_BEHIND
 from infra.postgres.probe import orders_in_doubt
 from infra.postgres.step import Database
 from pipeline.invariants import Retryable
@@ -234,12 +234,13 @@ class Watchdog:
                 "what it sent."
             )
         behind, seconds = self._records_behind(partition, task), self._offsets.of(partition, task.next_offset)
-        if behind == 0 or task.busy_since is not None:
+        # Records that are missing are for a person to judge, and no other worker would find them.
+        if behind == 0 or task.busy_since is not None or task.stands:
             self._offsets.begin_anew(partition)
         elif seconds > self._limit:
             yield Stalled(f"{behind} records of {task.partition} have not been worked on for {seconds:.0f} s. They wait in Kafka.")
         asked = self._fetches.of(partition, self._app.fetched_at_ms(partition))
-        if self._app.rebalancing or task.held:
+        if self._app.rebalancing or task.held or task.stands:
             self._fetches.begin_anew(partition)
         elif asked > self._limit:
             yield Stalled(f"the broker has told nothing about {task.partition} for {asked:.0f} s. Its records wait in Kafka.")
@@ -260,5 +261,6 @@ class Watchdog:
             RECORDS_BEHIND.remove(*gone)
         self._labels = labels
         PARTITIONS_ASSIGNED.set(len(tasks))
+        PARTITIONS_STOPPED.set(sum(task.stands for task in tasks.values()))
         self._fetches.keep_only(tasks)
         self._offsets.keep_only(tasks)

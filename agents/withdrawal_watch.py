@@ -1,4 +1,5 @@
-"""Watches withdrawals that are in doubt, being paid out, or not approved in time, and reports on `trade.reports` what is proven.
+"""Watches withdrawals that are in doubt, being paid out, not approved in time, or counted as not executed a short while ago, and reports on
+`trade.reports` what is proven.
 
 It changes nothing itself: every change goes through the settlement agent's step. So a report that is lost is made again at the next look,
 and one that comes twice changes nothing. Each worker looks after the withdrawals that were sent from the partitions it owns, and the owner
@@ -7,12 +8,14 @@ of an exchange's partition 0 after those that nobody approved.
 Invariants:
 1. An account's history is asked for as a whole, not per withdrawal, and no more often than the setting: Binance lets an account ask ten
    times a minute (UID weight 18,000 of 180,000).
-2. A history that does not show a withdrawal is reported only when its reading began after the acceptance horizon and the history's lag.
-3. Two rows with the same client id are money paid twice: nothing is concluded, its user is halted, and a person must look.
+2. Of a withdrawal in doubt the first look that does not show it is reported, and the one after which that is a proof. What is between says
+   nothing new.
+3. The history is asked from a withdrawal's first attempt on, however often it was queued again: all attempts have one client id.
+4. Two rows with the same client id are money paid twice: nothing is concluded, its user is halted, and a person must look.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -31,7 +34,7 @@ from pipeline.invariants import Retryable
 from pipeline.payouts import absence_is_proven
 from pipeline.rules import Rules
 from pipeline.venue import LookUpFailed
-from pipeline.withdrawal import VenueWithdrawal, Withdrawal
+from pipeline.withdrawal import TERMINAL, VenueWithdrawal, Withdrawal
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
 from schemas.topics import Topics
@@ -45,12 +48,17 @@ _LOOK_SECONDS: Final = 1.0
 _MARGIN: Final = timedelta(seconds=60)
 # Binance: "the time between startTime and endTime must be less than 90 days".
 _WINDOW: Final = timedelta(days=80)
+# Longer than any receive window and time-out: what an attempt came to is listed under a time before this.
+_TAKEN_WITHIN: Final = timedelta(hours=1)
+# Where nothing of an account is unfinished, and something only watched, it is asked about more seldom.
+_WATCHED_POLLS: Final = 4
 
 Account = tuple[str, str, str]
 
 
 def report_of(withdrawal: Withdrawal, found: list[VenueWithdrawal], looked_up_at: datetime, rules: Rules) -> WithdrawalReport | None:
-    """The report that the rows of a history with this withdrawal's client id are worth; None when they prove nothing new.
+    """The report that the rows of a history with this withdrawal's client id are worth; None when they prove nothing new. `looked_up_at` is
+    when its reading began, by the exchange's clock.
 
     Raises ValueError for rows that cannot be: two of them, or one about another asset or address.
     """
@@ -58,14 +66,16 @@ def report_of(withdrawal: Withdrawal, found: list[VenueWithdrawal], looked_up_at
         ids = ", ".join(row.exchange_withdrawal_id for row in found)
         raise ValueError(f"the exchange has {len(found)} withdrawals with its client id: {ids}")
     if not found:
-        if withdrawal.status is not WithdrawalStatus.IN_DOUBT or not absence_is_proven(withdrawal, looked_up_at, rules):
+        is_news = withdrawal.absent_since is None or absence_is_proven(withdrawal, looked_up_at, rules)
+        if withdrawal.status is not WithdrawalStatus.IN_DOUBT or not is_news:
             return None
         return _report(withdrawal, WithdrawalFinding.ABSENT, looked_up_at)
     [row] = found
     asked = withdrawal.asset, withdrawal.address.lower()
     if (row.asset, row.address.lower()) != asked or row.network not in {"", withdrawal.network}:
         raise ValueError(f"the exchange's withdrawal {row.exchange_withdrawal_id} with its client id is about another asset or address")
-    if row.status is withdrawal.status:
+    # What counts as not executed and was not paid is what was said of it.
+    if row.status is withdrawal.status or (withdrawal.status in TERMINAL and row.status is WithdrawalStatus.FAILED):
         return None
     return WithdrawalReport(
         schema_version=1,
@@ -97,13 +107,26 @@ def _report(withdrawal: Withdrawal, finding: WithdrawalFinding, at: datetime) ->
 def windows_of(withdrawals: Iterable[Withdrawal]) -> list[list[Withdrawal]]:
     """The withdrawals of one account, oldest first, in groups that one question about the history can cover."""
     groups: list[list[Withdrawal]] = []
-    sent = [(one.submitting_at, one) for one in withdrawals if one.submitting_at is not None]
-    for submitting_at, withdrawal in sorted(sent, key=lambda pair: pair[0]):
-        first = groups[-1][0].submitting_at if groups else None
-        if first is None or submitting_at - first > _WINDOW:
+    sent = [(one.sent_from, one) for one in withdrawals if one.sent_from is not None]
+    for sent_from, withdrawal in sorted(sent, key=lambda pair: pair[0]):
+        first = groups[-1][0].sent_from if groups else None
+        if first is None or sent_from - first > _WINDOW:
             groups.append([])
         groups[-1].append(withdrawal)
     return groups
+
+
+def spans_of(group: Sequence[Withdrawal], now: datetime) -> list[tuple[datetime, datetime]]:
+    """The times, one after another, in which the exchange can have taken in any attempt of these withdrawals: from the first intent of all
+    to well after the newest, each no longer than one question may cover."""
+    since = min(one.sent_from for one in group if one.sent_from is not None) - _MARGIN
+    newest = max(one.submitting_at for one in group if one.submitting_at is not None)
+    end = min(newest + _TAKEN_WITHIN, now) + _MARGIN
+    spans = []
+    while since < end:
+        spans.append((since, min(since + _WINDOW, end)))
+        since += _WINDOW
+    return spans
 
 
 class WithdrawalWatch:
@@ -155,7 +178,7 @@ class WithdrawalWatch:
         accounts: dict[Account, list[Withdrawal]] = {}
         after = ""
         while partitions:
-            page = await unfinished_withdrawals(self._database, exchange, partitions, after, _PAGE)
+            page = await unfinished_withdrawals(self._database, exchange, partitions, after, _PAGE, self._clock())
             for one in page:
                 accounts.setdefault((exchange, one.user_id, one.api_key_id), []).append(one)
             if len(page) < _PAGE:
@@ -173,25 +196,27 @@ class WithdrawalWatch:
     async def _look_up(self, account: Account, unfinished: list[Withdrawal], gateway: WithdrawalGateway) -> None:
         _, user_id, api_key_id = account
         for group in windows_of(unfinished):
-            looked_up_at = self._clock()
-            since = min(one.submitting_at for one in group if one.submitting_at is not None) - _MARGIN
-            until = min(looked_up_at + _MARGIN, since + _WINDOW + 3 * _MARGIN)
-            rows = await gateway.withdrawal_history(user_id, api_key_id, since, until)
-            if isinstance(rows, LookUpFailed):
-                log.debug("withdrawal_history_unknown", exchange=account[0], detail=rows.detail)
-                return
-            by_client_id: dict[str, list[VenueWithdrawal]] = {}
-            for row in rows:
-                by_client_id.setdefault(row.client_withdrawal_id, []).append(row)
+            # By the exchange's own id: one that moves from one page or span to the next comes twice.
+            by_client_id: dict[str, dict[str, VenueWithdrawal]] = {}
+            looks: list[datetime] = []
+            for since, until in spans_of(group, self._clock()):
+                history = await gateway.withdrawal_history(user_id, api_key_id, since, until)
+                if isinstance(history, LookUpFailed):
+                    log.debug("withdrawal_history_unknown", exchange=account[0], detail=history.detail)
+                    return
+                looks.append(history.looked_up_at)
+                for row in history.rows:
+                    by_client_id.setdefault(row.client_withdrawal_id, {})[row.exchange_withdrawal_id] = row
             for one in group:
                 try:
-                    report = report_of(one, by_client_id.get(one.client_withdrawal_id, []), looked_up_at, self._rules)
+                    report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._rules)
                 except ValueError as error:
                     await self._halt_user(one, str(error))
                     continue
                 if report is not None:
                     await self._publish(report)
-        self._due[account] = monotonic() + self._poll_seconds
+        only_watched = all(one.status in TERMINAL for one in unfinished)
+        self._due[account] = monotonic() + self._poll_seconds * (_WATCHED_POLLS if only_watched else 1)
 
     async def _halt_user(self, withdrawal: Withdrawal, what: str) -> None:
         """Stops the user: what the exchange shows cannot be, so nobody knows what is true of the account. Again at every look."""

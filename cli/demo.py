@@ -28,6 +28,7 @@ from cli.demo_deposits import DepositSender
 from cli.demo_exchange import ForeignOrders, SimulatorAdmin, injected_faults
 from cli.demo_faults import WorkerFaults
 from cli.demo_load import Rest, begin_offsets, publish, standing
+from cli.demo_poison import PoisonRecords
 from cli.demo_report import show, summary, to_line
 from cli.demo_requests import DemoRecord, Generator, begins_session
 from cli.demo_stage import DataDirectory, Stage, add_demo_users, staged
@@ -167,10 +168,11 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
         # Behind the requests that began them, which are not part of the load.
         asked_from = await begin_offsets(stage.settings, stage.kafka)
         foreign = ForeignOrders(SimulatorAdmin(stage.simulator.url), options.seed, users)
-        faults, restless = await _Load(stage, options, pool, console, said, foreign).run(records, deposits)
+        poison = PoisonRecords(stage.settings, stage.kafka, stage.database, options.seed)
+        faults, restless = await _Load(stage, options, pool, console, said, foreign, poison).run(records, deposits)
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
-    findings = [*check_all(evidence), _workers_run(pool, restless)]
+    findings = [*check_all(evidence), await poison.finding(), _workers_run(pool, restless)]
     own = set(cast.everybody)
     figures = summary(
         findings,
@@ -217,8 +219,10 @@ class _Load:
         console: Console,
         said: Callable[[str], None],
         foreign: ForeignOrders,
+        poison: PoisonRecords,
     ) -> None:
         self._foreign = foreign
+        self._poison = poison
         self._stage = stage
         self._options = options
         self._pool = pool
@@ -242,7 +246,7 @@ class _Load:
         with self._progress:
             await self._publish(records, deposits)
             restless = await self._come_to_rest(rest)
-        return {**self._faults.counts, **self._foreign.counts}, restless
+        return {**self._faults.counts, **self._foreign.counts, **self._poison.counts}, restless
 
     async def _publish(self, records: Sequence[DemoRecord], deposits: DepositSender) -> None:
         count = self._options.worker_faults
@@ -255,6 +259,7 @@ class _Load:
         works = [publishing, self._faults.run(count, seconds), sending]
         if self._options.kill:
             works.append(self._foreign.run(lambda: self._published_so_far < len(records)))
+            works.append(self._poison.run(lambda: self._published_so_far < len(records)))
         tasks = [asyncio.create_task(work) for work in works]
         watching = asyncio.create_task(self._watch())
         try:

@@ -36,7 +36,7 @@ _READ_LAGS_MS: Final = (5_000, 30_000, 90_000)
 _READ_LAG_PROBABILITY: Final = 0.07
 _FOREIGN_SECONDS: Final = 0.25
 # Far from the market, so that none of them is filled and every user's funds stay what they were.
-_FOREIGN_PRICES: Final = {"BTCUSDT": {"BUY": "20000.00", "SELL": "90000.00"}, "ETHUSDT": {"BUY": "500.00", "SELL": "9000.00"}}
+_FOREIGN_PRICES: Final = {"BTCUSDT": {"BUY": "20000.00", "SELL": "90000.00"}, "ETHUSDT": {"BUY": "500.00", "SELL": "4000.00"}}
 _LOOK_UP_KINDS: Final = (
     FaultKind.HANG_BEFORE_ACCEPT,
     FaultKind.DROP_BEFORE_ACCEPT,

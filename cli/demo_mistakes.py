@@ -21,6 +21,10 @@ UNREASONABLE: Final[dict[str, tuple[Fields, ...]]] = {
     # Above the highest price that the exchange takes, which only the exchange knows.
     "refused_by_exchange": ({"side": "sell", "order_type": "limit", "quantity": "0.0001", "price": "2000000"},),
     "two_amounts": ({"quote_quantity": "50"},),
+    # The largest times of .NET and Python: one store takes them for "never", another gives them back without a zone.
+    "out_of_time": tuple(
+        {"expires_at": at} for at in ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z")
+    ),
     "free_of_charge": ({"order_type": "limit", "price": "0"},),
 }
 NO_SESSION: Final[Fields] = {"revoke": True, "session_id": "s" + "0" * 32}

@@ -10,6 +10,7 @@ Start with `run`.
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,6 +20,7 @@ from cli.administration_commands import balances_app, keys_app, limits_app, toke
 from cli.deposit_commands import deposits_app
 from cli.doubt_commands import in_doubt_app
 from cli.ending import finish as _finish
+from cli.offset_commands import offsets_app
 from cli.operator_options import Credentials, Reason, with_credentials
 from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
 from cli.quarantine_commands import quarantine_app
@@ -48,11 +50,17 @@ app.add_typer(in_doubt_app, name="in-doubt")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(deposits_app, name="deposits")
+app.add_typer(offsets_app, name="offsets")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(schema_app, name="schema")
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")]
+
+
+class _Authentication(StrEnum):
+    REQUIRED = "required"
+    SANDBOX = "sandbox"
 
 
 def _version(wanted: bool) -> None:
@@ -92,6 +100,9 @@ def up(
     web_port: Annotated[
         int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="Where worker 1 serves its health; worker n: PORT + n - 1.")
     ] = None,
+    authentication: Annotated[
+        _Authentication | None, typer.Option(help="Whether requests need tokens and codes. Else: not at the simulated exchange.")
+    ] = None,
     as_json: _AsJson = False,
 ) -> None:
     """Run the services, a simulated exchange and workers until Ctrl-C, and print the addresses.
@@ -100,7 +111,8 @@ def up(
     """
     from cli.up import UpOptions, run_up  # noqa: PLC0415 — invariant 1
 
-    _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, as_json)))
+    asked = None if authentication is None else authentication.value
+    _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, asked, as_json)))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cli.findings import Finding, Findings
 from cli.installation import Installation, without_password
 from cli.lag import committed_offsets, input_topics
+from cli.offsets import measure_offsets
 from cli.orders import reading
 from cli.output import CommandFailed
 from infra.exchange.connection import VenueConnection
@@ -185,7 +186,10 @@ async def check_offsets(installation: Installation) -> Findings:
             committed = await committed_offsets(client, settings.consumer_group, input_topics(settings))
             wrong = offset_problems({(known.topic, known.partition): offset for known, offset in committed.items()}, stored)
             if not wrong:
-                return [Finding.ok("offsets", f"{len(committed)} input partitions agree in Kafka and the database")]
+                return [
+                    Finding.ok("offsets", f"{len(committed)} input partitions agree in Kafka and the database"),
+                    *await _missing_records(installation),
+                ]
     except (CommandFailed, KafkaError, OSError, TimeoutError):
         return [Finding.skipped("offsets", "broker and database must both answer, with their tables")]
     remedy = (
@@ -193,6 +197,13 @@ async def check_offsets(installation: Installation) -> Findings:
         "was restored, see docs/operations.md"
     )
     return [Finding.problem("offsets", problem, remedy) for problem in wrong]
+
+
+async def _missing_records(installation: Installation) -> Findings:
+    """Partitions that stand, or would, because records were lost before they were read."""
+    missing = [row for row in await measure_offsets(installation) if row.gap is not None and row.accepted_by is None]
+    remedy = "see `orchestrator offsets`, and docs/operations.md: records that were lost before they were read"
+    return [Finding.problem("offsets", f"{row.topic}/{row.partition}: {row.gap}", remedy) for row in missing]
 
 
 def offset_problems(committed: dict[tuple[str, int], int], stored: dict[tuple[str, int], tuple[int, int]]) -> list[str]:

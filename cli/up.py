@@ -24,6 +24,7 @@ from agents.app import ExchangeNotPermitted, require_permitted
 from cli.installation import RunningInstallation, announced, data_directory, forget_ended, process_started, read_running, read_settings
 from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment
+from cli.trial_issuer import with_trial_issuer
 from cli.trial_users import ensure_trial_users
 from cli.up_addresses import address_lines, addresses
 from cli.worker_logs import all_ready
@@ -81,12 +82,14 @@ class _Stop:
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What was asked for. Ports are 0 where none was: those of the last start in the data directory, else free ones."""
+    """What was asked for. Ports are 0 where none was: those of the last start in the data directory, else free ones. `authentication` None:
+    as the settings say, and none at a simulated exchange unless they name the keys of tokens."""
 
     workers: int = 2
     kafka_port: int = 0
     exchange_port: int = 0
     web_port: int = 0
+    authentication: str | None = None
     as_json: bool = False
 
 
@@ -95,6 +98,8 @@ async def run_up(options: UpOptions) -> Exit:
     stop = _Stop()
     stop.listen()
     settings = _with_ports(read_settings(), options)
+    if options.authentication is not None:
+        settings = settings.model_copy(update={"authentication": options.authentication})
     directory = _made(data_directory(settings))
     _refuse_second(directory)
     # What a start that was killed has left names services that are gone.
@@ -212,10 +217,11 @@ async def _ground(settings: Settings, endpoints: Endpoints, directory: Path, opt
         # Its limit of requests is for strangers on the internet.
         limited = settings.exchange_rate_limit if "exchange_rate_limit" in settings.model_fields_set else False
         # Trial money needs no tokens, unless somebody wants to try those as well.
-        authentication = settings.authentication if settings.token_keys_file is not None else "sandbox"
-        settings = settings.model_copy(
-            update={"exchange_urls": urls, "exchange_rate_limit": limited, "authentication": authentication}
-        )
+        if options.authentication is None and settings.token_keys_file is None:
+            settings = settings.model_copy(update={"authentication": "sandbox"})
+        settings = settings.model_copy(update={"exchange_urls": urls, "exchange_rate_limit": limited})
+        if settings.authentication == "required":
+            settings = with_trial_issuer(settings, directory)
         require_permitted(settings)
         await _prepare(settings, endpoints)
         await ensure_trial_users(

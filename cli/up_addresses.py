@@ -92,8 +92,19 @@ def _to_paste(running: RunningInstallation, directory: Path, topics: Topics) -> 
         "The same with kcat, and all answers:",
         f"  echo {request} | kcat -P {broker} -t {topics.requests} -k {user} -X partitioner=murmur2_random{headers}",
         f"  kcat -C {broker} -t {topics.results} -o beginning -X isolation.level=read_committed",
+        *(_session_lines(command, user) if running.authentication == "required" else []),
         "Then look around:",
         *(f"  {command} {words}" for words in ("orders", "results", f"balances --user {user}", "lag", "verify", "doctor")),
+    ]
+
+
+def _session_lines(command: str, user: str) -> list[str]:
+    """How one code lets many orders follow without one."""
+    session = json.dumps({"schema_version": 1, "type": "session", "idempotency_key": _KEY, "user_id": user})
+    session = shlex.quote(session).replace(_KEY, "session-'$(date +%s)'")
+    return [
+        "Or begin a session with one code, and send orders without one for hours:",
+        f"  echo {session} | {command} submit - --wait --token-file {user}.token --totp CODE",
     ]
 
 

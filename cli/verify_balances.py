@@ -112,7 +112,7 @@ async def _compare(database: Database, gateway: CcxtGateway, user_id: str | None
         found.accounts += len(page)
         results = await asyncio.gather(*(_settled(account, looks, slots) for account in page))
         drifts = [drift for look in results if isinstance(look, Judged) for drift in look.drifts]
-        market_data = await _prices(gateway, drifts, rules) if drifts else None
+        market_data = await _prices(gateway) if drifts else None
         for account, look in zip(page, results, strict=True):
             if isinstance(look, NotJudged):
                 row: Row = {"user_id": account.user_id, "exchange": account.exchange, "why": look.why}
@@ -162,11 +162,10 @@ def _age_seconds(since: datetime, now: datetime) -> int:
     return max(0, int((now - since).total_seconds()))
 
 
-async def _prices(gateway: CcxtGateway, drifts: list[Drift], rules: Rules) -> MarketData:
-    """Fresh prices of what differs; none where the exchange does not tell them."""
-    symbols = {f"{drift.asset}/{usd}" for drift in drifts for usd in rules.usd_assets}
+async def _prices(gateway: CcxtGateway) -> MarketData:
+    """Fresh prices of every pair, as what differs may be worth something only by way of others; none where the exchange tells none."""
     try:
-        return MarketData(gateway.exchange, quotes=await gateway.quotes(symbols))
+        return MarketData(gateway.exchange, quotes=await gateway.quotes(await gateway.markets()))
     except VenueUnavailable:
         return MarketData(gateway.exchange)
 

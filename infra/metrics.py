@@ -23,6 +23,9 @@ RECORDS_BEHIND: Final = Gauge(
     "orchestrator_records_behind", "Records not worked on yet, for each input partition of this worker", ["topic", "partition"]
 )
 PARTITIONS_ASSIGNED: Final = Gauge("orchestrator_partitions_assigned", "Input partitions that this worker owns")
+PARTITIONS_STOPPED: Final = Gauge(
+    "orchestrator_partitions_stopped", "Input partitions of this worker that stand still because records are missing"
+)
 RECORDS_SET_ASIDE: Final = Counter(
     "orchestrator_records_set_aside_total",
     "Records that could not be decided and were set aside, see `orchestrator quarantine list`; any is a reason to look",

@@ -94,7 +94,11 @@ class Settings(BaseSettings):
     price_stale_halt_seconds: int = Field(default=60, ge=1)
     """An exchange whose prices are older than this is halted until an operator resumes it."""
     in_doubt_halt_orders: int = Field(default=25, ge=1)
-    """So many orders in doubt at one exchange halt it until an operator resumes it."""
+    """So many orders and withdrawals without an answer halt their exchange until an operator resumes it: in doubt for longer than a look-up
+    needs, or at least half of the newest calls of a worker there, over three batches or more. A worker that dies trips nothing."""
+    in_doubt_halt_seconds: int = Field(default=300, ge=1)
+    """How much longer than the proof of an absence takes (the receive window, the exchange's time-out, and two looks that are its read lag
+    apart) an order is in doubt before it counts for that."""
     price_age_ms_max: int = Field(default=5_000, ge=100)
     """A price older than this is no price: orders that need one are refused as `PRICE_UNAVAILABLE`."""
 
@@ -246,7 +250,7 @@ class Settings(BaseSettings):
             "authentication": "sandbox",
             **dict.fromkeys(("daily_volume_usd_max", "position_usd_max", "open_orders_usd_max"), amount),
             **dict.fromkeys(("exchange_open_usd_max", "daily_loss_usd_max", "daily_withdrawal_usd_max"), amount),
-            **dict.fromkeys(("hourly_trades_max", "open_orders_max", "cooldown_failures", "in_doubt_halt_orders"), count),
+            **dict.fromkeys(("hourly_trades_max", "open_orders_max", "cooldown_failures"), count),
             "session_orders_max": count,
             "session_amount_usd_max": amount,
             **dict.fromkeys(("messages_per_second_max", "messages_burst_max", "suspicion_flag", "suspicion_block"), 10**6),

@@ -8,21 +8,29 @@ A slip of one character is money that nobody gets back, so a form without a chec
 | `BTC`, `SEGWITBTC` | base58check, version 0 or 5; bech32 (witness version 0), bech32m (1 to 16) | Bitcoin; BIP 173, BIP 350 |
 | `TRX` | base58check, version 0x41 | TRON, "Account address format" |
 | `SOL` | base58 of 32 bytes, which has no checksum | Solana, "Account addresses" |
+| `XRP`, `XLM`, `TON`, `EOS`, `ATOM` | each its own, and a tag that is never left out | pipeline/tagged_addresses |
 
-Names are the venue's own (Binance, "All Coins' Information"). Invariant: a network that is not listed takes no address.
+Names are the venue's own (Binance, "All Coins' Information"). Invariant: a network that is not listed takes no address, and one
+that has tags takes none without its tag.
 
 Start with `address_problem`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Callable
 from typing import Final
 
-_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_BECH32: Final = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_BECH32_CONSTANT: Final = 1
-_BECH32M_CONSTANT: Final = 0x2BC830A3
+from pipeline.address_encoding import (
+    BECH32_CONSTANT,
+    BECH32M_CONSTANT,
+    base58,
+    base58check,
+    bech32_checksum,
+    bech32_groups,
+    eight_bits,
+)
+from pipeline.tagged_addresses import NO_TAG, TAGGED
+
 _EVM: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 # Letters, digits and the marks that memos have: nothing that could end a field of a form.
 _TAG: Final = re.compile(r"[0-9A-Za-z_.\-]{1,120}")
@@ -36,6 +44,11 @@ def address_problem(network: str, address: str, tag: str | None = None) -> str |
         return f"addresses of this network are not known here; the known networks are: {', '.join(NETWORKS)}"
     if tag is not None and not _TAG.fullmatch(tag):
         return "the address tag has other characters than letters, digits, `_`, `.` and `-`, or more than 120 of them"
+    tagged = TAGGED.get(network)
+    if tagged is not None:
+        problem = NO_TAG if tag is None else tagged.tag_problem(tag)
+        if problem is not None:
+            return problem
     return check(address) if len(address) <= _LENGTH_MAX else "it is longer than any address"
 
 
@@ -57,79 +70,36 @@ def checksummed(address: str) -> str:
 def _bitcoin_problem(address: str) -> str | None:
     if address[:3].lower() == "bc1":
         return _bech32_problem(address)
-    payload = _base58check(address)
+    payload = base58check(address)
     if payload is None:
         return "its checksum is wrong, or it is neither base58check nor bech32"
     return None if len(payload) == 21 and payload[0] in {0x00, 0x05} else "it is not an address of Bitcoin's main network"
 
 
 def _tron_problem(address: str) -> str | None:
-    payload = _base58check(address)
+    payload = base58check(address)
     if payload is None:
         return "its checksum is wrong, or it is no base58check"
     return None if len(payload) == 21 and payload[0] == 0x41 else "it is not an address of TRON"
 
 
 def _solana_problem(address: str) -> str | None:
-    payload = _base58(address)
+    payload = base58(address)
     return None if payload is not None and len(payload) == 32 else "it is not the base58 form of 32 bytes"
-
-
-def _base58(text: str) -> bytes | None:
-    number = 0
-    for character in text:
-        digit = _BASE58.find(character)
-        if digit < 0:
-            return None
-        number = number * 58 + digit
-    zeros = len(text) - len(text.lstrip("1"))
-    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def _base58check(text: str) -> bytes | None:
-    """Version and payload; None where the checksum is not theirs."""
-    decoded = _base58(text)
-    if decoded is None or len(decoded) < 5:
-        return None
-    payload, checksum = decoded[:-4], decoded[-4:]
-    return payload if sha256(sha256(payload).digest()).digest()[:4] == checksum else None
 
 
 def _bech32_problem(address: str) -> str | None:
     if address not in {address.lower(), address.upper()}:
         return "it mixes capitals and small letters, which bech32 forbids"
-    data = [_BECH32.find(character) for character in address[3:].lower()]
-    if -1 in data or len(data) < 8 or len(address) > 90:
+    data = bech32_groups(address, "bc")
+    if data is None or len(data) < 8:
         return "it has characters that bech32 does not have, or not its length"
-    version, program = data[0], _eight_bits(data[1:-6])
+    version, program = data[0], eight_bits(data[1:-6])
     if program is None or version > 16 or not 2 <= len(program) <= 40 or (version == 0 and len(program) not in {20, 32}):
         return "it is no witness program (BIP 173)"
-    constant = _BECH32_CONSTANT if version == 0 else _BECH32M_CONSTANT
-    # The human-readable part "bc", expanded.
-    if _polymod([3, 3, 0, 2, 3, *data]) != constant:
+    if bech32_checksum("bc", data) != (BECH32_CONSTANT if version == 0 else BECH32M_CONSTANT):
         return "its checksum is wrong (bech32 for witness version 0, bech32m for the later ones)"
     return None
-
-
-def _polymod(values: Iterable[int]) -> int:
-    checksum = 1
-    for value in values:
-        top = checksum >> 25
-        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
-        for bit, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
-            checksum ^= generator if (top >> bit) & 1 else 0
-    return checksum
-
-
-def _eight_bits(groups: Sequence[int]) -> bytes | None:
-    """Groups of five bits as bytes; None where the padding is longer than needed or not zero."""
-    number = 0
-    for group in groups:
-        number = number << 5 | group
-    padding = len(groups) * 5 % 8
-    if padding >= 5 or number & ((1 << padding) - 1):
-        return None
-    return (number >> padding).to_bytes(len(groups) * 5 // 8, "big")
 
 
 _ROTATIONS: Final = (
@@ -196,5 +166,6 @@ _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     **dict.fromkeys(("BTC", "SEGWITBTC"), _bitcoin_problem),
     "TRX": _tron_problem,
     "SOL": _solana_problem,
+    **{network: tagged.address_problem for network, tagged in TAGGED.items()},
 }
 NETWORKS: Final = tuple(_CHECKS)

@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 from pipeline.audit import Value
 from pipeline.changes import Changes
+from pipeline.dollars import usd_rate_of
 from pipeline.drift import StoredDrift
 from pipeline.money import round_up
 from pipeline.order import Order
@@ -157,15 +158,9 @@ def _is_settled(order: Order, found: Found) -> bool:
 
 
 def value_of(drift: Drift, market_data: MarketData | None, now: datetime, rules: Rules) -> Decimal | None:
-    """What a drift is worth in US dollars, whichever its direction; None without a fresh price."""
-    amount = abs(drift.difference)
-    if drift.asset in rules.usd_assets:
-        return amount
-    for usd in sorted(rules.usd_assets):
-        quote = market_data.fresh_quote(f"{drift.asset}/{usd}", now, rules.price_age_max) if market_data else None
-        if quote is not None:
-            return round_up(amount * quote.price)
-    return None
+    """What a drift is worth in US dollars, whichever its direction; None without fresh prices."""
+    rate = usd_rate_of(drift.asset, market_data, now, rules.price_age_max, rules.usd_assets)
+    return None if rate is None else round_up(abs(drift.difference) * rate)
 
 
 def is_above_threshold(values: Collection[Decimal | None], rules: Rules) -> bool:

@@ -16,6 +16,7 @@ from pipeline.cost import RealisedResult
 from pipeline.deposit import DepositBook
 from pipeline.drift import StoredDrift
 from pipeline.gate.context import Conduct, Halt
+from pipeline.gate.payouts import Payee
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Ledger, Transfer
 from pipeline.money import round_down
@@ -74,7 +75,8 @@ class Claim:
     def key_lives_from(self) -> datetime | None:
         """From when the key's lifetime counts, UTC: the latest of claim and end; None while the request runs or its end is not known, and
         then the key is not free for anybody. `infra.postgres.rows` says the same in SQL."""
-        if self.result is None:
+        if self.result is None or self.result.status is ResultStatus.OPEN:
+            # Open again: what counted as not executed stands at the exchange after all.
             return None
         # A rejection that was never executed ended when it was decided.
         decided_at = self.result.decided_at if self.result.status is ResultStatus.REJECTED else None
@@ -145,6 +147,8 @@ class Changes:
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     withdrawals_made: set[str] = field(default_factory=set)
     withdrawals_changed: set[str] = field(default_factory=set)
+    # What is known of users whose withdrawals may leave, by user; whoever is not there is no user.
+    payees: dict[str, Payee] = field(default_factory=dict)
     # Deposits, which `pipeline.deposits` moves.
     deposits: DepositBook = field(default_factory=DepositBook)
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)

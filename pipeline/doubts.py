@@ -4,7 +4,7 @@ Invariants:
 1. Only what is in doubt is resolved. Nobody resolves what is their own.
 2. Above an amount two operators must say the same, figures included: the first word is kept and changes nothing.
 3. A word has evidence, and is in its operator's audit chain with it, and with who agreed.
-4. An order that ended by a word is watched like one that ended by a proof (pipeline/corrections): what the exchange shows corrects it.
+4. What ended by a word is watched like what ended by a proof (pipeline/corrections, pipeline/payouts): what the exchange shows corrects it.
 
 Start with `decide_doubt`.
 """
@@ -103,7 +103,10 @@ def _resolve_order(order: Order, decision: DoubtDecision, approvers: list[str], 
 def _resolve_withdrawal(withdrawal: Withdrawal, decision: DoubtDecision, approvers: list[str], changes: Changes, rules: Rules) -> None:
     if decision.command is DoubtWord.NOT_EXECUTED:
         said = f"{' and '.join(approvers)} found that it was not paid out: {decision.evidence}; the funds are released"
-        ended = replace(withdrawal, reason_code=ReasonCode.ORDER_NOT_EXECUTED, reason=said)
+        watched_until = changes.now + rules.watch_time
+        ended = replace(
+            withdrawal, reason_code=ReasonCode.ORDER_NOT_EXECUTED, reason=said, absent_since=None, watched_until=watched_until
+        )
         end_unsent(ended, withdrawal, EventType.WITHDRAWAL_RESOLVED, changes)
         return
     report = WithdrawalReport(

@@ -120,7 +120,7 @@ def decide_commands(
     arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes, rules: Rules
 ) -> list[Refusal]:
     """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock; `accounts`
-    the operators, and the users of the withdrawals that are decided about."""
+    the operators."""
     refused: list[Refusal] = []
     for arrival in arrivals:
         command = arrival.command
@@ -128,7 +128,7 @@ def decide_commands(
         if command is not None and refusal is None:
             refusal = _may_not_command(arrival, accounts[command.operator], changes)
         if isinstance(command, WithdrawalDecision) and refusal is None:
-            refusal = _decide_withdrawal(command, accounts, changes)
+            refusal = _decide_withdrawal(command, changes)
         if isinstance(command, DoubtDecision) and refusal is None:
             refusal = decide_doubt(command, changes, rules)
         if command is None or refusal is not None:
@@ -140,13 +140,11 @@ def decide_commands(
     return refused
 
 
-def _decide_withdrawal(decision: WithdrawalDecision, accounts: Mapping[str, AccountState], changes: Changes) -> Refusal | None:
+def _decide_withdrawal(decision: WithdrawalDecision, changes: Changes) -> Refusal | None:
     if decision.withdrawal_id in changes.unpublished:
         text = "its last change is not on the topics yet, and a decision must not overtake it; it is as it was. Give the command again"
         return Refusal(ReasonCode.APPROVAL_NOT_PENDING, text)
-    withdrawal = changes.withdrawals.get(decision.withdrawal_id)
-    owner = accounts.get(withdrawal.user_id) if withdrawal is not None else None
-    return decide_withdrawal(decision, owner.status if owner is not None else None, changes)
+    return decide_withdrawal(decision, changes)
 
 
 def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: Changes) -> Refusal | None:

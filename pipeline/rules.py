@@ -60,7 +60,7 @@ class Rules:
     read_lags: Mapping[str, timedelta] = field(default_factory=dict)
     # An order or withdrawal in doubt that is worth more is resolved by two operators.
     doubt_four_eyes_usd: Decimal = Decimal(1_000)
-    # An order that counts as not executed is looked up for so long all the same.
+    # An order or a withdrawal that counts as not executed is looked up for so long all the same.
     watch_time: timedelta = timedelta(hours=24)
 
     def read_lag(self, exchange: str) -> timedelta:

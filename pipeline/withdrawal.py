@@ -2,9 +2,9 @@
 
 Invariants:
 1. A status changes only along `TRANSITIONS`; anything else is a defect (InvariantViolation) and stops the batch.
-2. A terminal status is never left.
+2. A terminal status is left by a correction alone (`CORRECTIONS`): the exchange shows after all what counted as proven not to be there.
 3. `in_doubt` is reached from `submitting` only and left only with proof: the exchange's history shows it, or does not show it long after
-   it could have been accepted.
+   it could have been accepted. A withdrawal that was once in doubt is never `accepted` again, so it is never sent again.
 4. What needs approval is `accepted` only after an operator, who is not its user, has approved it.
 """
 
@@ -33,21 +33,27 @@ TRANSITIONS: Final[dict[WithdrawalStatus, frozenset[WithdrawalStatus]]] = {
     _S.ACCEPTED: frozenset({_S.SUBMITTING, _S.REJECTED}),
     # accepted again: proven not sent
     _S.SUBMITTING: VENUE_STATES | {_S.IN_DOUBT, _S.ACCEPTED, _S.REJECTED},
-    # accepted again: proven absent at the exchange and still inside its deadline
-    _S.IN_DOUBT: VENUE_STATES | {_S.ACCEPTED, _S.REJECTED},
+    # rejected: proven that the exchange does not have it
+    _S.IN_DOUBT: VENUE_STATES | {_S.REJECTED},
     _S.PROCESSING: frozenset({_S.COMPLETED, _S.FAILED}),
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),
     _S.REJECTED: frozenset(),
 }
 
+# Of a withdrawal that counted as not executed and is watched (`Withdrawal.watched_until`): the exchange has it after all.
+CORRECTIONS: Final[dict[WithdrawalStatus, frozenset[WithdrawalStatus]]] = {_S.REJECTED: frozenset({_S.PROCESSING, _S.COMPLETED})}
 
-def require_transition(withdrawal_id: str, before: WithdrawalStatus, after: WithdrawalStatus) -> None:
+
+def require_transition(before: "Withdrawal", after: "Withdrawal") -> None:
     """Raises InvariantViolation when a withdrawal may not go from `before` to `after`."""
-    if after not in TRANSITIONS[before]:
+    legal = TRANSITIONS[before.status]
+    if before.watched_until is not None and after.corrected_at is not None:
+        legal |= CORRECTIONS.get(before.status, frozenset())
+    if after.status not in legal:
         raise InvariantViolation(
-            f"withdrawal {withdrawal_id} cannot go from {before} to {after}. Nothing was written for its batch and its funds stay held. "
-            "This is a defect: run `orchestrator verify` and report it with this line."
+            f"withdrawal {before.withdrawal_id} cannot go from {before.status} to {after.status}. Nothing was written for its batch and "
+            "its funds stay held. This is a defect: run `orchestrator verify` and report it with this line."
         )
 
 
@@ -59,6 +65,10 @@ class Withdrawal:
     `completed` on as the exchange's history has them. `hold_amount` is what is still held. `usd_value` is what amount and fee were worth
     together at acceptance. `approved_by` is the operator who approved it. `attempt` counts intents, from 0 before the first. `source` is
     the record that asked for it. Times are UTC.
+
+    `first_submitting_at` is the first attempt's intent: the exchange's history is asked from there on, whatever came after. `absent_since`
+    is when, by the exchange's clock, the first look in doubt began that did not find it. `watched_until`: it counted as proven not to be
+    executed and is looked up until then all the same; `corrected_at`: it was found.
     """
 
     withdrawal_id: str
@@ -94,8 +104,17 @@ class Withdrawal:
     updated_at: datetime
     executed_at: datetime | None
     traceparent: str | None
+    first_submitting_at: datetime | None = None
+    absent_since: datetime | None = None
+    watched_until: datetime | None = None
+    corrected_at: datetime | None = None
     key_version: int | None = None
     account_id: str | None = None
+
+    @property
+    def sent_from(self) -> datetime | None:
+        """From when on the exchange may have it; None while it was never sent."""
+        return self.first_submitting_at or self.submitting_at
 
     @property
     def sent_with(self) -> KeyVersion | None:
@@ -164,6 +183,15 @@ class Taken:
 
 
 WithdrawalOutcome = Taken | Refused | InDoubt
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalHistory:
+    """An account's withdrawals that carry a client id of ours, whole, as of `looked_up_at`: when the reading began, by the venue's own
+    clock, UTC."""
+
+    looked_up_at: datetime
+    rows: "tuple[VenueWithdrawal, ...]"
 
 
 @dataclass(frozen=True, slots=True)

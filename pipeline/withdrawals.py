@@ -8,7 +8,7 @@ Invariants:
 1. A withdrawal changes only through `move`, which checks the transition and writes audit event and state snapshot.
 2. Nothing is queued that no second factor was given for, where this installation asks for one: the user's at acceptance, the operator's at
    approval.
-3. Nobody approves a withdrawal of their own.
+3. Nobody approves a withdrawal of their own, nor one that would not be accepted any more.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,8 +21,9 @@ from pipeline.arrival import Arrival
 from pipeline.audit import Value
 from pipeline.changes import Changes, Claim, transfer_entry
 from pipeline.confirmation import Confirmation
-from pipeline.gate.context import Refusal
+from pipeline.gate.context import HaltBook, Refusal
 from pipeline.gate.ladder import Step
+from pipeline.gate.payouts import NOBODY, payout_refusal
 from pipeline.gate.withdrawals import WITHDRAWAL_PASSED, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
 from pipeline.identifiers import client_withdrawal_id_of
 from pipeline.ledger import AccountKey, book_of
@@ -162,9 +163,9 @@ def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmat
         route(withdrawal, changes)
 
 
-def decide_withdrawal(decision: WithdrawalDecision, user_status: str | None, changes: Changes) -> Refusal | None:
+def decide_withdrawal(decision: WithdrawalDecision, changes: Changes) -> Refusal | None:
     """Applies an operator's word on a withdrawal; a refusal, and nothing changed, where it cannot be. Whether the operator may command was
-    judged before (pipeline/halts). `user_status` is that of the withdrawal's user."""
+    judged before (pipeline/halts). What is known of the withdrawal's user is in `changes.payees`."""
     withdrawal = changes.withdrawals.get(decision.withdrawal_id)
     if withdrawal is None or withdrawal.status is not _S.PENDING_APPROVAL:
         how = "there is no such withdrawal" if withdrawal is None else f"the withdrawal is {withdrawal.status}"
@@ -177,10 +178,16 @@ def decide_withdrawal(decision: WithdrawalDecision, user_status: str | None, cha
         return None
     if decision.operator == withdrawal.user_id:
         return Refusal(ReasonCode.APPROVAL_NOT_ALLOWED, "nobody approves a withdrawal of their own; nothing was changed")
-    if user_status != "active":
-        return Refusal(ReasonCode.APPROVAL_NOT_ALLOWED, f"the withdrawal's user is {user_status}; nothing was changed")
+    payee = changes.payees.get(withdrawal.user_id, NOBODY)
+    if payee.status != "active":
+        return Refusal(ReasonCode.APPROVAL_NOT_ALLOWED, f"the withdrawal's user is {payee.status}; nothing was changed")
     if changes.now >= withdrawal.expires_at:
         return Refusal(ReasonCode.REQUEST_EXPIRED, "the withdrawal's time for approval is over; it ends by itself, and nothing is sent")
+    halts = HaltBook(frozenset(found.halt for found in changes.halts.values()))
+    refusal = payout_refusal(withdrawal, payee, payee.left_usd + payee.queued_usd, halts, changes.now)
+    if refusal is not None:
+        return Refusal(refusal.code, f"it cannot be approved: {refusal.reason}; nothing was changed, and it still waits")
+    payee.queued_usd += withdrawal.usd_value
     after = replace(
         withdrawal, status=_S.ACCEPTED, reason=None, approved_by=decision.operator, updated_at=changes.now
     )
@@ -235,7 +242,7 @@ def move(
 
     `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
     """
-    require_transition(before.withdrawal_id, before.status, after.status)
+    require_transition(before, after)
     changes.withdrawals[after.withdrawal_id] = after
     changes.withdrawals_changed.add(after.withdrawal_id)
     fields = withdrawal_fields(after)
@@ -249,7 +256,7 @@ def release(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
     """Gives back what is still held."""
     if withdrawal.hold_amount <= 0:
         return withdrawal
-    transfer_id = f"{withdrawal.withdrawal_id}:release"
+    transfer_id = f"{withdrawal.withdrawal_id}:release" + ("" if withdrawal.corrected_at is None else ":corrected")
     changes.ledger.release(transfer_id, withdrawal.withdrawal_id, account_of(withdrawal), withdrawal.hold_amount)
     return replace(withdrawal, hold_amount=Decimal(0))
 
@@ -263,8 +270,12 @@ def end_unsent(ended: Withdrawal, before: Withdrawal, event_type: EventType, cha
 
 
 def finish(withdrawal: Withdrawal, changes: Changes) -> None:
-    """Gives the final answer of a withdrawal that is over."""
-    changes.finish((withdrawal.user_id, withdrawal.idempotency_key), result_of_withdrawal(withdrawal), withdrawal.traceparent)
+    """Gives the final answer of a withdrawal that is over, or what corrects it."""
+    key, result = (withdrawal.user_id, withdrawal.idempotency_key), result_of_withdrawal(withdrawal)
+    if withdrawal.corrected_at is None:
+        changes.finish(key, result, withdrawal.traceparent)
+    else:
+        changes.correct(key, result, withdrawal.traceparent)
 
 
 def withdrawal_fields(withdrawal: Withdrawal) -> dict[str, Value]:
@@ -334,8 +345,12 @@ _RESULT_STATUS: Final[dict[WithdrawalStatus, tuple[ResultStatus, bool]]] = {
 
 
 def result_of_withdrawal(withdrawal: Withdrawal) -> Result:
-    """The answer that a withdrawal's status stands for: final when it is over."""
+    """The answer that a withdrawal's status stands for: final when it is over.
+
+    One whose final answer was wrong has had it: what is said of it from then on corrects that answer, and is not final itself.
+    """
     status, final = _RESULT_STATUS[withdrawal.status]
+    corrects = withdrawal.corrected_at is not None
     completed = withdrawal.status is _S.COMPLETED
     return Result(
         schema_version=SCHEMA_VERSION,
@@ -356,11 +371,12 @@ def result_of_withdrawal(withdrawal: Withdrawal) -> Result:
         fee=withdrawal.fee if completed else None,
         fee_asset=withdrawal.asset if completed else None,
         remaining_quantity=None,
-        final=final,
+        final=final and not corrects,
         replayed=False,
         duplicate_of=None,
         requested_at=withdrawal.requested_at,
         decided_at=withdrawal.decided_at,
         executed_at=withdrawal.executed_at,
         source=withdrawal.source,
+        corrects=corrects,
     )

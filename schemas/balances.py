@@ -3,10 +3,10 @@
 from typing import Literal
 
 from schemas.decimals import DecimalString, SignedDecimalString
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import InternalModel, Timestamp
 
 
-class ReportedDrift(WireModel):
+class ReportedDrift(InternalModel):
     """One asset of which the exchange shows another amount than the ledger says, both in units of the asset.
 
     `ledger_amount` is the nearest amount that the ledger can explain; below zero where the house advanced more than the user has. `usd` is
@@ -19,7 +19,7 @@ class ReportedDrift(WireModel):
     usd: DecimalString | None
 
 
-class BalanceReport(WireModel):
+class BalanceReport(InternalModel):
     """What a user's account at an exchange showed as of `looked_up_at` (when the look began): `drifts` are all that there are."""
 
     schema_version: Literal[1]

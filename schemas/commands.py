@@ -9,7 +9,6 @@ Invariants:
    they were sent.
 """
 
-import re
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -18,12 +17,12 @@ from pydantic_core import PydanticCustomError
 
 from schemas.decimals import DecimalString, format_decimal
 from schemas.requests import Identifier, UserId, Version
-from schemas.wire import Timestamp, WireModel
+from schemas.symbols import FORM, is_symbol
+from schemas.wire import InternalModel, Timestamp, WireModel
 
 COMMANDS_ACCOUNT: Final = "@commands"
 TRIPS_ACCOUNT: Final = "@trips"
 REASON_LENGTH_MAX: Final = 300
-_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 
 
 class HaltScope(StrEnum):
@@ -46,7 +45,7 @@ class CommandWord(StrEnum):
     RESUME = "resume"
 
 
-Target = Annotated[str, StringConstraints(max_length=128, pattern=r"^[\x21-\x7e]*$")]
+Target = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x20\x7f]*$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=REASON_LENGTH_MAX, pattern=r"^[^\x00]+$")]
 
 
@@ -59,8 +58,8 @@ class _Scoped(WireModel):
         if (self.scope is HaltScope.ALL) != (self.target == ""):
             raise PydanticCustomError("target", "name a target for every scope but `all`, which has none")
         # One that fits no order would be in force and stop nothing.
-        if self.scope is HaltScope.SYMBOL and not _SYMBOL.fullmatch(self.target):
-            raise PydanticCustomError("target", "a symbol is BASE/QUOTE in capitals, such as BTC/USDT")
+        if self.scope is HaltScope.SYMBOL and not is_symbol(self.target):
+            raise PydanticCustomError("target", f"a symbol {FORM}")
         return self
 
 
@@ -152,6 +151,8 @@ DOUBT_DECISION: Final[TypeAdapter[DoubtDecision]] = TypeAdapter(DoubtDecision)
 
 class HaltTrip(_Scoped):
     """The system found a reason to stop by itself, and will again while it is there. On `trade.reports`, where only the system writes."""
+
+    model_config = InternalModel.model_config
 
     schema_version: Literal[1]
     trip_id: str

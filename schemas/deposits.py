@@ -7,7 +7,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from schemas.decimals import DecimalString
 from schemas.orders import DepositStatus
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import InternalModel, Timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class DepositState:
     `advanced` is what the house paid for the user when the exchange took the deposit back.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="ignore")
 
     schema_version: int
     deposit_id: str
@@ -39,7 +39,7 @@ class DepositState:
 DEPOSIT_STATE: Final[TypeAdapter[DepositState]] = TypeAdapter(DepositState)
 
 
-class DepositReport(WireModel):
+class DepositReport(InternalModel):
     """What an exchange's history shows of one deposit, as of `looked_up_at` (when the question was asked).
 
     `deposit_status` is the exchange's word: detected, confirming, credited, rejected. `exchange_deposit_id` is its own id of the entry,
@@ -63,7 +63,7 @@ class DepositReport(WireModel):
     looked_up_at: Timestamp
 
 
-class AnnouncementReport(WireModel):
+class AnnouncementReport(InternalModel):
     """The time of an announced deposit is over, and none has arrived that fits it."""
 
     schema_version: Literal[1]

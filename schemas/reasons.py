@@ -154,8 +154,8 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.PRICE_INVALID: "The price must be above zero.",
     ReasonCode.PRICE_OUT_OF_BAND: "The price is too far from the market's, or outside of what the exchange takes.",
     ReasonCode.PRICE_UNAVAILABLE: "No market price of known age is at hand, so the order cannot be valued. Try again under a new key.",
-    ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals.",
-    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol.",
+    ReasonCode.SYMBOL_INVALID: "`symbol` is not of the form `BASE/QUOTE` in capitals, or not in Unicode's normal form C.",
+    ReasonCode.SYMBOL_UNKNOWN: "The exchange does not list the symbol; `reason` names the listed one that it looks like, if any.",
     ReasonCode.PRECISION_INVALID: "Price or quantity is not a multiple of the exchange's step for this symbol, or `quote_quantity` "
     "has more decimal places than the exchange takes.",
     ReasonCode.DAILY_VOLUME_EXCEEDED: "With this order the user would trade more in 24 hours than allowed.",
@@ -197,7 +197,7 @@ MEANING: Final[dict[ReasonCode, str]] = {
     ReasonCode.ORDER_NOT_CANCELABLE: "The order is over already, or the exchange did not cancel it.",
     ReasonCode.INTERNAL_ERROR: "An error inside this system kept the record from being decided; it was set aside, and nothing was sent. "
     "Held funds are free again. Operators see it under the id that `reason` names; send the request again under a new key.",
-    ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order, and now it is proven that it did not. Held funds "
-    "are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show up within 24 hours "
-    "all the same, a result with `corrects: true` follows.",
+    ReasonCode.ORDER_NOT_EXECUTED: "It was not known whether the exchange had the order or the withdrawal, and now it is proven that it "
+    "did not. Held funds are free again, and it is not sent again by itself: send it under a new key if you still mean it. Should it show "
+    "up within 24 hours all the same, a result with `corrects: true` follows.",
 }

@@ -43,7 +43,7 @@ class Result:
     `corrects`: the final answer before it was wrong; absent where it is false.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="ignore")
 
     schema_version: int
     request_id: str

@@ -13,7 +13,7 @@ from schemas.commands import HaltTrip
 from schemas.decimals import DecimalString
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import OrderStatus
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import InternalModel, Timestamp
 from schemas.withdrawals import WithdrawalReport
 
 
@@ -23,7 +23,7 @@ class Action(StrEnum):
     WITHDRAW = "withdraw"
 
 
-class RoutedOrder(WireModel):
+class RoutedOrder(InternalModel):
     """One piece of work for an execution agent. `attempt` counts intents of the order from 1; an older one is ignored.
 
     With `withdraw` the order id is a withdrawal's.
@@ -36,12 +36,12 @@ class RoutedOrder(WireModel):
     attempt: int
 
 
-class ReportedFee(WireModel):
+class ReportedFee(InternalModel):
     asset: str
     amount: DecimalString
 
 
-class Report(WireModel):
+class Report(InternalModel):
     """What a look-up at the exchange proved about one order, as of `looked_up_at` (when the look-up began).
 
     With `found` the other fields are the venue's own figures, totals since the order began; without it neither the orders nor the trades

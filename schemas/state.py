@@ -19,7 +19,7 @@ from schemas.wire import Timestamp
 class OrderState:
     """Amounts: `quantity` and `cum_quantity` in base, `quote_quantity` and `cum_quote` in quote units, `price` in quote per base."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="ignore")
 
     schema_version: int
     order_id: str

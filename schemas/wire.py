@@ -44,3 +44,13 @@ class WireModel(BaseModel):
     """A record value: frozen, and closed to fields that the contract does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class InternalModel(WireModel):
+    """A record that only our own agents write: what a newer release adds to it is no reason for an older one to stop.
+
+    So a field that is added has a default and is left out while it is unset, and a field that decides about money is never only added: the
+    older worker would go by what it knows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)

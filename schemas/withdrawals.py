@@ -9,14 +9,14 @@ from pydantic import ConfigDict, TypeAdapter
 from schemas.decimals import DecimalString
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
-from schemas.wire import Timestamp, WireModel
+from schemas.wire import InternalModel, Timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawalState:
     """The newest full snapshot of a withdrawal, under the key `withdrawal_id`. Amounts in units of `asset`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="ignore")
 
     schema_version: int
     withdrawal_id: str
@@ -51,7 +51,7 @@ class WithdrawalFinding(StrEnum):
     UNAPPROVED = "unapproved"
 
 
-class WithdrawalReport(WireModel):
+class WithdrawalReport(InternalModel):
     """What is proven of one withdrawal, as of `looked_up_at` (when the question was asked).
 
     With `found` the other fields are the exchange's own: `amount` is what it pays out and `fee` what it keeps, in units of the asset.

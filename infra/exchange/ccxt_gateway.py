@@ -257,9 +257,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         return None if window is None else milliseconds(submitting_at + window) - milliseconds(submitting_at)
 
     async def _create(self, exchange: Any, submission: Submission, window_ms: int) -> dict[str, Any]:
-        params: dict[str, object] = {
-            self._venue.create_parameter: submission.client_order_id, self._venue.order.receive_window: window_ms,
-        }
+        names = self._venue
+        params: dict[str, object] = {names.create_parameter: submission.client_order_id, names.order.receive_window: window_ms}
         if submission.quote_quantity is not None:
             params["cost"] = format(submission.quote_quantity, "f")
         if submission.order_type is OrderType.LIMIT_MAKER:

@@ -9,7 +9,7 @@ Invariants:
 Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -29,7 +29,7 @@ from pipeline.venue import (
     Submission,
     SubmissionOutcome,
 )
-from pipeline.withdrawal import Network, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
+from pipeline.withdrawal import Network, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
 
 CancelOutcome = Confirmed | Refused | InDoubt
 
@@ -136,9 +136,9 @@ class WithdrawalGateway(Protocol):
 
     async def withdrawal_history(
         self, user_id: str, api_key_id: str, since: datetime, until: datetime
-    ) -> Sequence[VenueWithdrawal] | LookUpFailed:
+    ) -> WithdrawalHistory | LookUpFailed:
         """Every withdrawal of an account that carries a client id of ours and was accepted between the two times (UTC, at most 90 days
-        apart); `LookUpFailed` unless the venue showed the whole list. Raises only what the credential source raises."""
+        apart); `LookUpFailed` unless the venue showed the whole list and told its clock. Raises only what the credential source raises."""
         ...
 
     async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:

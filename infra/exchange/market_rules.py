@@ -14,6 +14,7 @@ from typing import Any, Final
 from infra.exchange.reading import UnreadableBooks, amount, text
 from pipeline.venue import Lot, Market, PriceBand
 from schemas.orders import OrderType
+from schemas.symbols import is_symbol
 
 _ZERO: Final = Decimal(0)
 _ASSET_MAX: Final = 64
@@ -44,6 +45,8 @@ _ORDER_TYPES: Final[Mapping[str, OrderType]] = {
 def read_market(symbol: str, row: Mapping[str, Any]) -> Market:
     """The market of one row of ccxt's table, whose `info` is the venue's own row. Raises UnreadableBooks where a rule is there and cannot
     be read: no amount for it could be checked."""
+    if not is_symbol(symbol):
+        raise UnreadableBooks("its symbol is none")
     info = row["info"]
     rules = _by_type(info["filters"])
     price, lot = rules.get("PRICE_FILTER"), rules.get("LOT_SIZE")

@@ -11,7 +11,7 @@ Start with `PayoutCalls.withdraw`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from infra.exchange.venues import VenueWithdrawals
 from infra.exchange.wire import asked, withdrawal_form
 from pipeline.booking import storable
 from pipeline.venue import InDoubt, LookUpFailed, Refused
-from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalOutcome, WithdrawalSubmission
+from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode
 
 # What this system's own client withdrawal ids look like (pipeline.identifiers).
@@ -78,7 +78,7 @@ class PayoutCalls(AccountCalls):
 
     async def withdrawal_history(
         self, user_id: str, api_key_id: str, since: datetime, until: datetime
-    ) -> Sequence[VenueWithdrawal] | LookUpFailed:
+    ) -> WithdrawalHistory | LookUpFailed:
         names = self._venue.withdrawals
         if names is None:
             return LookUpFailed(f"{self.exchange} has no history of withdrawals here")
@@ -86,12 +86,17 @@ class PayoutCalls(AccountCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        # Before the question: a history never counts as read later than it was.
+        looked_up_at = await self._connection.venue_time()
+        if looked_up_at is None:
+            return LookUpFailed(f"{self.exchange} did not tell its clock, so what its history does not show proves nothing")
         difference = timedelta(milliseconds=self._connection.clock_difference_ms)
         window = {"startTime": milliseconds(since + difference), "endTime": milliseconds(until + difference)}
 
-        async def ask() -> Sequence[VenueWithdrawal]:
+        async def ask() -> WithdrawalHistory:
             rows = await whole_list(getattr(exchange, names.history_call), window, names.history_page, "withdrawals")
-            return [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
+            ours = [_read_row(row, names) for row in rows if _OURS.fullmatch(str(row.get(names.client_withdrawal_id)))]
+            return WithdrawalHistory(looked_up_at, tuple(ours))
 
         return await self._answer_to("withdrawals", Call(), credentials, ask)
 

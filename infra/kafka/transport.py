@@ -7,10 +7,11 @@ Invariants:
 2. On assignment the owner fences and recovers before `super()` seeks to where the owner stands: nothing is read under an older claim.
 3. On revocation the owner drops what has not begun, Faust waits for what has, and only then the owner lets go.
 4. Faust commits nothing: offsets are committed with the outputs, by `infra.kafka.transactions`.
+5. An offset that the broker does not have is never replaced by another one: the partition is paused and its owner told.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
 from mode.utils.futures import notify
@@ -44,6 +46,12 @@ class PartitionOwner(Protocol):
     def next_offsets(self) -> Mapping[TopicPartition, int]:
         """Where each partition that it owns goes on; known when `on_assigned` has returned."""
 
+    def standing(self) -> set[TopicPartition]:
+        """Those of its partitions whose next record is missing: they are not to be fetched."""
+
+    def on_out_of_range(self, partition: TopicPartition) -> None:
+        """Learns that the broker has no record where the consumer stands; nothing more of the partition is fetched until `seek`."""
+
     def on_revoking(self) -> None:
         """Drops everything that has not begun."""
 
@@ -66,7 +74,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=conf.id,
             partition_assignment_strategy=[RoundRobinPartitionAssignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",
             isolation_level="read_committed",
             max_poll_records=transport.chunk_records_max,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
@@ -86,7 +94,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 — Faust's signature
         max_records: int | None = None,
     ) -> dict[TP, list[Chunk]]:
-        fetched = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        try:
+            fetched = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        except OffsetOutOfRangeError as error:
+            # aiokafka raises it alone, never in place of records that it has already handed out.
+            for partition, offset in error.args[0].items():
+                self._pause_out_of_range(consumer, partition, offset)
+            return {}
         chunks: dict[TP, list[Chunk]] = {}
         for partition, records in fetched.items():
             # aiokafka has moved the position before it returned, without giving way since: it is where the next chunk begins, behind any
@@ -95,6 +109,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             chunks[partition] = [Chunk(partition, tuple(records), self._next_offsets.get(partition), next_offset)]
             self._next_offsets[partition] = next_offset
         return chunks
+
+    def _pause_out_of_range(self, consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
+        subscription = consumer._subscription.subscription
+        state = subscription.assignment.state_value(partition) if subscription and subscription.assignment else None
+        # An answer about an offset that was left since says nothing.
+        if state is None or not state.has_valid_position or int(state.position) != offset or partition not in self._sought:
+            return
+        consumer.pause(partition)
+        owner: PartitionOwner = self.transport.owner
+        self.app.loop.call_soon_threadsafe(owner.on_out_of_range, partition)
 
     @staticmethod
     def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
@@ -124,10 +148,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         just published would be read again.
         """
         owner: PartitionOwner = self.transport.owner
-        offsets: Mapping[TP, int] = await self.call_thread(self._seek, owner.next_offsets())
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek, owner.next_offsets(), owner.standing())
         return offsets
 
-    async def _seek(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    async def _seek(self, next_offsets: Mapping[TopicPartition, int], standing: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
         # Counting begins anew here. A partition without an owner is counted again from its next assignment on.
@@ -138,7 +162,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             # No waiting between a seek and its note: a fetch sees both or neither.
             consumer.seek(partition, offset)
             self._sought[partition] = self._next_offsets[partition] = offset
+            if partition in standing:
+                consumer.pause(partition)
         return offsets
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Lets a paused partition go on at an offset."""
+        await self.call_thread(self._seek_one, partition, offset)
+
+    async def _seek_one(self, partition: TopicPartition, offset: int) -> None:
+        consumer = self._ensure_consumer()
+        # It may have been revoked meanwhile; its next owner seeks for itself.
+        if partition in consumer.assignment():
+            consumer.seek(partition, offset)
+            self._sought[partition] = self._next_offsets[partition] = offset
+            consumer.resume(partition)
+
+    async def log_range(self, partition: TopicPartition) -> tuple[int, int]:
+        """Where the log of a partition begins, and the end of what can be read of it. Raises what aiokafka raises."""
+        begin_and_end: tuple[int, int] = await self.call_thread(self._log_range, partition)
+        return begin_and_end
+
+    async def _log_range(self, partition: TopicPartition) -> tuple[int, int]:
+        consumer = self._ensure_consumer()
+        begins = await consumer.beginning_offsets([partition])
+        ends = await consumer.end_offsets([partition])
+        return begins[partition], ends[partition]
 
     async def committed(self, partition: TopicPartition) -> int | None:
         """The group's committed offset as the broker has it now."""
@@ -252,6 +301,15 @@ class OrchestratorApp(faust.App):
         """
         position: int | None = await self.consumer._thread.idle_position(partition, handed_out, beyond)
         return position
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Lets a partition that was paused, because the broker has no record where it stood, go on at an offset."""
+        await self.consumer._thread.seek(partition, offset)
+
+    async def log_range(self, partition: TopicPartition) -> tuple[int, int]:
+        """Where a partition's log begins, and the end of what can be read of it. Raises what aiokafka raises."""
+        begin_and_end: tuple[int, int] = await self.consumer._thread.log_range(partition)
+        return begin_and_end
 
     def loops(self) -> list[asyncio.AbstractEventLoop]:
         """The event loops that this app runs in, its consumer's own included."""

@@ -35,9 +35,10 @@ _REPUBLISHED_MAX: Final = 10_000
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, and what became of
-    records set aside."""
-    prefixes = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "RECORD_RETRIED", "RECORD_DROPPED")
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, losses of
+    records, and what became of records set aside."""
+    of_users = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED")
+    prefixes = (*of_users, "OFFSETS_", "RECORD_RETRIED", "RECORD_DROPPED")
     return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
 

@@ -138,7 +138,7 @@ _UNCLAIMED: Final = """
 _UNPUBLISHED: Final = """
     SELECT DISTINCT stored.updated_at FROM input_partitions AS stored
     WHERE stored.updated_at = ANY($1::timestamptz[]) AND stored.consumer_group = $2
-      AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL) AND (stored.topic, stored.partition) <> ($3, $4)
+      AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL) AND (stored.topic, stored.partition) <> ($3, $4)
 """
 # Every worker asks the same server, so that all divide the accounts alike.
 _ACCOUNTS: Final = """

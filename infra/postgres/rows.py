@@ -156,10 +156,11 @@ CLAIM_CORRECTIONS: Columns[Claim] = CLAIMS.only("user_id", "idempotency_key", "r
 
 # From when a key's lifetime counts, as `Claim.key_lives_from` has it. A row of a worker that does not know `ended_at` is judged by what its
 # result says; an older `ended_at` may be left in a row that such a worker took over, so the latest counts. A decision is never after the
-# end.
+# end. NULL, which is never before anything, while the request runs.
 KEY_LIVES_FROM: Final = (
+    "CASE WHEN claims.result::jsonb ->> 'status' = 'open' THEN NULL ELSE "
     "GREATEST(claims.claimed_at, claims.ended_at, (claims.result::jsonb ->> 'executed_at')::timestamptz, "
-    "(claims.result::jsonb ->> 'decided_at')::timestamptz)"
+    "(claims.result::jsonb ->> 'decided_at')::timestamptz) END"
 )
 
 CANCELS: Columns[PendingCancel] = Columns(

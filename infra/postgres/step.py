@@ -181,7 +181,7 @@ class StepTransaction:
                  OR (stored.topic = $2 || orders.exchange AND stored.partition = orders.work_partition
                      AND stored.updated_at <= orders.updated_at))
             WHERE orders.order_id = ANY($1::text[]) AND stored.consumer_group = $3
-              AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL)
+              AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
               AND (stored.topic, stored.partition) <> ($4, $5)
             """,
             order_ids,

@@ -13,8 +13,9 @@ from infra.postgres.step import Connection
 
 _IN_DOUBT: Final = """
     SELECT exchange, count(*) AS orders FROM (
-        SELECT exchange FROM orders WHERE executed_at IS NULL AND status = 'in_doubt' AND mode = 'live'
-        UNION ALL SELECT exchange FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt'
+        SELECT exchange FROM orders
+        WHERE executed_at IS NULL AND status = 'in_doubt' AND mode = 'live' AND submitting_at < $2
+        UNION ALL SELECT exchange FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt' AND submitting_at < $2
     ) AS doubtful
     GROUP BY exchange HAVING count(*) >= $1
 """
@@ -48,9 +49,9 @@ class StoredEvent:
     body: str | None
 
 
-async def exchanges_in_doubt(connection: Connection, orders: int) -> dict[str, int]:
-    """Exchanges with so many orders and withdrawals in doubt or more, with their number."""
-    return {row["exchange"]: row["orders"] for row in await connection.fetch(_IN_DOUBT, orders)}
+async def exchanges_in_doubt(connection: Connection, orders: int, intended_before: datetime) -> dict[str, int]:
+    """Exchanges with so many orders and withdrawals in doubt or more, all of them sent before a time, with their number."""
+    return {row["exchange"]: row["orders"] for row in await connection.fetch(_IN_DOUBT, orders, intended_before)}
 
 
 async def users_over_loss_limit(connection: Connection, sold_since: datetime, since: datetime, limit: Decimal) -> dict[str, Decimal]:

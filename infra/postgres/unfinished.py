@@ -7,9 +7,10 @@ from time import monotonic
 from typing import Final
 
 from infra.postgres.rows import KEY_LIVES_FROM, order_of, readable
-from infra.postgres.step import Database
+from infra.postgres.step import Connection, Database
 from pipeline.order import Order
 from schemas.orders import OrderStatus
+from schemas.routing import Action, RoutedOrder
 
 # Expired claims go in parts, so that no statement holds many locks, and in bounded time, so that look-ups do not wait for it. A worker
 # that is asked once a minute keeps up with several thousand requests a second.
@@ -57,6 +58,26 @@ async def unfinished_orders(
                 break
             after_order_id = rows[-1]["order_id"]
     return found
+
+
+async def waiting_to_be_sent(connection: Connection, exchange: str, limit: int) -> list[RoutedOrder]:
+    """The work that the queue of an exchange should hold: orders and withdrawals that are accepted and not sent yet, the oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT action, order_id, user_id, attempt FROM (
+            SELECT 'submit' AS action, order_id, user_id, attempt, updated_at FROM orders
+            WHERE exchange = $1 AND executed_at IS NULL AND status = 'accepted'
+            UNION ALL SELECT 'withdraw', withdrawal_id, user_id, attempt, updated_at FROM withdrawals
+            WHERE exchange = $1 AND executed_at IS NULL AND status = 'accepted'
+        ) AS waiting ORDER BY updated_at, order_id LIMIT $2
+        """,
+        exchange,
+        limit,
+    )
+    return [
+        RoutedOrder(schema_version=1, action=Action(action), order_id=order_id, user_id=user_id, attempt=attempt + 1)
+        for action, order_id, user_id, attempt in map(tuple, rows)
+    ]
 
 
 async def watched_orders(

@@ -4,6 +4,7 @@ Written with the batch (infra/postgres/storing), loaded behind the users' locks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,8 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, fields_of, readable
+from pipeline.gate.context import ApiKeyState, Limits
+from pipeline.gate.payouts import Payee
 from pipeline.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -61,6 +64,10 @@ WITHDRAWALS: Columns[Withdrawal] = Columns(
         ("updated_at", _TIME, lambda one: one.updated_at),
         ("executed_at", _TIME, lambda one: one.executed_at),
         ("traceparent", "text", lambda one: one.traceparent),
+        ("first_submitting_at", _TIME, lambda one: one.first_submitting_at),
+        ("absent_since", _TIME, lambda one: one.absent_since),
+        ("watched_until", _TIME, lambda one: one.watched_until),
+        ("corrected_at", _TIME, lambda one: one.corrected_at),
         ("key_version", "integer", lambda one: one.key_version),
         ("account_id", "text", lambda one: one.account_id),
     ),
@@ -69,16 +76,26 @@ WITHDRAWALS: Columns[Withdrawal] = Columns(
 # What changes in a withdrawal's life; the rest is written once.
 WITHDRAWALS_CHANGING: Columns[Withdrawal] = WITHDRAWALS.only(
     "withdrawal_id", "exchange_withdrawal_id", "transaction_id", "amount", "fee", "status", "reason_code", "reason", "hold_amount",
-    "approved_by", "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "key_version", "account_id",
+    "approved_by", "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "first_submitting_at",
+    "absent_since", "watched_until", "corrected_at", "key_version", "account_id",
 )  # fmt: skip
 
+# What has left is counted by when it was sent, whenever it was asked for; what waits may still leave, however long it has waited.
 _WITHDRAWN: Final = """
-    SELECT user_id, sum(usd_value) AS usd FROM withdrawals
-    WHERE user_id = ANY($1::text[]) AND decided_at > $2 AND status NOT IN ('failed', 'rejected') GROUP BY user_id
+    SELECT user_id,
+        COALESCE(sum(usd_value) FILTER (WHERE status IN ('submitting', 'in_doubt', 'processing', 'completed') AND submitting_at > $2), 0)
+            AS left_usd,
+        COALESCE(sum(usd_value) FILTER (WHERE status = 'accepted'), 0) AS queued_usd,
+        COALESCE(sum(usd_value) FILTER (WHERE status = 'pending_approval'), 0) AS waiting_usd
+    FROM withdrawals
+    WHERE user_id = ANY($1::text[]) AND (executed_at IS NULL OR executed_at > $2 OR submitting_at > $2) GROUP BY user_id
 """
 _ADDRESSES: Final = """
     SELECT user_id, network, address, address_tag, added_at FROM addresses WHERE user_id = ANY($1::text[]) AND removed_at IS NULL
 """
+_STATUSES: Final = "SELECT user_id, status FROM users WHERE user_id = ANY($1::text[])"
+_DAILY_LIMITS: Final = "SELECT user_id, amount FROM user_limits WHERE user_id = ANY($1::text[]) AND name = 'daily_withdrawal_usd_max'"
+_KEY_STATES: Final = "SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])"
 # As `StepTransaction.unpublished` has it for orders.
 _UNPUBLISHED: Final = """
     SELECT withdrawals.withdrawal_id FROM withdrawals JOIN input_partitions AS stored ON
@@ -86,13 +103,13 @@ _UNPUBLISHED: Final = """
          OR (stored.topic = $2 || withdrawals.exchange AND stored.partition = withdrawals.work_partition
              AND stored.updated_at <= withdrawals.updated_at))
     WHERE withdrawals.withdrawal_id = ANY($1::text[]) AND stored.consumer_group = $3
-      AND (stored.base_offset < stored.next_offset OR stored.carried IS NOT NULL)
+      AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
       AND (stored.topic, stored.partition) <> ($4, $5)
 """
 _UNFINISHED: Final = """
     SELECT * FROM withdrawals
-    WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND status IN ('in_doubt', 'processing') AND executed_at IS NULL
-      AND withdrawal_id > $3
+    WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND withdrawal_id > $3
+      AND ((status IN ('in_doubt', 'processing') AND executed_at IS NULL) OR watched_until > $5)
     ORDER BY withdrawal_id LIMIT $4
 """
 # Nobody has sent them yet, so they have no partition of their own.
@@ -142,9 +159,52 @@ async def unpublished_withdrawals(
     return {row["withdrawal_id"] for row in rows}
 
 
-async def withdrawn_usd(connection: PoolConnectionProxy, user_ids: Sequence[str], now: datetime) -> dict[str, Decimal]:
-    """What these users have withdrawn in 24 hours, in US dollars; what was not paid does not count."""
-    return {row["user_id"]: row["usd"] for row in await connection.fetch(_WITHDRAWN, user_ids, now - _DAY)}
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What counts for a user's limit of a day, in US dollars: what was sent in 24 hours and not given back, what is accepted and not sent
+    yet, and what waits for an operator."""
+
+    left_usd: Decimal = Decimal(0)
+    queued_usd: Decimal = Decimal(0)
+    waiting_usd: Decimal = Decimal(0)
+
+    @property
+    def total_usd(self) -> Decimal:
+        """What a further request comes on top of."""
+        return self.left_usd + self.queued_usd + self.waiting_usd
+
+
+async def withdrawn(connection: PoolConnectionProxy, user_ids: Sequence[str], now: datetime) -> dict[str, Withdrawn]:
+    """What counts for the limits of these users. Call it behind their locks."""
+    rows = await connection.fetch(_WITHDRAWN, user_ids, now - _DAY)
+    return {row["user_id"]: Withdrawn(row["left_usd"], row["queued_usd"], row["waiting_usd"]) for row in rows}
+
+
+async def payees(
+    connection: PoolConnectionProxy, user_ids: Sequence[str], defaults: Limits, address_wait: timedelta, now: datetime
+) -> dict[str, Payee]:
+    """What is known now of users whose withdrawals are to leave. Call it behind their locks: it is then true until the step commits."""
+    if not user_ids:
+        return {}
+    statuses = {row["user_id"]: row["status"] for row in await connection.fetch(_STATUSES, user_ids)}
+    limits = {row["user_id"]: row["amount"] for row in await connection.fetch(_DAILY_LIMITS, user_ids)}
+    allowed = await addresses(connection, user_ids)
+    sums = await withdrawn(connection, user_ids, now)
+    keys: dict[str, dict[str, ApiKeyState]] = {}
+    for row in await connection.fetch(_KEY_STATES, user_ids):
+        state = ApiKeyState(row["exchange"], row["status"], frozenset(row["permissions"]), row["expires_at"])
+        keys.setdefault(row["user_id"], {})[row["api_key_id"]] = state
+    return {
+        user_id: Payee(
+            status=statuses.get(user_id),
+            daily_limit_usd=limits.get(user_id, defaults.daily_withdrawal_usd_max),
+            api_keys=keys.get(user_id, {}),
+            addresses=tuple(one for one in allowed.get(user_id, ()) if one.added_at + address_wait <= now),
+            left_usd=sums.get(user_id, Withdrawn()).left_usd,
+            queued_usd=sums.get(user_id, Withdrawn()).queued_usd,
+        )
+        for user_id in user_ids
+    }
 
 
 async def addresses(connection: PoolConnectionProxy, user_ids: Sequence[str]) -> dict[str, tuple[AllowedAddress, ...]]:
@@ -157,15 +217,15 @@ async def addresses(connection: PoolConnectionProxy, user_ids: Sequence[str]) ->
 
 
 async def unfinished_withdrawals(
-    database: "Database", exchange: str, work_partitions: Sequence[int], after_withdrawal_id: str, limit: int
+    database: "Database", exchange: str, work_partitions: Sequence[int], after_withdrawal_id: str, limit: int, now: datetime
 ) -> list[Withdrawal]:
-    """Withdrawals sent from these partitions of an exchange's queue that are in doubt or being paid out, by id from one on. Raises
-    Retryable when the database is out of reach."""
+    """Withdrawals sent from these partitions of an exchange's queue that are in doubt or being paid out, or that count as not executed and
+    are watched, by id from one on. Raises Retryable when the database is out of reach."""
     found: list[Withdrawal] = []
     async with database.connection() as connection:
         while len(found) < limit:
             wanted = limit - len(found)
-            rows = await connection.fetch(_UNFINISHED, exchange, work_partitions, after_withdrawal_id, wanted)
+            rows = await connection.fetch(_UNFINISHED, exchange, work_partitions, after_withdrawal_id, wanted, now)
             found += readable(rows, withdrawal_of, "withdrawals", "withdrawal_id")
             if len(rows) < wanted:
                 break

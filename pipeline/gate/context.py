@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from pipeline.dollars import usd_rate_of
 from pipeline.ledger import AccountKey, Balance
 from pipeline.rules import Rules
 from pipeline.venue import Market, MarketData, Quote
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.second_factor import SecondFactor
 
 ZERO: Final = Decimal(0)
-ONE: Final = Decimal(1)
 
 # The longest time and the largest count that a limit may be set to: sums with them stay within what can be counted.
 DURATION_MAX: Final = timedelta(days=3_650)
@@ -368,14 +368,8 @@ class TradeContext:
 
     @_Derived
     def usd_rate(self) -> Decimal | None:
-        """US dollars per unit of the quote asset: 1 for what the rules call dollars, else a fresh market price; None without one."""
-        if self.quote in self.rules.usd_assets:
-            return ONE
-        for usd in sorted(self.rules.usd_assets):
-            rate = self.fresh_quote(f"{self.quote}/{usd}")
-            if rate is not None:
-                return rate.price
-        return None
+        """US dollars per unit of the quote asset: 1 for what the rules call dollars, else by fresh market prices; None without any."""
+        return usd_rate_of(self.quote, self.market_data, self.now, self.rules.price_age_max, self.rules.usd_assets)
 
     @_Derived
     def quote_amount(self) -> Decimal | None:

@@ -73,7 +73,12 @@ CHECKS: Final = (
         (R.USER_UNKNOWN, R.USER_UNVERIFIED, R.USER_INACTIVE),
         "The user exists, is verified (for real money), and neither frozen nor closed.",
     ),
-    _check(Step.SAFETY, safety.symbol_is_well_formed, (R.SYMBOL_INVALID,), "The symbol is `BASE/QUOTE` in capitals."),
+    _check(
+        Step.SAFETY,
+        safety.symbol_is_well_formed,
+        (R.SYMBOL_INVALID,),
+        "The symbol is `BASE/QUOTE` in capitals, in Unicode's normal form C, without invisible characters.",
+    ),
     _check(Step.SAFETY, safety.price_is_positive, (R.PRICE_INVALID,), "A price that is given is above zero."),
     _check(
         Step.SAFETY,
@@ -275,6 +280,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.APPROVAL_REFUSED: "an operator's decision about a withdrawal",
     R.EXCHANGE_REFUSED: "the exchange's own answer to the order",
     R.ORDER_NOT_EXECUTED: "the proof that an order in doubt is not at its exchange",
+    R.INTERNAL_ERROR: "setting a record aside that could not be decided",
     R.ORDER_NOT_FOUND: "cancels",
     R.ORDER_NOT_CANCELABLE: "cancels",
 }

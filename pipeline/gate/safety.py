@@ -3,20 +3,19 @@
 Needs nothing but the request, the user's state, the halts and a price. The first refusal is given; nothing was held or sent then.
 """
 
-import re
 from datetime import datetime
 from typing import Final
 
 from pipeline.gate.context import Refusal, TradeContext
-from pipeline.gate.valuation import expires_at, unpriced
+from pipeline.gate.valuation import expires_at, look_alike_note, unpriced
 from pipeline.rules import Rules
 from schemas.commands import HaltLevel
 from schemas.decimals import format_decimal
 from schemas.order_kinds import OFFERED, ORDER_KINDS
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
+from schemas.symbols import FORM, is_symbol
 
-_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 UNTOUCHED: Final = "Nothing was sent or held."
 
 
@@ -101,10 +100,11 @@ def user_may_trade(context: TradeContext) -> Refusal | None:
 
 
 def symbol_is_well_formed(context: TradeContext) -> Refusal | None:
-    """The symbol is BASE/QUOTE in capitals and digits, 20 at most each. No unit. Source: the contract."""
-    if _SYMBOL.fullmatch(context.request.symbol):
+    """The symbol is BASE/QUOTE, 20 characters at most each, in normal form C, in capitals where its script has any, and without characters
+    that nobody sees. No unit. Source: the contract; which symbols there are, the exchange says."""
+    if is_symbol(context.request.symbol):
         return None
-    return Refusal(ReasonCode.SYMBOL_INVALID, f"symbol must be BASE/QUOTE in capitals, such as BTC/USDT. {UNTOUCHED} Use a new key.")
+    return Refusal(ReasonCode.SYMBOL_INVALID, f"symbol {FORM}{look_alike_note(context)}. {UNTOUCHED} Use a new key.")
 
 
 def price_is_positive(context: TradeContext) -> Refusal | None:

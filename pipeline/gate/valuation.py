@@ -7,6 +7,7 @@ Invariants:
 
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import assert_never
 
 from pipeline.gate.context import Refusal, TradeContext
@@ -16,6 +17,7 @@ from schemas.order_kinds import ORDER_KINDS, Pricing
 from schemas.orders import Side
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
+from schemas.symbols import SYMBOL_LENGTH_MAX, skeleton
 
 
 def expires_at(request: TradeRequest, appended_at: datetime, rules: Rules) -> datetime:
@@ -57,6 +59,20 @@ def hold_of(context: TradeContext) -> tuple[str, Decimal] | None:
     return context.quote, round_up(amount)
 
 
+@lru_cache(maxsize=16)
+def _by_skeleton(symbols: tuple[str, ...]) -> dict[str, str]:
+    return {skeleton(symbol): symbol for symbol in symbols}
+
+
+def look_alike_note(context: TradeContext) -> str:
+    """An end of a sentence that names the listed symbol which the request's is taken for, '' where there is none: somebody may have typed
+    or pasted letters that only look like it."""
+    if context.market_data is None:
+        return ""
+    listed = _by_skeleton(tuple(context.market_data.markets)).get(skeleton(context.request.symbol[:SYMBOL_LENGTH_MAX]))
+    return "" if listed is None else f"; it looks like {listed} but is not"
+
+
 def unlisted(context: TradeContext) -> Refusal | None:
     """Why the exchange does not trade the symbol now, None when it does."""
     if context.market_data is None or not context.market_data.markets:
@@ -67,7 +83,8 @@ def unlisted(context: TradeContext) -> Refusal | None:
     market = context.market
     if market is None:
         return Refusal(
-            ReasonCode.SYMBOL_UNKNOWN, "the exchange does not list this symbol; nothing was sent or held. Name another under a new key."
+            ReasonCode.SYMBOL_UNKNOWN,
+            f"the exchange does not list this symbol{look_alike_note(context)}; nothing was sent or held. Name another under a new key.",
         )
     if not market.active:
         return Refusal(

@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import Final
 
 from pipeline.addresses import address_problem
+from pipeline.dollars import usd_rate_of
 from pipeline.gate.check import GateCheck, first_refusal
 from pipeline.gate.conduct import cooldown_end, message_conforms
-from pipeline.gate.context import ONE, AccountState, ApiKeyState, HaltBook, Refusal
+from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal
 from pipeline.gate.ladder import Step
 from pipeline.gate.risk import withdrawal_is_within_limit
 from pipeline.gate.safety import UNTOUCHED, stale_refusal
@@ -71,14 +72,8 @@ class WithdrawalContext:
 
     @cached_property
     def usd_rate(self) -> Decimal | None:
-        """US dollars per unit of the asset: 1 for what the rules call dollars, else a fresh market price; None without one."""
-        if self.request.asset in self.rules.usd_assets:
-            return ONE
-        for usd in sorted(self.rules.usd_assets):
-            quote = self.market_data.quotes.get(f"{self.request.asset}/{usd}") if self.market_data else None
-            if quote is not None and quote.price > 0 and abs(self.now - quote.observed_at) <= self.rules.price_age_max:
-                return quote.price
-        return None
+        """US dollars per unit of the asset: 1 for what the rules call dollars, else by fresh market prices; None without any."""
+        return usd_rate_of(self.request.asset, self.market_data, self.now, self.rules.price_age_max, self.rules.usd_assets)
 
     @cached_property
     def usd_value(self) -> Decimal | None:

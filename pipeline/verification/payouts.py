@@ -132,7 +132,9 @@ def _match(booked: Mapping[str, list[BookedPayout]], withdrawals: Mapping[str, W
             check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, {problem}")
     for result in told:
         rows = booked.get(result.client_order_id or "", [])
-        if len(rows) > 1:
+        withdrawal_told = withdrawals.get(result.order_id or "")
+        # An answer that was corrected since is known to be wrong; the withdrawal itself is compared above.
+        if len(rows) > 1 or (withdrawal_told is not None and withdrawal_told.corrected_at is not None):
             continue
         check.checked += 1
         paid = rows[0].amount - rows[0].fee if rows and rows[0].paid else Decimal(0)

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ NOT_ACCEPTED = (
     "hang_before_accept", "drop_before_accept", "http_500_before_accept", "http_502_before_accept", "http_503_before_accept",
     "http_504_before_accept", "http_503_unavailable", "rate_limit",
 )  # fmt: skip
+# Of these the exchange says nothing that would prove that it did not take the withdrawal.
+SILENT = tuple(kind for kind in NOT_ACCEPTED if kind not in {"http_503_unavailable", "rate_limit"})
 
 
 def _once_each(*kinds: str) -> list[dict[str, Any]]:
@@ -51,26 +52,24 @@ async def test_withdrawal_whose_answer_is_lost_is_paid_once(kafka: str, database
 
 
 @pytest.mark.timeout(180)
-async def test_withdrawal_that_was_not_taken_is_paid_once_or_its_funds_are_free(
+async def test_withdrawal_that_was_not_taken_is_never_sent_again_and_its_funds_are_free(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
-    """Not taken: sent once more inside its deadline, and paid once; past its deadline nothing is paid and nothing stays held."""
+    """Without a word of the exchange it is in doubt, however far its deadline: proven absent it ends as not executed, with nothing held.
+    What the exchange itself turned away is sent again, and paid once."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         await allow_withdrawals(made)
         await made.faults(*_once_each(*NOT_ACCEPTED))
         made.start_worker("agents", **QUICK)
         # Each partition's batches go one after another: all have met their fault when the first are final.
         sent = await made.publish([withdrawal(number, expires_at=FAR) for number in range(len(NOT_ACCEPTED))])
-        finals = await made.final_results(sent, 90)
-        assert {result["status"] for result in finals.values()} == {"completed"}
-        assert set(_paid_by_client_id(made).values()) == {1}
-        await made.faults({"kind": "drop_before_accept", "next_n": 1, "path": APPLY})
-        soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
-        late = await made.publish([withdrawal(100, expires_at=soon)])
-        final = (await made.final_results(late, 60))[late[0].partition, late[0].offset]
-        assert (final["status"], final["reason_code"]) == ("rejected", "REQUEST_EXPIRED")
-        assert len(paid_out(made).accepted) == len(NOT_ACCEPTED)
-        assert (await balance(made, final["user_id"]))[1] == 0
+        finals = await made.final_results(sent, 120)
+        ended = Counter((result["status"], result["reason_code"]) for result in finals.values())
+        assert ended == {("rejected", "ORDER_NOT_EXECUTED"): len(SILENT), ("completed", None): len(NOT_ACCEPTED) - len(SILENT)}
+        paid = _paid_by_client_id(made)
+        assert len(paid) == len(NOT_ACCEPTED) - len(SILENT) and set(paid.values()) <= {1}
+        for user_id in {result["user_id"] for result in finals.values()}:
+            assert (await balance(made, user_id))[1] == 0
         await assert_promises_hold(made)
 
 
@@ -88,8 +87,8 @@ _POINTS = (
 _WITHDRAWALS = 6
 
 
-async def _paid_after(made: Installation, at: str, then: str, directory: Path, **broken: str) -> None:
-    """Lets a worker reach a point and another one take over; every key must end with one final answer."""
+async def _paid_after(made: Installation, at: str, then: str, directory: Path, **broken: str) -> int:
+    """Lets a worker reach a point and another one take over; every key must end with one final answer. Returns how many were paid."""
     await allow_withdrawals(made)
     sent = await made.publish([withdrawal(number, expires_at=FAR) for number in range(_WITHDRAWALS)])
     first = made.start_worker(TEST_AT=at, TEST_THEN=then, TEST_ONCE=unique_file(directory), **QUICK, **broken)
@@ -101,12 +100,17 @@ async def _paid_after(made: Installation, at: str, then: str, directory: Path, *
                 await asyncio.sleep(0.05)
     made.start_worker(**QUICK, **broken)
     finals = await made.final_results(sent, 90)
-    assert {result["status"] for result in finals.values()} == {"completed"}
+    ended_as = Counter((result["status"], result["reason_code"]) for result in finals.values())
+    unsent = ended_as[("rejected", "ORDER_NOT_EXECUTED")]
+    # An intent that was stored and not sent is in doubt, and is not sent again by itself.
+    assert (unsent > 0) is at.startswith(CrashPoint.AFTER_SUBMITTING_COMMIT)
+    assert ended_as[("completed", None)] + unsent == _WITHDRAWALS
     if then != "kill":
         # Others have done its work. Now it wakes up, and must notice that it is a zombie.
         first.send_signal(signal.SIGCONT)
         assert await ended(first, 40) != 0, made.worker_log(0)
         await asyncio.sleep(1)
+    return _WITHDRAWALS - unsent
 
 
 @pytest.mark.timeout(180)
@@ -116,9 +120,9 @@ async def test_resumes_payouts_from(
 ) -> None:
     """After kill -9 at the point the next owner finishes: one answer and one pay-out per key, all promises hold."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
-        await _paid_after(made, f"{point}@{topic}:1", "kill", tmp_path)
+        wanted = await _paid_after(made, f"{point}@{topic}:1", "kill", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == _WITHDRAWALS and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) == {1}
         await assert_promises_hold(made)
 
 
@@ -127,9 +131,9 @@ async def test_resumes_payouts_from(
 async def test_zombie_pays_nothing_again(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """A worker that is paused around the call until another has finished its work wakes up and changes nothing."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
-        await _paid_after(made, f"{point}@trade.orders.binance:1", "stop", tmp_path)
+        wanted = await _paid_after(made, f"{point}@trade.orders.binance:1", "stop", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == _WITHDRAWALS and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) == {1}
         await assert_promises_hold(made)
 
 

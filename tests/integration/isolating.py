@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import faust
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.batch import Batch, PartitionTask, Step, StepContext, StepRunner
+from agents.batch import Batch, MissingRecords, PartitionTask, Step, StepContext, StepRunner
 from agents.control import ControlStep
 from agents.execution import ExecutionStep
 from agents.halt_watch import HaltWatch
@@ -27,6 +27,7 @@ from infra.kafka.transport import Chunk
 from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database, connect
+from pipeline.call_record import CallRecord
 from pipeline.changes import OutputRecord
 from pipeline.crash_points import pass_by
 from pipeline.venue import Confirmed, InDoubt, OrderReference, Submission, SubmissionOutcome, VenueOrder
@@ -80,6 +81,8 @@ class Stand:
     published: list[OutputRecord] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
+    # Raised instead of publishing a dead letter, as when the worker dies between its two commits.
+    dies_with: BaseException | None = None
     _ticks: int = 0
     _ends: dict[str, int] = field(default_factory=dict)
 
@@ -104,11 +107,13 @@ class Stand:
             return SettlementStep(context, 500)
         gateways: Mapping[Mode, Gateway] = {Mode.LIVE: cast(Gateway, self.venue), Mode.PAPER: cast(Gateway, self.venue)}
         halts = HaltWatch(lambda: read_halts(self.database))
-        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, 500)
+        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, CallRecord(), WIDE_LIMITS, 500)
 
     # What stands in for the partition's producer.
 
     async def publish(self, outputs: Sequence[OutputRecord], next_offset: int) -> None:
+        if self.dies_with is not None and any(record.topic == TOPICS.requests_dlq for record in outputs):
+            raise self.dies_with
         self.published += outputs
         self.commits.append(next_offset)
 
@@ -133,6 +138,9 @@ class Stand:
         async def idle_position(*_: Any) -> None:
             return None
 
+        async def seek(*_: Any) -> None:
+            raise AssertionError
+
         task = PartitionTask(
             kafka_partition=partition,
             partition=owned,
@@ -144,6 +152,9 @@ class Stand:
             hold=lambda _: None,
             resume=lambda _: None,
             idle_position=idle_position,
+            seek=seek,
+            missing_records=cast(MissingRecords, None),
+            stands=False,
             reached=pass_by,
             fail=self.failures.append,
         )

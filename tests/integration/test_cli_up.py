@@ -102,7 +102,9 @@ async def test_up_serves_at_the_ports_that_were_asked_for_also_after_a_worker_di
         assert up.addresses["kafka_bootstrap_servers"] == f"127.0.0.1:{kafka}"
         assert up.addresses["exchange_urls"] == {"binance": f"http://127.0.0.1:{exchange}"}
         assert up.addresses["health"] == health
-        workers = [each for each in psutil.Process(up.process.pid).children(recursive=True) if each.cmdline()[-2:] == ["-m", "agents"]]
+        below = psutil.Process(up.process.pid).children(recursive=True)
+        # Their guards have the same words at the end of their command lines, and a child.
+        workers = [each for each in below if each.cmdline()[-2:] == ["-m", "agents"] and not each.children()]
         assert len(workers) == 2
         for worker in workers:
             worker.kill()

@@ -63,13 +63,14 @@ async def test_withdrawal_is_asked_for_with_its_fee_and_found_in_the_history(tmp
         while not rows or any(row.status is WithdrawalStatus.PROCESSING for row in rows.values()):
             found = await gateway.withdrawal_history("alice", "main", now - timedelta(minutes=5), now + timedelta(minutes=1))
             assert not isinstance(found, LookUpFailed), found
-            rows = {row.client_withdrawal_id: row for row in found}
+            rows = {row.client_withdrawal_id: row for row in found.rows}
         assert [rows[payout(number).client_withdrawal_id].status for number in (1, 2, 3)] == [
             WithdrawalStatus.COMPLETED, WithdrawalStatus.COMPLETED, WithdrawalStatus.FAILED,
         ]  # fmt: skip
         assert rows[payout(1).client_withdrawal_id].transaction_id
         # Times outside the window are not shown.
-        assert await gateway.withdrawal_history("alice", "main", now - timedelta(hours=2), now - timedelta(hours=1)) == []
+        earlier = await gateway.withdrawal_history("alice", "main", now - timedelta(hours=2), now - timedelta(hours=1))
+        assert not isinstance(earlier, LookUpFailed) and earlier.rows == ()
         networks = await gateway.withdrawal_networks("alice", "main")
         assert {("USDT", "ETH"), ("USDT", "TRX"), ("BTC", "BTC")} <= networks.keys()
         assert networks["USDT", "ETH"].enabled and networks["USDT", "ETH"].fee == 0

@@ -1,9 +1,12 @@
 """What `submit` makes of each thing that can happen on the wire, over real HTTP."""
 
 import asyncio
+import hashlib
+import hmac
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import parse_qsl
 
 import ccxt
 import pytest
@@ -17,6 +20,7 @@ from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (
     API_KEY,
+    EXCHANGE_INFO,
     ORDER,
     SECRET,
     Answer,
@@ -484,3 +488,26 @@ async def test_submit_quote_quantity_leaves_exactly_as_asked(amount: str) -> Non
     async with running_venue() as venue, gateway_to(venue) as gateway:
         await gateway.submit(submission(order_type=OrderType.MARKET, price=None, quantity=None, quote_quantity=Decimal(amount)))
         assert [arrival.body["quoteOrderQty"] for arrival in venue.orders_arrived()] == [amount]
+
+
+async def test_submit_symbol_of_another_script_is_signed_as_it_is_sent() -> None:
+    """The name is percent-encoded as UTF-8 before it is signed (Binance, "Request security"), and arrives as the exchange lists it."""
+    row = {**EXCHANGE_INFO["symbols"][0], "symbol": "币安人生USDT", "baseAsset": "币安人生"}  # type: ignore[index]  # a list of rows
+    bodies: list[str] = []
+
+    async def taken(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.text())
+        fields = dict(parse_qsl(bodies[0]))
+        answer = {**order_row(fields["newClientOrderId"]), "symbol": fields["symbol"], "transactTime": 1_700_000_000_000, "fills": []}
+        return web.json_response(answer)
+
+    async with running_venue() as venue:
+        venue.answers[("GET", "/api/v3/exchangeInfo")] = answers(200, {**EXCHANGE_INFO, "symbols": [row]})
+        venue.answers[("POST", ORDER)] = taken
+        async with gateway_to(venue) as gateway:
+            outcome = await gateway.submit(submission(symbol="币安人生/USDT", market_id="币安人生USDT"))
+    assert isinstance(outcome, Confirmed), outcome
+    payload, _, signature = bodies[0].rpartition("&signature=")
+    assert payload.isascii()
+    assert dict(parse_qsl(payload))["symbol"] == "币安人生USDT"
+    assert hmac.new(SECRET.encode(), payload.encode(), hashlib.sha256).hexdigest() == signature

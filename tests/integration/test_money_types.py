@@ -54,7 +54,7 @@ from tests.unit.builders import (
     told,
     trade,
 )
-from tests.unit.withdrawal_builders import asking, report, withdrawing_state
+from tests.unit.withdrawal_builders import asking, payee, report, withdrawing_state
 
 ROOT = Path(__file__).parents[2]
 ORDER = {"id": "1", "status": "closed", "filled": "2", "cost": "199.999999999999999999", "clientOrderId": "c", "timestamp": 1}
@@ -169,6 +169,7 @@ async def test_no_float_is_reachable_where_money_passes(database_url: str) -> No
                 conclude(outcomes, {}, sent, RULES)
                 (withdrawal_id,) = sent.withdrawals
                 routed = RoutedOrder(schema_version=1, action=Action.WITHDRAW, order_id=withdrawal_id, user_id=USER, attempt=1)
+                sent.payees = {USER: payee()}
                 plan_withdrawals([routed], sent, 1, 0, NO_HALTS)
                 conclude_withdrawals({withdrawal_id: Taken("x1")}, sent)
                 apply_withdrawal_report(report(sent.withdrawals[withdrawal_id]), sent, RULES)

@@ -86,7 +86,8 @@ def test_report_set_aside_is_listed_shown_and_published_again_once(installed: Ad
     assert "already" in installed.ran("quarantine", "retry", entry, *WHY).output
     assert _records(installed, installed.topics.reports) == [(1, b"key", report, (("traceparent", b"00-1"),))]
     (event,) = [event for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
-    assert (event["event_type"], event["actor"], event["reason"]) == ("RECORD_RETRIED", "ana", "mended")
+    assert (event["event_type"], event["claimed_operator"], event["reason"]) == ("RECORD_RETRIED", "ana", "mended")
+    assert event["target_id"] == entry
     assert any(one["request_id"] == entry for one in installed.published_events(QUARANTINE_ACCOUNT).values())
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "retried"
 

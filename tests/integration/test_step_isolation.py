@@ -18,7 +18,9 @@ import agents.execution
 import agents.intake
 import agents.settlement
 import pipeline.intake
+from infra.kafka.transactions import CommitUnknown
 from infra.postgres.step import StepTransaction
+from infra.postgres.unfinished import unfinished_orders
 from pipeline.halts import CommandArrival
 from pipeline.invariants import MustStop
 from pipeline.quarantine import QUARANTINE_ACCOUNT
@@ -28,9 +30,9 @@ from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import RoutedOrder
-from tests.integration.isolating import ORDERS, Stand, filled, finals_in, letters_in, report_filled, request, standing, work_in
+from tests.integration.isolating import GROUP, ORDERS, Stand, filled, finals_in, letters_in, report_filled, request, standing, work_in
 from tests.integration.step_database import plain_connection
-from tests.unit.builders import TOPICS
+from tests.unit.builders import EXCHANGE, TOPICS
 
 HUNDRED = 100
 CULPRIT = 57
@@ -381,6 +383,29 @@ async def test_control_with_one_command_that_cannot_be_applied_applies_the_other
             assert (event["request_id"], event["reason_code"]) == (f"c-{BAD}", "INTERNAL_ERROR")
 
 
+async def test_record_set_aside_by_a_worker_that_died_is_published_by_the_next_owner_once(database_url: str, monkeypatch: Patch) -> None:
+    """Stored and not published: the partition's row has the answer and the dead letter, and the record is not decided again."""
+    _break_decide(monkeypatch)
+    async with standing(database_url, USERS) as stand:
+        stand.dies_with = CommitUnknown("the broker is gone")
+        before = await stand.run(TOPICS.requests, _requests())
+        (failure,) = stand.failures
+        assert isinstance(failure, CommitUnknown)
+        assert not letters_in(before)
+        _, progress = await stand.database.take_partition(GROUP, TOPICS.requests, 0, stand.clock())
+        assert (progress.base_offset, progress.next_offset) == (CULPRIT, CULPRIT + 1)
+        (final,) = finals_in(progress.outputs)
+        assert (final.source.offset, final.reason_code) == (CULPRIT, ReasonCode.INTERNAL_ERROR)
+        assert len(letters_in(progress.outputs)) == 1
+        stand.failures.clear()
+        stand.dies_with = None
+        after = await stand.run(TOPICS.requests, _requests()[CULPRIT + 1 :], again_from=CULPRIT + 1)
+        assert not stand.failures
+        assert len(work_in([*before, *progress.outputs, *after])) == HUNDRED - 1
+        assert not letters_in(after)
+        assert len(await _quarantine(database_url)) == 1
+
+
 async def test_partition_stops_when_too_many_records_are_set_aside_also_after_a_restart(
     database_url: str, monkeypatch: Patch
 ) -> None:
@@ -449,3 +474,37 @@ async def test_report_of_an_order_whose_older_word_is_not_published_holds_up_not
             await connection.execute("UPDATE input_partitions SET base_offset = next_offset WHERE topic = $1", ORDERS)
         (final,) = finals_in(await stand.run(TOPICS.reports, [reports[CULPRIT]]))
         assert (final.user_id, final.status) == (BAD, ResultStatus.EXECUTED)
+
+
+async def test_look_over_orders_in_doubt_passes_over_one_whose_row_is_damaged(database_url: str) -> None:
+    """Every other order has its turn, on full pages; one whose report was set aside a moment ago has its turn later."""
+    async with standing(database_url, USERS) as stand:
+        reports = await _in_doubt(stand)
+        bad, refused = (json.loads(reports[number])["order_id"] for number in (CULPRIT, 3))
+        async with plain_connection(database_url) as connection:
+            await connection.execute("ALTER TABLE orders DROP CONSTRAINT orders_times_are_finite")
+            await connection.execute("UPDATE orders SET expires_at = 'infinity' WHERE order_id = $1", bad)
+        seen: list[str] = []
+        sizes: list[int] = []
+        after = ""
+        while not sizes or sizes[-1] == 30:
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], after, 30)
+            seen += [one.order.order_id for one in page]
+            sizes.append(len(page))
+            after = seen[-1]
+        assert sizes == [30, 30, 30, 9]
+        assert set(seen) == {json.loads(report)["order_id"] for report in reports} - {bad}
+        async with plain_connection(database_url) as connection:
+            await connection.execute(
+                """
+                INSERT INTO quarantine (quarantine_id, source_topic, source_partition, source_offset, appended_at, value_bytes,
+                    record_headers, stage, error, place, what, user_id, subject, sparing, set_aside_at, last_at)
+                VALUES ('q1', 't', 0, 0, now(), 0, '', 'decide', 'KeyError', '', '', '', $1, false, now(), now())
+                """,
+                f"order {refused}",
+            )
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], "", 100)
+            assert refused not in {one.order.order_id for one in page}
+            await connection.execute("UPDATE quarantine SET last_at = now() - interval '2 minutes'")
+            page = await unfinished_orders(stand.database, EXCHANGE, [0], [OrderStatus.IN_DOUBT], "", 100)
+            assert refused in {one.order.order_id for one in page}

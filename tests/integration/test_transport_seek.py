@@ -24,6 +24,12 @@ class _Owner:
     def next_offsets(self) -> dict[TopicPartition, int]:
         return self._owned
 
+    def standing(self) -> set[TopicPartition]:
+        return set()
+
+    def on_out_of_range(self, partition: TopicPartition) -> None:
+        raise AssertionError(partition)
+
     def on_revoking(self) -> None:
         return
 

@@ -30,7 +30,7 @@ from schemas.results import RESULT, Result
 from schemas.routing import RoutedOrder
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
 from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, USER, account, account_state, arrival, market_data
-from tests.unit.withdrawal_builders import ALLOWED, FEE, NETWORK, asking, report, withdrawing_state
+from tests.unit.withdrawal_builders import ALLOWED, FEE, NETWORK, asking, payee, report, withdrawing_state
 
 _S = WithdrawalStatus
 FUNDS = Decimal(50_000)
@@ -63,6 +63,7 @@ class Withdrawing(RuleBasedStateMachine):
         trail = AuditTrail(dict(self.heads), self.now)
         changes = Changes(topics=TOPICS, now=self.now, actor="test", trail=trail, ledger=Ledger(dict(self.balances)))
         changes.withdrawals, changes.claims = dict(self.withdrawals), dict(self.claims)
+        changes.payees = {USER: payee()}
         return changes
 
     def _store(self, changes: Changes) -> None:
@@ -124,7 +125,7 @@ class Withdrawing(RuleBasedStateMachine):
             schema_version=1, command_id="c", command=word, operator=OPERATOR, reason="x", withdrawal_id=one.withdrawal_id
         )
         changes = self._open()
-        decide_withdrawal(decision, "active", changes)
+        decide_withdrawal(decision, changes)
         self._store(changes)
 
     @rule(

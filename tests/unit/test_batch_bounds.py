@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import faust
+import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.batch import Batch, PartitionTask, StepRunner
+from agents.batch import Batch, PartitionTask, Passed, StepRunner
 from agents.isolation import Isolation
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
@@ -40,6 +41,9 @@ class _Worker:
     failures: list[BaseException] = field(default_factory=list)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     batch_size_max: int = 500
+    stands: bool = False
+    # What the looks at missing records say, one after another.
+    looks: list[Passed | None] = field(default_factory=list)
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         await self.go.wait()
@@ -55,6 +59,16 @@ class _Worker:
     async def publish(self, outputs: tuple[OutputRecord, ...], next_offset: int) -> None:
         self.published.append(next_offset)
 
+    async def note_published(self, _: InputPartition, __: int) -> bool:
+        return True
+
+    async def seek(self, _: TopicPartition, offset: int) -> None:
+        self.calls.append(f"seek {offset}")
+
+    async def look(self, _: InputPartition, __: TopicPartition, position: int) -> Passed | None:
+        self.calls.append(f"look {position}")
+        return self.looks.pop(0)
+
     async def stop(self) -> None:
         self.calls.append("stop")
 
@@ -68,11 +82,14 @@ class _Worker:
             next_offset=0,
             producer=cast(PartitionProducer, self),
             step=self,
-            runner=cast(StepRunner, None),
+            runner=cast(StepRunner, self),
             isolation=cast(Isolation, None),
             hold=lambda _: self.calls.append("hold"),
             resume=lambda _: self.calls.append("resume"),
             idle_position=idle_position,
+            seek=self.seek,
+            missing_records=self,
+            stands=self.stands,
             reached=pass_by,
             fail=self.failures.append,
         )
@@ -155,3 +172,38 @@ async def test_queue_of_large_records_stops_the_fetching_until_it_is_short() -> 
         await task.stop(5)
     assert worker.calls == ["hold", "resume", "stop"]
     assert list(itertools.accumulate(len(batch.records) for batch in worker.batches)) == worker.published
+
+
+async def test_partition_without_its_next_record_stands_behind_what_was_fetched_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched before the hole is worked off first; then nothing until a look says where it goes on, and from there on."""
+    monkeypatch.setattr("agents.batch._GAP_LOOK_SECONDS", 0.01)
+    worker = _Worker(looks=[None, None, Passed(400, ())])
+    task = worker.task()
+    for chunk in _chunks(10, 5, 100):
+        task.put(cast(faust.EventT, _Event()), chunk)
+    task.stand()
+    task.start()
+    worker.go.set()
+    async with asyncio.timeout(10):
+        while "seek 400" not in worker.calls:
+            await asyncio.sleep(0)
+    assert not task.stands
+    task.put(cast(faust.EventT, _Event()), Chunk(_KAFKA_PARTITION, (_record(400, 10, 0),), 400, 401))
+    async with asyncio.timeout(10):
+        while worker.published[-1] != 401:
+            await asyncio.sleep(0)
+    await task.stop(5)
+    assert (worker.published, worker.failures) == ([10, 400, 401], [])
+    assert [call for call in worker.calls if call.startswith("look")] == ["look 10"] * 3
+
+
+async def test_partition_whose_records_are_there_after_all_goes_on_where_it_was() -> None:
+    """A broker that did not know its log's end yet: nothing is stored or published for it."""
+    worker = _Worker(stands=True, looks=[Passed(0, None)])
+    task = worker.task()
+    task.start()
+    async with asyncio.timeout(10):
+        while "seek 0" not in worker.calls:
+            await asyncio.sleep(0)
+    await task.stop(5)
+    assert (worker.published, worker.failures, task.stands) == ([], [], False)

@@ -9,7 +9,9 @@ from aiokafka.errors import KafkaConnectionError
 from agents.batch import Batch
 from agents.isolation import failure_of, halves_of, is_of_the_process
 from agents.looks import by_itself
+from infra.kafka.transactions import CommitUnknown
 from infra.metrics import LOOKS_FAILED
+from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import InputPartition
 from pipeline.invariants import Fenced, InvariantViolation, LocksMissing, MustStop, Retryable, RowUnreadable, Unpublished
 from schemas.routing import ON_REPORTS
@@ -40,7 +42,11 @@ async def test_look_that_fails_does_not_end_those_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [Retryable("x"), Unpublished("x"), LocksMissing("x"), Fenced("x"), MustStop("x"), KafkaConnectionError("x")]
+    "error",
+    [
+        Retryable("x"), Unpublished("x"), LocksMissing("x"), Fenced("x"), MustStop("x"), DatabaseUnfit("x"), CommitUnknown("x"),
+        KafkaConnectionError("x"), MemoryError(),
+    ],
 )
 async def test_reaction_of_the_process_passes_a_look(error: Exception) -> None:
     """What a service that is away calls for is no failure of one look."""

@@ -1,22 +1,24 @@
 """Payouts: what is sent, what each outcome and each word of the exchange's history does to a withdrawal and its funds."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 
-from agents.withdrawal_watch import report_of, windows_of
+from agents.withdrawal_watch import report_of, spans_of, windows_of
+from pipeline.audit import ChainHead
 from pipeline.changes import Changes
 from pipeline.execution import NotSent
 from pipeline.gate.context import NO_HALTS, Halt, HaltBook
-from pipeline.invariants import InvariantViolation
+from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import TransferKind
 from pipeline.payouts import Outcome, absence_is_proven, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
 from pipeline.settlement import ATTEMPTS_MAX
 from pipeline.venue import InDoubt, Refused
 from pipeline.withdrawal import Taken, VenueWithdrawal, Withdrawal
-from schemas.commands import HaltLevel, HaltScope
+from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -26,6 +28,7 @@ from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, USER, account, fin
 from tests.unit.withdrawal_builders import ADDRESS, FEE, changes_with, report, withdrawal_of
 
 _S = WithdrawalStatus
+MICROSECOND = timedelta(microseconds=1)
 HORIZON = RULES.receive_window + RULES.venue_timeout + RULES.withdrawal_history_lag
 
 
@@ -185,26 +188,110 @@ def test_cost_of_what_is_withdrawn_goes_with_it() -> None:
     assert (balance.posted, balance.cost_quantity, balance.cost_usd) == (Decimal("99.5"), Decimal("99.5"), Decimal(199))
 
 
-def _sent_at(withdrawal: Withdrawal) -> timedelta:
-    assert withdrawal.submitting_at is not None
-    return NOW - withdrawal.submitting_at
+def _looked(withdrawal: Withdrawal, *at: datetime, now: datetime | None = None) -> Changes:
+    """What looks at the exchange's history that begin then, by its clock, and do not show the withdrawal come to."""
+    changes = changes_with(withdrawal, now=now or NOW)
+    for looked_up_at in at:
+        apply_withdrawal_report(report(withdrawal, WithdrawalFinding.ABSENT, looked_up_at=looked_up_at), changes, RULES)
+    return changes
 
 
-def test_absence_counts_after_horizon_and_lag_alone() -> None:
-    """At the last moment at which it could still show up the funds stay held; after it they are free, or it is sent again."""
-    early = withdrawal_of(status=_S.IN_DOUBT, submitting_at=NOW - HORIZON, expires_at=NOW)
-    changes = changes_with(early)
-    apply_withdrawal_report(report(early, WithdrawalFinding.ABSENT), changes, RULES)
-    assert only(changes) == early
-    late = replace(early, submitting_at=NOW - HORIZON - timedelta(microseconds=1))
-    changes = changes_with(late)
-    apply_withdrawal_report(report(late, WithdrawalFinding.ABSENT), changes, RULES)
-    assert (only(changes).status, only(changes).reason_code, only(changes).hold_amount) == (_S.REJECTED, ReasonCode.REQUEST_EXPIRED, 0)
-    inside = replace(late, expires_at=NOW + timedelta(seconds=1))
-    changes = changes_with(inside)
-    apply_withdrawal_report(report(inside, WithdrawalFinding.ABSENT), changes, RULES)
-    assert (only(changes).status, only(changes).hold_amount, queued_again(changes)) == (_S.ACCEPTED, 100 + FEE, 1)
+def test_absence_needs_two_looks_that_far_apart() -> None:
+    """However late the first look: what the history did not show then may have come just before it. Until the second the funds stay held,
+    and nobody is told anything new."""
+    doubtful = withdrawal_of(status=_S.IN_DOUBT, submitting_at=NOW - timedelta(days=2), expires_at=NOW + timedelta(days=1))
+    once = _looked(doubtful, NOW)
+    assert only(once) == replace(doubtful, absent_since=NOW) and not once.outputs
+    early = _looked(doubtful, NOW, NOW + HORIZON - MICROSECOND, now=NOW + HORIZON)
+    assert only(early) == replace(doubtful, absent_since=NOW) and not early.outputs
+    changes = _looked(doubtful, NOW, NOW + HORIZON, now=NOW + HORIZON)
+    ended = only(changes)
+    assert (ended.status, ended.reason_code, ended.hold_amount) == (_S.REJECTED, ReasonCode.ORDER_NOT_EXECUTED, 0)
+    assert (ended.absent_since, ended.watched_until) == (None, NOW + HORIZON + RULES.watch_time)
+    [final] = finals_of(changes)
+    assert (final.status, final.reason_code, final.corrects) == (ResultStatus.REJECTED, ReasonCode.ORDER_NOT_EXECUTED, False)
+    assert changes.ledger.balance(account("USDT")).pending == 0
+
+
+def test_withdrawal_in_doubt_is_never_sent_again_by_itself() -> None:
+    """Not inside its deadline either, and not by a record that is queued: what is proven absent ends, and its producer decides."""
+    doubtful = withdrawal_of(status=_S.IN_DOUBT, expires_at=NOW + timedelta(days=365))
+    changes = _looked(doubtful, NOW, NOW + HORIZON)
+    assert queued_again(changes) == 0
+    for attempt in (1, 2, 3):
+        assert plan_withdrawals([work(doubtful, attempt)], changes, 5, 1, NO_HALTS) == []
     assert not absence_is_proven(withdrawal_of(), NOW, RULES)
+
+
+def test_new_doubt_forgets_what_was_seen_of_an_older_one() -> None:
+    """A look before the newest attempt says nothing about it."""
+    withdrawal = withdrawal_of(status=_S.SUBMITTING, absent_since=NOW - timedelta(hours=1))
+    changes = changes_with(withdrawal)
+    conclude_withdrawals({withdrawal.withdrawal_id: InDoubt("no answer")}, changes)
+    assert only(changes).absent_since is None
+
+
+NOT_EXECUTED = withdrawal_of(
+    status=_S.REJECTED, reason_code=ReasonCode.ORDER_NOT_EXECUTED, submitting_at=NOW - timedelta(hours=1), attempt=1, work_partition=0,
+    watched_until=NOW + timedelta(hours=1),
+)  # fmt: skip
+
+
+def _with_halts(withdrawal: Withdrawal, *, funds: str, now: datetime = NOW) -> Changes:
+    changes = changes_with(withdrawal, funds={"USDT": funds}, now=now)
+    changes.trail.heads[TRIPS_ACCOUNT] = ChainHead()
+    return changes
+
+
+@pytest.mark.parametrize("funds", ["1000", "40", "0"])
+@pytest.mark.parametrize("on_its_way", [True, False])
+def test_withdrawal_that_shows_up_after_all_is_booked_and_its_user_halted(funds: str, on_its_way: bool) -> None:
+    """It was paid once and counted as not executed: it is booked as far as the funds go, the house advances the rest, the answer is
+    corrected by an event and a result of its own, and nothing more is done for the user until somebody has looked."""
+    changes = _with_halts(NOT_EXECUTED, funds=funds)
+    if on_its_way:
+        apply_withdrawal_report(report(NOT_EXECUTED, withdrawal_status=_S.PROCESSING), changes, RULES)
+        assert only(changes).status is _S.PROCESSING
+        assert only(changes).hold_amount == changes.ledger.balance(account("USDT")).pending == min(Decimal(funds), 100 + FEE)
+    for _ in range(2):
+        apply_withdrawal_report(report(NOT_EXECUTED), changes, RULES)
+    # A word that was overtaken.
+    apply_withdrawal_report(report(NOT_EXECUTED, withdrawal_status=_S.PROCESSING), changes, RULES)
+    ended = only(changes)
+    assert (ended.status, ended.hold_amount, ended.corrected_at) == (_S.COMPLETED, 0, NOW)
+    balance = changes.ledger.balance(account("USDT"))
+    assert (balance.posted, balance.pending) == (max(Decimal(funds) - 100 - FEE, Decimal(0)), 0)
+    advanced = sum((moved.amount for moved in changes.ledger.transfers if moved.debit.owner == "@shortfall"), Decimal(0))
+    assert advanced == max(100 + FEE - Decimal(funds), Decimal(0))
+    assert finals_of(changes) == []
+    told = [(result.status, result.corrects, result.filled_quantity) for result in results_of(changes)]
+    assert told == [(ResultStatus.OPEN, True, 0)] * on_its_way + [(ResultStatus.COMPLETED, True, 100)]
+    assert changes.corrected[USER, "key-1"].status is ResultStatus.COMPLETED
+    corrections = [event for event in changes.trail.rows if b"WITHDRAWAL_RESULT_CORRECTED" in event.body]
+    assert len(corrections) == 1
+    assert changes.halts[HaltScope.USER, USER].halt.level is HaltLevel.HALT
+
+
+def test_correction_waits_for_the_lock_of_the_halts() -> None:
+    """Booked and halted in one step or not at all."""
+    with pytest.raises(LocksMissing):
+        apply_withdrawal_report(report(NOT_EXECUTED), changes_with(NOT_EXECUTED), RULES)
+
+
+def test_withdrawal_is_watched_for_its_time_and_what_was_not_paid_is_no_correction() -> None:
+    """After a day it is a finding of verification; one that the exchange took and gave back is what was said of it."""
+    late = _with_halts(NOT_EXECUTED, funds="1000", now=NOW + timedelta(hours=1))
+    apply_withdrawal_report(report(NOT_EXECUTED), late, RULES)
+    given_back = _with_halts(NOT_EXECUTED, funds="1000")
+    apply_withdrawal_report(report(NOT_EXECUTED, withdrawal_status=_S.FAILED), given_back, RULES)
+    unwatched = replace(NOT_EXECUTED, watched_until=None)
+    refused = _with_halts(unwatched, funds="1000")
+    apply_withdrawal_report(report(unwatched), refused, RULES)
+    for changes in (late, given_back, refused):
+        assert not changes.outputs and not changes.withdrawals_changed and not changes.halts
+    assert report_of(NOT_EXECUTED, [row(_S.FAILED)], NOW, RULES) is None
+    assert report_of(NOT_EXECUTED, [], NOW, RULES) is None
+    assert report_of(NOT_EXECUTED, [row()], NOW, RULES) is not None
 
 
 @pytest.mark.parametrize(
@@ -248,14 +335,16 @@ def row(status: WithdrawalStatus = _S.COMPLETED, **fields: str) -> VenueWithdraw
 
 
 def test_history_is_reported_only_where_it_proves_something_new() -> None:
-    """Found in doubt or ended: a report. Still being paid, or not shown before its time: none."""
+    """Found in doubt or ended, not shown for the first time, or for so long that it proves something: a report. Else none."""
     doubtful = withdrawal_of(status=_S.IN_DOUBT, submitting_at=NOW - timedelta(seconds=5))
     processing = withdrawal_of(status=_S.PROCESSING)
     assert report_of(doubtful, [row(_S.PROCESSING)], NOW, RULES) is not None
     assert report_of(processing, [row(_S.PROCESSING)], NOW, RULES) is None
     assert report_of(processing, [row(address=ADDRESS)], NOW, RULES) is not None
-    assert report_of(doubtful, [], NOW, RULES) is None
-    assert report_of(doubtful, [], NOW + HORIZON, RULES) is not None
+    assert report_of(doubtful, [], NOW, RULES) is not None
+    seen = replace(doubtful, absent_since=NOW)
+    assert report_of(seen, [], NOW + HORIZON - MICROSECOND, RULES) is None
+    assert report_of(seen, [], NOW + HORIZON, RULES) is not None
     assert report_of(processing, [], NOW + HORIZON, RULES) is None
 
 
@@ -274,4 +363,19 @@ def test_history_of_long_is_asked_for_in_windows() -> None:
     sent = [withdrawal_of(status=_S.IN_DOUBT, withdrawal_id=f"w{age}", submitting_at=NOW - timedelta(days=age)) for age in ages]
     groups = [[one.withdrawal_id for one in group] for group in windows_of([*sent, withdrawal_of()])]
     assert groups == [["w200"], ["w81", "w79", "w2", "w1"]]
-    assert _sent_at(sent[0]) == timedelta(days=1)
+
+
+def test_history_is_asked_from_the_first_attempt_on_for_ever() -> None:
+    """Each attempt carries the same client id: an earlier one that the exchange took late must not lie outside what is asked for, however
+    many came after it; and no question covers more than the exchange answers."""
+    first = NOW - timedelta(days=200)
+    newest = NOW - timedelta(seconds=20)
+    one = withdrawal_of(status=_S.IN_DOUBT, attempt=4, submitting_at=newest, first_submitting_at=first)
+    spans = spans_of([one], NOW)
+    assert spans[0][0] < first and spans[-1][1] > NOW
+    assert all(before[1] >= after[0] for before, after in pairwise(spans))
+    assert all(until - since <= timedelta(days=80) for since, until in spans)
+    changes = changes_with(withdrawal := withdrawal_of(status=_S.SUBMITTING, submitting_at=first, first_submitting_at=first))
+    conclude_withdrawals({withdrawal.withdrawal_id: NotSent("down")}, changes)
+    [sent] = plan_withdrawals([work(withdrawal, 2)], changes, 5, 1, NO_HALTS)
+    assert (only(changes).first_submitting_at, sent.submitting_at) == (first, NOW)

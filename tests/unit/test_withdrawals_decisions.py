@@ -9,15 +9,18 @@ from typing import Any
 import pyotp
 import pytest
 
-from pipeline.changes import Changes
+from pipeline.changes import Changes, SetHalt
+from pipeline.gate.context import NO_HALTS, ApiKeyState, Halt
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
 from pipeline.intake import decide
+from pipeline.invariants import InvariantViolation
 from pipeline.ledger import TransferKind
+from pipeline.payouts import plan_withdrawals
 from pipeline.second_factor import SecondFactor
-from pipeline.withdrawal import TRANSITIONS, Withdrawal
+from pipeline.withdrawal import TRANSITIONS, Withdrawal, require_transition
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import AuditEvent, EventType
-from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, WithdrawalDecision
+from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, HaltLevel, HaltScope, WithdrawalDecision
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
@@ -38,11 +41,12 @@ from tests.unit.builders import (
     outputs_on,
     results_of,
 )
-from tests.unit.withdrawal_builders import FEE, asking, changes_with, withdrawal_of, withdrawing_state
+from tests.unit.withdrawal_builders import ALLOWED, FEE, asking, changes_with, payee, withdrawal_of, withdrawing_state
 
 OPERATOR = "olga"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 _S = WithdrawalStatus
+KEY = ApiKeyState(EXCHANGE, "active", frozenset({"trade", "withdraw"}))
 
 
 def taken_in(*documents: dict[str, Any], funds: dict[str, str] | None = None, **state: Any) -> Changes:
@@ -191,9 +195,11 @@ def waiting(**fields: Any) -> Withdrawal:
     return withdrawal_of(**{"status": _S.PENDING_APPROVAL, "expires_at": NOW + timedelta(hours=1), **fields})
 
 
-def _applied(decision: WithdrawalDecision, withdrawal: Withdrawal, user_status: str | None = "active") -> tuple[Changes, ReasonCode | None]:
+def _applied(decision: WithdrawalDecision, withdrawal: Withdrawal, **known: Any) -> tuple[Changes, ReasonCode | None]:
+    """`known` is what is known of the user at the decision."""
     changes = changes_with(withdrawal, users=(USER, OPERATOR))
-    refusal = decide_withdrawal(decision, user_status, changes)
+    changes.payees[withdrawal.user_id] = payee(**known)
+    refusal = decide_withdrawal(decision, changes)
     return changes, refusal.code if refusal is not None else None
 
 
@@ -242,9 +248,77 @@ def test_decision_that_cannot_be_changes_nothing(
     decision: WithdrawalDecision, withdrawal: Withdrawal, status: str | None, code: ReasonCode
 ) -> None:
     """Neither the own withdrawal, nor one that does not wait, nor one of a user who may not act."""
-    changes, found = _applied(decision, withdrawal, status)
+    changes, found = _applied(decision, withdrawal, status=status)
     assert found is code
     assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+
+
+CHANGED: dict[str, tuple[dict[str, Any], ReasonCode]] = {
+    "frozen": ({"status": "frozen"}, ReasonCode.USER_INACTIVE),
+    "not-verified": ({"status": "pending"}, ReasonCode.USER_UNVERIFIED),
+    "gone": ({"status": None}, ReasonCode.USER_UNKNOWN),
+    "no-key": ({"api_keys": {}}, ReasonCode.API_KEY_UNKNOWN),
+    "key-revoked": ({"api_keys": {"k1": replace(KEY, status="revoked")}}, ReasonCode.API_KEY_REVOKED),
+    "key-refused": ({"api_keys": {"k1": replace(KEY, status="refused")}}, ReasonCode.API_KEY_PERMISSION),
+    "key-elsewhere": ({"api_keys": {"k1": replace(KEY, exchange="binanceus")}}, ReasonCode.API_KEY_PERMISSION),
+    "key-trades-only": ({"api_keys": {"k1": replace(KEY, permissions=frozenset({"trade"}))}}, ReasonCode.API_KEY_PERMISSION),
+    "key-expired": ({"api_keys": {"k1": replace(KEY, expires_at=NOW)}}, ReasonCode.API_KEY_EXPIRED),
+    "address-removed": ({"addresses": ()}, ReasonCode.ADDRESS_NOT_ALLOWED),
+    "another-tag": ({"addresses": (replace(ALLOWED, address_tag="7"),)}, ReasonCode.ADDRESS_NOT_ALLOWED),
+    "limit-used": ({"daily_limit_usd": Decimal(1_000), "left_usd": Decimal("899.51")}, ReasonCode.DAILY_WITHDRAWAL_EXCEEDED),
+    "limit-lowered": ({"daily_limit_usd": Decimal("100.49")}, ReasonCode.DAILY_WITHDRAWAL_EXCEEDED),
+}
+
+
+@pytest.mark.parametrize(("known", "code"), CHANGED.values(), ids=list(CHANGED))
+def test_withdrawal_is_looked_at_again_when_it_is_approved(known: dict[str, Any], code: ReasonCode) -> None:
+    """A day may lie between acceptance and approval: what speaks against it now refuses the approval, and it goes on waiting."""
+    changes, found = _applied(_decision(), waiting(), **known)
+    about_the_user = code in {ReasonCode.USER_INACTIVE, ReasonCode.USER_UNVERIFIED, ReasonCode.USER_UNKNOWN}
+    assert found is (ReasonCode.APPROVAL_NOT_ALLOWED if about_the_user else code)
+    assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+
+
+@pytest.mark.parametrize(("known", "code"), CHANGED.values(), ids=list(CHANGED))
+def test_withdrawal_is_looked_at_again_when_it_is_about_to_be_sent(known: dict[str, Any], code: ReasonCode) -> None:
+    """However it was accepted or approved: it ends unsent with its funds free, and says why."""
+    changes = changes_with(accepted := withdrawal_of(approved_by=OPERATOR))
+    changes.payees[USER] = payee(**known)
+    work = RoutedOrder(schema_version=1, action=Action.WITHDRAW, order_id=accepted.withdrawal_id, user_id=USER, attempt=1)
+    assert plan_withdrawals([work], changes, 5, 1, NO_HALTS) == []
+    [final] = finals_of(changes)
+    assert (final.status, final.reason_code) == (ResultStatus.REJECTED, code)
+    assert changes.ledger.balance(account("USDT")).pending == 0
+
+
+def test_withdrawals_of_one_batch_share_the_days_limit() -> None:
+    """Each that is sent counts for the next; what is exactly within the limit passes."""
+    sent = [withdrawal_of(withdrawal_id=f"w{number}" + "0" * 30, idempotency_key=f"k{number}") for number in range(3)]
+    changes = changes_with(*sent)
+    changes.payees[USER] = payee(daily_limit_usd=2 * (100 + FEE))
+    work = [RoutedOrder(schema_version=1, action=Action.WITHDRAW, order_id=one.withdrawal_id, user_id=USER, attempt=1) for one in sent]
+    assert [one.withdrawal_id for one in plan_withdrawals(work, changes, 5, 1, NO_HALTS)] == [one.withdrawal_id for one in sent[:2]]
+    assert [final.reason_code for final in finals_of(changes)] == [ReasonCode.DAILY_WITHDRAWAL_EXCEEDED]
+
+
+def test_approvals_count_what_is_approved_and_not_sent_yet() -> None:
+    """Two approvals at once cannot both use what is left of the day's limit."""
+    known = {"daily_limit_usd": Decimal(250), "left_usd": Decimal(10), "queued_usd": Decimal(100)}
+    changes, found = _applied(_decision(), waiting(), **known)
+    assert found is None
+    assert changes.payees[USER].queued_usd == 200 + FEE
+    _, found = _applied(_decision(), waiting(), **{**known, "left_usd": Decimal(50)})
+    assert found is ReasonCode.DAILY_WITHDRAWAL_EXCEEDED
+
+
+def test_halt_stops_an_approval() -> None:
+    """Nothing is approved that would not be sent."""
+    changes = changes_with(waiting(), users=(USER, OPERATOR))
+    halt = Halt(HaltScope.USER, USER, HaltLevel.REDUCE)
+    changes.halts[HaltScope.USER, USER] = SetHalt(halt, "x", "olga", "c", NOW)
+    refusal = decide_withdrawal(_decision(), changes)
+    assert refusal is not None and refusal.code is ReasonCode.TRADING_HALTED
+    assert not changes.withdrawals_changed
 
 
 def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refused() -> None:
@@ -313,5 +387,17 @@ def test_withdrawal_moves_along_the_table_alone(before: WithdrawalStatus, after:
         assert legal is (before is _S.SUBMITTING)
     if after is _S.SUBMITTING:
         assert legal is (before is _S.ACCEPTED)
+    if after is _S.ACCEPTED:
+        assert legal is (before in {_S.RECEIVED, _S.PENDING_APPROVAL, _S.SUBMITTING})
     if after is _S.COMPLETED:
         assert legal is (before in {_S.SUBMITTING, _S.IN_DOUBT, _S.PROCESSING})
+    # An end is left by a correction alone, and only by one of what was proven absent.
+    watched = withdrawal_of(status=before, watched_until=NOW)
+    found = replace(watched, status=after, corrected_at=NOW)
+    corrects = before is _S.REJECTED and after in {_S.PROCESSING, _S.COMPLETED}
+    for start, allowed in ((watched, legal or corrects), (replace(watched, watched_until=None), legal)):
+        if allowed:
+            require_transition(start, found)
+        else:
+            with pytest.raises(InvariantViolation):
+                require_transition(start, found)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pipeline.acceptance import IntakeState
 from pipeline.changes import Changes
 from pipeline.gate.context import ApiKeyState
+from pipeline.gate.payouts import Payee
 from pipeline.identifiers import client_withdrawal_id_of
 from pipeline.ledger import Balance
 from pipeline.withdrawal import AllowedAddress, Network, Withdrawal
@@ -93,8 +94,20 @@ def withdrawal_of(**fields: Any) -> Withdrawal:
         "updated_at": NOW - timedelta(seconds=1),
         "executed_at": NOW if over else None,
         "traceparent": None,
+        "first_submitting_at": fields.get("submitting_at", NOW - timedelta(seconds=1) if sent else None),
     }
     return Withdrawal(**{**values, **fields})
+
+
+def payee(**fields: Any) -> Payee:
+    """An active user with a key that may withdraw, the address on the list, and a wide limit of which nothing is used."""
+    values: dict[str, Any] = {
+        "status": "active",
+        "daily_limit_usd": Decimal(10**9),
+        "api_keys": {"k1": ApiKeyState(EXCHANGE, "active", frozenset({"trade", "withdraw"}))},
+        "addresses": (ALLOWED,),
+    }
+    return Payee(**{**values, **fields})
 
 
 def changes_with(*withdrawals: Withdrawal, funds: Mapping[str, str] | None = None, **fields: Any) -> Changes:
@@ -102,6 +115,7 @@ def changes_with(*withdrawals: Withdrawal, funds: Mapping[str, str] | None = Non
     changes = changes_of(funds=funds, **fields)
     for one in withdrawals:
         changes.withdrawals[one.withdrawal_id] = one
+        changes.payees[one.user_id] = payee()
         key = account(one.asset, one.user_id)
         before = changes.ledger.balance(key)
         changes.ledger.balances[key] = Balance(before.posted + one.hold_amount, before.pending + one.hold_amount)

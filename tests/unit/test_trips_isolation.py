@@ -1,0 +1,60 @@
+"""Trips: a cause that cannot be looked for does not keep the others from stopping trading."""
+
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+import agents.trips
+from agents.trips import TripRules, Trips
+from infra.postgres.step import Database
+from pipeline.gate.context import NO_HALTS
+from schemas.commands import HaltScope
+from tests.unit.builders import EXCHANGE, NOW, WIDE_LIMITS, market_data
+
+
+class _Database:
+    @asynccontextmanager
+    async def connection(self) -> Any:
+        yield None
+
+
+def _trips() -> Trips:
+    old = market_data(observed_at=NOW - timedelta(hours=1))
+    return Trips(
+        database=cast(Database, _Database()),
+        producer=cast(Any, None),
+        topic="t.trade.reports",
+        market_data=lambda: {EXCHANGE: old},
+        limits=WIDE_LIMITS,
+        rules=TripRules(25, timedelta(seconds=30)),
+        clock=lambda: NOW,
+    )
+
+
+@pytest.mark.parametrize("broken", ["exchanges_in_doubt", "users_over_loss_limit", "newest_events"])
+async def test_cause_that_cannot_be_looked_for_leaves_the_others(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """One damaged row in what one cause reads: stale prices still stop their exchange, and the sales are read again by the next look."""
+
+    async def fails(*_: Any) -> Any:
+        raise KeyError("a damaged row")
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    async def no_events(*_: Any) -> Any:
+        return []
+
+    async def no_halts(_: Any) -> Any:
+        return NO_HALTS
+
+    monkeypatch.setattr(agents.trips, "read_halts", no_halts)
+    monkeypatch.setattr(agents.trips, "exchanges_in_doubt", nothing)
+    monkeypatch.setattr(agents.trips, "users_over_loss_limit", nothing)
+    monkeypatch.setattr(agents.trips, "newest_events", no_events)
+    monkeypatch.setattr(agents.trips, broken, fails)
+    trips = _trips()
+    (trip,) = await trips.look(NOW)
+    assert (trip.scope, trip.target) == (HaltScope.EXCHANGE, EXCHANGE)
+    assert trips._losses_seen == (broken != "users_over_loss_limit")
