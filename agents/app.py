@@ -26,7 +26,7 @@ from agents.isolation import Isolation, quarantine_limit_of
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
-from agents.read_lags import lag_refusal, read_lags_of
+from agents.read_lags import lag_refusal, read_lags_of, timeout_refusal
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
 from agents.trips import TripRules, Trips
@@ -73,6 +73,11 @@ class ExchangeNotPermitted(Exception):
     """An exchange that no order may be sent to. A person must change the settings; nothing was read or sent."""
 
 
+def trades_real_money(settings: Settings) -> bool:
+    """Whether orders may reach a real exchange: the default address of one, or a known one."""
+    return any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges)
+
+
 def require_permitted(settings: Settings) -> None:
     """Raises TrustedKeysError where tokens are asked for and the keys to check them by cannot be used, ExchangeNotPermitted in a sandbox
     unless every exchange has a base address of its own, as the simulator has.
@@ -82,9 +87,9 @@ def require_permitted(settings: Settings) -> None:
     """
     if settings.authentication == "required":
         token_verifier(settings)
-        if any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges):
+        if trades_real_money(settings):
             _require_careful_withdrawals(settings)
-            if (refusal := lag_refusal(settings)) is not None:
+            if (refusal := lag_refusal(settings) or timeout_refusal(settings)) is not None:
                 raise ExchangeNotPermitted(refusal)
         return
     missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]

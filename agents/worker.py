@@ -30,7 +30,7 @@ import structlog
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.app import ExchangeNotPermitted, Parts, compose, require_permitted
+from agents.app import ExchangeNotPermitted, Parts, compose, require_permitted, trades_real_money
 from agents.last_resort import RUNTIME_EXIT_CODE, LoopWatch, end_process
 from agents.watchdog import BrokerLost, Stalled
 from infra.exchange.gateway import UnknownVenue
@@ -40,6 +40,7 @@ from infra.kafka.transactions import CommitUnknown
 from infra.keyring import MasterKeyError
 from infra.log import configure_logging
 from infra.metrics import record_build
+from infra.postgres.durability import require_durable
 from infra.postgres.schema import DatabaseUnfit, is_newest
 from infra.postgres.step import Database, connect
 from infra.settings import Settings
@@ -214,7 +215,7 @@ async def _first_contact(settings: Settings, bootstrap_servers: str, database_ur
         try:
             await ensure_topics(settings, bootstrap_servers)
             await _bring_up_to_date(database_url)
-            return await connect(database_url, settings.database_pool_size, settings.database_timeout_seconds)
+            return await _connected(settings, database_url)
         except (Retryable, OSError, TimeoutError) as error:
             state.waiting_for = f"waiting to start: {str(error) or type(error).__name__}"
             if state.waiting_for != said:
@@ -222,6 +223,18 @@ async def _first_contact(settings: Settings, bootstrap_servers: str, database_ur
                 said = state.waiting_for
         await stop.within(_START_RETRY_SECONDS)
     return None
+
+
+async def _connected(settings: Settings, database_url: str) -> Database:
+    """The database; where money is real, one that keeps what it commits. Raises as `connect` and `require_durable` do."""
+    database = await connect(database_url, settings.database_pool_size, settings.database_timeout_seconds)
+    try:
+        if trades_real_money(settings):
+            await require_durable(database)
+    except BaseException:
+        await database.close()
+        raise
+    return database
 
 
 async def _bring_up_to_date(database_url: str) -> None:

@@ -80,7 +80,8 @@ class Settings(BaseSettings):
     receive_window_ms: int = Field(default=5_000, ge=500, le=60_000)
     """How old a signed request may be when the exchange gets it. Orders are sent in its first half."""
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
-    """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof."""
+    """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof. Less than
+    the exchange's own time-out (Binance: 10,000) only in a sandbox."""
     # Facts: infra/exchange/venues.
     venue_read_lag_ms: int | None = Field(default=None, ge=0, le=3_600_000)
     """How long the exchange's books may not show what it has accepted. Unset: what is known of each exchange (Binance: 120,000). So long,

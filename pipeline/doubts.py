@@ -9,6 +9,7 @@ Invariants:
 Start with `decide_doubt`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
@@ -30,9 +31,9 @@ from schemas.reasons import ReasonCode
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
 
 
-def decide_doubt(decision: DoubtDecision, changes: Changes, rules: Rules) -> Refusal | None:
+def decide_doubt(decision: DoubtDecision, facts: Mapping[str, Value], changes: Changes, rules: Rules) -> Refusal | None:
     """Applies an operator's word, or keeps it until a second operator says the same; a refusal, and nothing changed, where it cannot be.
-    Whether the operator may command was judged before (pipeline/halts)."""
+    Whether the operator may command was judged before (pipeline/halts), which gives what is known of the sender as `facts`."""
     order, withdrawal = changes.orders.get(decision.target_id), changes.withdrawals.get(decision.target_id)
     subject = order or withdrawal
     if decision.target_id in changes.unpublished:
@@ -50,14 +51,14 @@ def decide_doubt(decision: DoubtDecision, changes: Changes, rules: Rules) -> Ref
                 decision.target_id, decision.operator, decision.command_id, figures, changes.now
             )
             changes.proposals_made.add(decision.target_id)
-            _note(decision, subject, "waits for a second operator to say the same", [decision.operator], changes)
+            _note(decision, facts, subject, "waits for a second operator to say the same", [decision.operator], changes)
             return None
         approvers = [first.operator, decision.operator]
     if order is not None:
         _resolve_order(order, decision, approvers, changes, rules)
     elif withdrawal is not None:
         _resolve_withdrawal(withdrawal, decision, approvers, changes, rules)
-    _note(decision, subject, "resolved", approvers, changes)
+    _note(decision, facts, subject, "resolved", approvers, changes)
     return None
 
 
@@ -124,10 +125,12 @@ def _resolve_withdrawal(withdrawal: Withdrawal, decision: DoubtDecision, approve
     apply_withdrawal_report(report, changes, rules)
 
 
-def _note(decision: DoubtDecision, subject: Order | Withdrawal, what: str, approvers: list[str], changes: Changes) -> None:
+def _note(
+    decision: DoubtDecision, facts: Mapping[str, Value], subject: Order | Withdrawal, what: str, approvers: list[str], changes: Changes
+) -> None:
     """The word in its operator's chain; what it did is in the chain of the user."""
     fields: dict[str, Value] = {
-        "request_id": decision.command_id,
+        **facts,
         "reason": f"{decision.command.value} {decision.target_id}: {decision.reason} ({what})",
         "exchange": subject.exchange,
         "filled_quantity": decision.quantity,

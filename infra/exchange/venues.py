@@ -89,6 +89,7 @@ class Venue:
     header that names the account by its key. `error_code` and `error_message` are keys of an error's JSON body. `history_page` is the
     largest page of the order and trade lists; `listed_quote_quantity` is what its orders call the quote amount that was asked for.
     `receive_window_max` is the venue's limit. `prices_call` is ccxt's name of the endpoint that lists `symbol` and `price` of every market.
+    `request_timeout` is how long it may itself work on a request that it has taken in (Binance: error -1007, after 10 s).
     `read_lag` is how long after it has accepted an order its books may not show it: what they show is read from copies.
     `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals` is None where
     nothing can be paid out, `deposits` where what arrives is not seen. `account` tells what an account holds.
@@ -119,6 +120,7 @@ class Venue:
     withdrawals: VenueWithdrawals | None = None
     deposits: VenueDepositList | None = None
     read_lag: timedelta = timedelta(seconds=60)
+    request_timeout: timedelta = timedelta(seconds=10)
 
 
 _BAD_REQUEST: Final = frozenset({400})

@@ -378,6 +378,10 @@ def _transaction_limit(timeout_seconds: float) -> Callable[[asyncpg.Connection],
     async def limit(connection: asyncpg.Connection) -> None:
         if connection.get_server_version().major >= 17:
             await connection.execute(f"SET transaction_timeout = {int(timeout_seconds * 2000)}")
+        # Whatever somebody has set for the server, the database or the user: an intent is on the disk before its order is sent.
+        await connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+        )
 
     return limit
 
