@@ -323,7 +323,7 @@ def test_halt_stops_an_approval() -> None:
     changes = changes_with(waiting(), users=(USER, OPERATOR))
     halt = Halt(HaltScope.USER, USER, HaltLevel.REDUCE)
     changes.halts[HaltScope.USER, USER] = SetHalt(halt, "x", "olga", "c", NOW)
-    refusal = decide_withdrawal(_decision(), changes)
+    refusal = decide_withdrawal(_decision(), changes, _facts(_decision()))
     assert refusal is not None and refusal.code is ReasonCode.TRADING_HALTED
     assert not changes.withdrawals_changed
 
