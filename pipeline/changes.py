@@ -296,6 +296,7 @@ def order_fields(order: Order) -> dict[str, Value]:
     return {
         "user_id": order.user_id,
         "request_id": order.request_id,
+        "idempotency_key": order.idempotency_key,
         "client_order_id": order.client_order_id,
         "exchange_order_id": order.exchange_order_id,
         "symbol": order.symbol,

@@ -1,7 +1,8 @@
 """Commands: what operators put on `trade.commands`, and the stop that a worker asks for by itself.
 
 Invariants:
-1. A command carries its operator's token and second factor in the record's headers (`authorization`, `x-totp`), as requests do.
+1. A command carries its operator's token and second factor in the record's headers (`authorization`, `x-totp`), as requests do. What only
+   stops needs no second factor.
 2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
 3. Every record has exactly one audit event, applied or refused, whose `request_id` is its `command_id`: in its operator's chain, or in
    that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there.
@@ -76,6 +77,11 @@ class Command(_Scoped):
     reason: Reason
     cancel_open: bool = False
 
+    @property
+    def target_id(self) -> str:
+        """What it is about, for the audit trail."""
+        return self.target or self.scope.value
+
 
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Command)
 
@@ -94,6 +100,11 @@ class WithdrawalDecision(WireModel):
     operator: UserId
     reason: Reason
     withdrawal_id: Identifier
+
+    @property
+    def target_id(self) -> str:
+        """What it is about, for the audit trail."""
+        return self.withdrawal_id
 
 
 DECISION: Final[TypeAdapter[WithdrawalDecision]] = TypeAdapter(WithdrawalDecision)

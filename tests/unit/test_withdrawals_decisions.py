@@ -9,6 +9,7 @@ from typing import Any
 import pyotp
 import pytest
 
+from pipeline.audit import Value
 from pipeline.changes import Changes, SetHalt
 from pipeline.gate.context import NO_HALTS, ApiKeyState, Halt
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
@@ -182,11 +183,17 @@ def waiting(**fields: Any) -> Withdrawal:
     return withdrawal_of(**{"status": _S.PENDING_APPROVAL, "expires_at": NOW + timedelta(hours=1), **fields})
 
 
+def _facts(decision: WithdrawalDecision) -> dict[str, Value]:
+    """What the events of a decision say of whoever was proven to send it."""
+    read = CommandArrival(SourceOffset("trade.commands", 0, 0), NOW, (), decision, None, needs_second_factor=True)
+    return read.facts
+
+
 def _applied(decision: WithdrawalDecision, withdrawal: Withdrawal, **known: Any) -> tuple[Changes, ReasonCode | None]:
     """`known` is what is known of the user at the decision."""
     changes = changes_with(withdrawal, users=(USER, OPERATOR))
     changes.payees[withdrawal.user_id] = payee(**known)
-    refusal = decide_withdrawal(decision, changes)
+    refusal = decide_withdrawal(decision, changes, _facts(decision))
     return changes, refusal.code if refusal is not None else None
 
 
@@ -303,7 +310,7 @@ def test_halt_stops_an_approval() -> None:
     changes = changes_with(waiting(), users=(USER, OPERATOR))
     halt = Halt(HaltScope.USER, USER, HaltLevel.REDUCE)
     changes.halts[HaltScope.USER, USER] = SetHalt(halt, "x", "olga", "c", NOW)
-    refusal = decide_withdrawal(_decision(), changes)
+    refusal = decide_withdrawal(_decision(), changes, _facts(_decision()))
     assert refusal is not None and refusal.code is ReasonCode.TRADING_HALTED
     assert not changes.withdrawals_changed
 
