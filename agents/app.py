@@ -139,6 +139,7 @@ def rules_of(settings: Settings) -> Rules:
         announcement_time=timedelta(hours=settings.deposit_announcement_hours),
         announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
         read_lags=read_lags_of(settings),
+        doubt_four_eyes_usd=settings.doubt_four_eyes_usd,
         confirmation=confirmation_rules_of(settings),
     )
 

@@ -38,6 +38,7 @@ _TIMES_OF: Final[Mapping[str, frozenset[str]]] = {
     "agents/halt_cancels.py": frozenset({"now"}),
     "agents/keys.py": frozenset({"kept", "_kept"}),
     "agents/last_resort.py": frozenset({"_limit"}),
+    "agents/looks.py": frozenset({"_told"}),
     "agents/reconciliation.py": frozenset({"_asked", "first", "last", "started"}),
     "agents/watchdog.py": frozenset({"_limit", "_rebalance_limit", "_seen", "allowed", "asked", "now", "of"}),
     "agents/worker.py": frozenset({"ages", "age"}),

@@ -29,10 +29,11 @@ from cli.credentials import code_of, login_name, subject_of, token_in, usage, wo
 from cli.installation import Installation
 from cli.operator_options import Credentials
 from cli.orders import database_failed, reading, require_user
-from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
+from cli.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
 from infra.postgres.administration import Done, NotDone, administration_events
+from infra.postgres.approvals import VALID_HOURS, NeedsApproval, NotDecided, ask_for_approval
 from infra.postgres.audit_outbox import publish_pending
 from infra.postgres.operators import About, By, NotProven, claimed_by, has_operators, proven_by
 from infra.postgres.schema import DatabaseUnfit
@@ -188,6 +189,15 @@ class Administration:
             await asyncio.gather(*sent)
 
 
+def _waits(request_id: str, needed: NeedsApproval) -> str:
+    wanted = needed.wanted
+    return (
+        f"`{wanted.command}` on {printable(wanted.target_id)} ({printable(wanted.what)}) needs a second operator. Nothing was changed; the "
+        f"request waits as {request_id} for {VALID_HOURS} hours. Another operator says `orchestrator approvals approve {request_id} "
+        "--reason …`; then give this command again, as it is, with a new code."
+    )
+
+
 def _verifier(settings: Settings) -> TokenVerifier:
     try:
         return token_verifier(settings)
@@ -218,8 +228,14 @@ async def administering(installation: Installation) -> AsyncIterator[Administrat
     producer = await _producer(installation, topic)
     try:
         async with _database(installation) as database:
-            yield Administration(database, installation.settings, producer, topic)
-    except NotDone as error:
+            administration = Administration(database, installation.settings, producer, topic)
+            try:
+                yield administration
+            except NeedsApproval as needed:
+                request_id = await ask_for_approval(database, needed)
+                await administration.publish()
+                raise CommandFailed(_waits(request_id, needed), Exit.NOT_SO) from needed
+    except (NotDone, NotDecided) as error:
         raise CommandFailed(str(error), Exit.NOT_SO) from error
     finally:
         await producer.stop()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
-from cli.operator_options import Credentials, MayHaveReason, Reason, with_credentials
+from cli.operator_options import Credentials, MayHaveReason, Reason, Yes, with_credentials
 
 users_app = typer.Typer(no_args_is_help=True, help="Who may trade: users, their state and their second factor.")
 keys_app = typer.Typer(no_args_is_help=True, help="The users' API keys at exchanges, stored encrypted.")
@@ -106,9 +106,12 @@ def users_unfreeze(user: _UserId, reason: Reason, *, credentials: Credentials) -
 
 @users_app.command("close")
 @with_credentials
-def users_close(user: _UserId, reason: Reason, *, credentials: Credentials) -> None:
-    """Close a user for good. Its history stays."""
-    _set_status(user, "close", reason, credentials)
+def users_close(user: _UserId, reason: Reason, yes: Yes = False, *, credentials: Credentials) -> None:
+    """Close a user for good. Its history stays. Ends with 1 where the user has money, orders, withdrawals or usable keys."""
+    from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
+    from cli.users import close  # noqa: PLC0415 — the module's invariant
+
+    finish(close(find_installation(), user, reason=reason, yes=yes, credentials=credentials))
 
 
 @users_app.command("enrol-totp")
@@ -116,6 +119,7 @@ def users_close(user: _UserId, reason: Reason, *, credentials: Credentials) -> N
 def users_enrol_totp(
     user: _UserId,
     replace: Annotated[bool, typer.Option("--replace", help="In place of a second factor that the user has.")] = False,
+    yes: Yes = False,
     as_json: _AsJson = False,
     *,
     credentials: Credentials,
@@ -124,7 +128,7 @@ def users_enrol_totp(
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.users import enrol_totp  # noqa: PLC0415 — the module's invariant
 
-    finish(enrol_totp(find_installation(), user, replace=replace, credentials=credentials, as_json=as_json))
+    finish(enrol_totp(find_installation(), user, replace=replace, yes=yes, credentials=credentials, as_json=as_json))
 
 
 @users_app.command("unlock-totp")
@@ -169,6 +173,7 @@ def keys_add(
     expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="The end of its use, such as 2027-01-31T00:00:00Z.")] = None,
     source: Annotated[str, typer.Option("--from", metavar="FILE|-", help="Where key and secret are, a line each; - is stdin.")] = "-",
     replace: Annotated[bool, typer.Option("--replace", help="In place of an active key of this id.")] = False,
+    yes: Yes = False,
     *,
     credentials: Credentials,
 ) -> None:
@@ -186,6 +191,7 @@ def keys_add(
             expires_at=expires_at,
             source=source,
             replace=replace,
+            yes=yes,
             credentials=credentials,
         )
     )
@@ -226,12 +232,14 @@ def keys_rotate(*, credentials: Credentials) -> None:
 
 @keys_app.command("revoke")
 @with_credentials
-def keys_revoke(user: _UserId, key_id: _KeyId, reason: MayHaveReason = None, *, credentials: Credentials) -> None:
+def keys_revoke(
+    user: _UserId, key_id: _KeyId, reason: MayHaveReason = None, yes: Yes = False, *, credentials: Credentials
+) -> None:
     """Stop the use of a key at once."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.keys import revoke  # noqa: PLC0415 — the module's invariant
 
-    finish(revoke(find_installation(), user, key_id, reason=reason, credentials=credentials))
+    finish(revoke(find_installation(), user, key_id, reason=reason, yes=yes, credentials=credentials))
 
 
 @balances_app.command("import")
@@ -241,6 +249,7 @@ def balances_import(
     exchange: Annotated[str, typer.Option(metavar="ID", help="At which exchange, by ccxt id.")],
     key_id: Annotated[str, typer.Option("--key", metavar="KEY_ID", help="With which of the user's keys the exchange is asked.")],
     reason: MayHaveReason = None,
+    yes: Yes = False,
     as_json: _AsJson = False,
     *,
     credentials: Credentials,
@@ -251,7 +260,14 @@ def balances_import(
 
     finish(
         import_account(
-            find_installation(), user, exchange=exchange, api_key_id=key_id, reason=reason, credentials=credentials, as_json=as_json
+            find_installation(),
+            user,
+            exchange=exchange,
+            api_key_id=key_id,
+            reason=reason,
+            yes=yes,
+            credentials=credentials,
+            as_json=as_json,
         )
     )
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cli.administration import administering, asking, exchange_here, key_id_of, keyring_for, user_id_of
+from cli.confirmation import confirm
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.key_gateway import asking_with
@@ -33,6 +34,7 @@ async def import_account(
     exchange: str,
     api_key_id: str,
     reason: str | None,
+    yes: bool,
     credentials: Credentials,
     as_json: bool,
 ) -> None:
@@ -41,6 +43,7 @@ async def import_account(
     asked_for = asking("balances import", user_id, credentials, reason)
     settings = installation.settings
     user_id, api_key_id, exchange = user_id_of(user_id), key_id_of(api_key_id), exchange_here(settings, exchange)
+    confirm("balances import", f"the account of {user_id} at {exchange}", yes)
     keyring = keyring_for(settings)
     async with administering(installation) as administration:
         by = await administration.by(asked_for)

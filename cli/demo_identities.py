@@ -38,7 +38,7 @@ class Proof(StrEnum):
     OPERATOR = "operator"
     ANONYMOUS = "anonymous"
     ALTERED = "altered"
-    UNKNOWN_KEY = "unknown_key"
+    STRANGER = "stranger"
     LATE = "late"
     FOREIGN = "foreign"
     UNSCOPED = "unscoped"
@@ -136,7 +136,7 @@ class Identities:
                 del claims["sid"]
             case Proof.OTHER_LOGIN:
                 claims["sid"] = f"another login of {user_id}"
-        token = jwt.encode(claims, self._stranger if proof is Proof.UNKNOWN_KEY else self._key, "EdDSA").encode()
+        token = jwt.encode(claims, self._stranger if proof is Proof.STRANGER else self._key, "EdDSA").encode()
         if proof is Proof.ALTERED:
             # One character of the signature, not the last, whose bits may all be padding.
             place = token.rindex(b".") + 5

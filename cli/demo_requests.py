@@ -386,7 +386,7 @@ _TABLE: Final[tuple[tuple[str, int, _Make], ...]] = (
     ("cancel_again", 4, Generator.cancel_again),
     ("wrong_code", 12, Generator.unproven),
     *((proof.value, 4, Generator.unproven) for proof in (
-        Proof.ANONYMOUS, Proof.ALTERED, Proof.UNKNOWN_KEY, Proof.LATE, Proof.FOREIGN, Proof.UNSCOPED,
+        Proof.ANONYMOUS, Proof.ALTERED, Proof.STRANGER, Proof.LATE, Proof.FOREIGN, Proof.UNSCOPED,
         Proof.NO_CODE, Proof.USED_CODE, Proof.OTHER_LOGIN,
     )),
     *((kind, 4, Generator.of_member) for kind in OF_MEMBERS),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.administration import administering, asking, change, exchange_of, key_id_of, keyring_for, user_id_of
+from cli.confirmation import confirm
 from cli.credentials import usage
 from cli.installation import Installation
 from cli.key_accounts import with_accounts
@@ -121,6 +122,7 @@ async def add(
     expires_at: str | None,
     source: str,
     replace: bool,
+    yes: bool,
     credentials: Credentials,
 ) -> None:
     """Stores an exchange key, encrypted. Raises CommandFailed."""
@@ -131,6 +133,8 @@ async def add(
         venue(exchange)
     except UnknownVenue as error:
         raise CommandFailed(f"{error}. Nothing was changed.", Exit.NOT_SO) from error
+    if replace:
+        confirm("keys add --replace", f"{user_id}/{api_key_id}", yes)
     keyring = keyring_for(installation.settings)
     ciphertext = keyring.encrypt(user_id, api_key_id, read_secret(source))
     key = NewKey(user_id, api_key_id, exchange, granted, until, keyring.key_id, ciphertext)
@@ -142,10 +146,13 @@ async def add(
     await change(installation, asked, store)
 
 
-async def revoke(installation: Installation, user_id: str, api_key_id: str, *, reason: str | None, credentials: Credentials) -> None:
+async def revoke(
+    installation: Installation, user_id: str, api_key_id: str, *, reason: str | None, yes: bool, credentials: Credentials
+) -> None:
     """Revokes a key at once. Raises CommandFailed for one that is not there."""
     user_id, api_key_id = user_id_of(user_id), key_id_of(api_key_id)
     asked = asking("keys revoke", f"{user_id}/{api_key_id}", credentials, reason)
+    confirm("keys revoke", asked.about.target_id, yes)
     await change(installation, asked, lambda database, by: revoke_key(database, user_id, api_key_id, by))
 
 

@@ -20,6 +20,7 @@ from cli.output import print_table
 from cli.users import rows_of
 from infra.limits import limits_of
 from infra.postgres.administration import set_limit
+from pipeline.four_eyes import widens_limit
 from pipeline.gate.context import DEFAULT_LIMITS, Limits
 from schemas.decimals import format_decimal, parse_decimal
 
@@ -102,7 +103,8 @@ async def set_one(installation: Installation, user_id: str, name: str, amount: s
     user_id = user_id_of(user_id)
     asked = asking("limits set", user_id, credentials, reason)
     value = checked_amount(checked_name(name), amount, limits_of(installation.settings))
-    await change(installation, asked, lambda database, by: set_limit(database, user_id, name, value, by))
+    widens = widens_limit(name, value, limits_of(installation.settings))
+    await change(installation, asked, lambda database, by: set_limit(database, user_id, name, value, by, widens=widens))
 
 
 async def clear(installation: Installation, user_id: str, name: str, *, reason: str | None, credentials: Credentials) -> None:

@@ -27,6 +27,7 @@ TokenFile = Annotated[
 ]
 Totp = Annotated[str | None, typer.Option("--totp", metavar="CODE", help="The code of your second factor; else it is asked for.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant, although it cannot be undone.")]
 MayHaveReason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 
 

@@ -32,7 +32,17 @@ _DRIFTS: Final = text("""
     SELECT user_id, exchange, asset, ledger_amount, exchange_amount, usd, first_seen_at, above_since FROM balance_drifts
     ORDER BY first_seen_at, user_id, exchange, asset LIMIT :limit
 """)
-_FROZEN: Final = text("SELECT user_id FROM users WHERE status = 'frozen' ORDER BY user_id LIMIT :limit")
+# By whom and why: a freeze is an event of its user, whose newest 1,000 are looked at.
+_FROZEN: Final = text("""
+    SELECT users.user_id, frozen.told ->> 'ts_event' AS frozen_at, frozen.told ->> 'reason' AS reason,
+        COALESCE(frozen.told ->> 'claimed_operator' || ' (claimed)', frozen.told ->> 'actor') AS frozen_by
+    FROM users LEFT JOIN LATERAL (
+        SELECT newest.told FROM (
+            SELECT seq, body::jsonb AS told FROM audit_events WHERE audit_events.account = users.user_id ORDER BY seq DESC LIMIT 1000
+        ) AS newest WHERE newest.told ->> 'event_type' = 'USER_FROZEN' ORDER BY newest.seq DESC LIMIT 1
+    ) AS frozen ON true
+    WHERE users.status = 'frozen' ORDER BY users.user_id LIMIT :limit
+""")
 _LOCKED: Final = text("SELECT user_id FROM second_factors WHERE locked ORDER BY user_id LIMIT :limit")
 
 _HALT_COLUMNS: Final = ("scope", "target", "level", "cancels", "set_by", "set_at", "reason")
@@ -77,12 +87,13 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
         orders = await _by_state(connection, _ORDERS, _ORDER_STATES)
         withdrawals = await _by_state(connection, _WITHDRAWALS, _WITHDRAWAL_STATES)
         drifts: list[Row] = [dict(row) for row in (await connection.execute(_DRIFTS, {"limit": _LISTED_MAX})).mappings()]
-        frozen = await _users(connection, _FROZEN)
+        frozen: list[Row] = [dict(row) for row in (await connection.execute(_FROZEN, {"limit": _LISTED_MAX})).mappings()]
         locked = await _users(connection, _LOCKED)
         cooldowns = await running_cooldowns(connection, installation)
     if as_json:
         report: dict[str, Cell] = {"halts": halts, "orders": orders, "withdrawals": withdrawals}
-        report |= {"balance_drifts": drifts, "frozen_users": frozen, "locked_second_factors": locked, "cooldowns": cooldowns}
+        report |= {"balance_drifts": drifts, "frozen_users": [row["user_id"] for row in frozen], "freezes": frozen}
+        report |= {"locked_second_factors": locked, "cooldowns": cooldowns}
         write_line(to_json(report))
         return
     lines = ["== stopped", *halt_lines(halts), "", "== orders that are not over"]
@@ -92,8 +103,9 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
     lines += ["", "== balances that differ from the exchange's"]
     differing = ("user_id", "exchange", "asset", "ledger_amount", "exchange_amount", "usd", "first_seen_at", "above_since")
     lines += table_lines(drifts, differing) if drifts else ["none"]
-    for title, users in (("frozen users", frozen), ("locked second factors", locked)):
-        lines += ["", f"== {title}"]
-        lines += table_lines([{"user_id": user} for user in users], ("user_id",)) if users else ["none"]
+    lines += ["", "== frozen users"]
+    lines += table_lines(frozen, ("user_id", "frozen_by", "frozen_at", "reason")) if frozen else ["none"]
+    lines += ["", "== locked second factors"]
+    lines += table_lines([{"user_id": user} for user in locked], ("user_id",)) if locked else ["none"]
     lines += ["", "== cooldowns", *(table_lines(cooldowns, COOLDOWN_COLUMNS) if cooldowns else ["none"])]
     write_line("\n".join(lines))

@@ -13,6 +13,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.administration import administering, asking, change, keyring_for, user_id_of
+from cli.confirmation import confirm
 from cli.cooldowns import running_cooldowns
 from cli.installation import Installation
 from cli.operator_options import Credentials
@@ -135,6 +136,12 @@ async def set_status(
     await change(installation, asked, lambda database, by: set_user_status(database, user_id, status, by))
 
 
+async def close(installation: Installation, user_id: str, *, reason: str, yes: bool, credentials: Credentials) -> None:
+    """Closes a user for good, once that is confirmed. Raises CommandFailed where something of the user's is left."""
+    confirm("users close", user_id_of(user_id), yes)
+    await set_status(installation, user_id, StatusChange.CLOSE, reason=reason, credentials=credentials)
+
+
 async def unlock_totp(installation: Installation, user_id: str, *, reason: str | None, credentials: Credentials) -> None:
     """Unlocks a second factor after too many wrong codes. Raises CommandFailed for a user without one."""
     user_id = user_id_of(user_id)
@@ -149,10 +156,14 @@ async def end_cooldown(installation: Installation, user_id: str, *, reason: str,
     await change(installation, asked, lambda database, by: clear_cooldown(database, user_id, by))
 
 
-async def enrol_totp(installation: Installation, user_id: str, *, replace: bool, credentials: Credentials, as_json: bool) -> None:
+async def enrol_totp(
+    installation: Installation, user_id: str, *, replace: bool, yes: bool, credentials: Credentials, as_json: bool
+) -> None:
     """Makes a second factor, stores it, and shows it once, as QR code and as `otpauth` URI. Raises CommandFailed."""
     user_id = user_id_of(user_id)
     asked = asking("users enrol-totp", user_id, credentials)
+    if replace:
+        confirm("users enrol-totp --replace", user_id, yes)
     keyring = keyring_for(installation.settings)
     # 160 bits, as RFC 4226, section 4 (R6) recommends.
     secret = pyotp.random_base32(32)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
-from cli.operator_options import Credentials, Reason, with_credentials
+from cli.operator_options import Credentials, Reason, Yes, with_credentials
 from schemas.orders import WithdrawalStatus
 
 withdrawals_app = typer.Typer(invoke_without_command=True, help="What is paid out, and what waits for an operator.")
@@ -57,13 +57,13 @@ def withdrawals_show(withdrawal: _Id, as_json: _AsJson = False) -> None:
 
 
 def _decide(
-    word: str, withdrawal: str, reason: str, credentials: Credentials, as_json: bool
+    word: str, withdrawal: str, reason: str, credentials: Credentials, as_json: bool, *, yes: bool = False
 ) -> None:
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.withdrawals import DecisionOptions, decide  # noqa: PLC0415 — the module's invariant
     from schemas.commands import DecisionWord  # noqa: PLC0415 — the module's invariant
 
-    options = DecisionOptions(DecisionWord(word), withdrawal, reason, credentials, as_json)
+    options = DecisionOptions(DecisionWord(word), withdrawal, reason, credentials, as_json, yes)
     finish(decide(find_installation(), options))
 
 
@@ -72,6 +72,7 @@ def _decide(
 def withdrawals_approve(
     withdrawal: _Id,
     reason: Reason,
+    yes: Yes = False,
     as_json: _AsJson = False,
     *,
     credentials: Credentials,
@@ -80,7 +81,7 @@ def withdrawals_approve(
 
     Ends with 0 when it is approved, 1 when that was refused, 3 when no worker has applied it within 10 s.
     """
-    _decide("approve_withdrawal", withdrawal, reason, credentials, as_json)
+    _decide("approve_withdrawal", withdrawal, reason, credentials, as_json, yes=yes)
 
 
 @withdrawals_app.command("refuse")

@@ -6,6 +6,7 @@ halt is (cli/halts): a worker judges them, and what counts is the command's audi
 Start with `show_withdrawals` and `decide`.
 """
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ import orjson
 from pydantic import ValidationError
 from sqlalchemy import text
 
+from cli.confirmation import confirm
 from cli.credentials import operator_name, token_in, usage, words_of
 from cli.installation import Installation
 from cli.operator_commands import send_command
@@ -27,17 +29,36 @@ from schemas.orders import WithdrawalStatus
 
 _LISTED: Final = (
     "withdrawal_id", "user_id", "exchange", "asset", "amount", "fee", "network", "address", "status", "usd_value", "requested_at",
+    "decision", "decided_by", "decision_reason",
 )  # fmt: skip
 
-_WITHDRAWALS: Final = text("""
+# An operator's word on a withdrawal, as its audit trail has it.
+_DECISION: Final = """
+    LEFT JOIN LATERAL (
+        SELECT CASE told ->> 'event_type' WHEN 'WITHDRAWAL_APPROVED' THEN 'approved' ELSE 'refused' END AS decision,
+            COALESCE(told ->> 'claimed_operator' || ' (claimed)', told ->> 'actor') AS decided_by,
+            told ->> 'operator_reason' AS decision_reason
+        FROM (
+            SELECT seq, body::jsonb AS told FROM audit_events
+            WHERE audit_events.order_id = withdrawals.withdrawal_id
+        ) AS events
+        WHERE told ->> 'event_type' IN ('WITHDRAWAL_APPROVED', 'WITHDRAWAL_REFUSED') AND told ->> 'operator_reason' IS NOT NULL
+        ORDER BY seq DESC LIMIT 1
+    ) AS decision ON true
+"""
+_WITHDRAWALS: Final = text(
+    f"""
     SELECT withdrawal_id, client_withdrawal_id, exchange_withdrawal_id, transaction_id, user_id, idempotency_key, request_id, exchange,
            api_key_id, asset, network, address, address_tag, amount, fee, status, reason_code, reason, hold_amount, usd_value, approved_by,
-           expires_at, requested_at, decided_at, updated_at, executed_at
-    FROM withdrawals
+           expires_at, requested_at, decided_at, updated_at, executed_at, decision.*
+    FROM withdrawals {_DECISION}
     WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id) AND (CAST(:status AS text) IS NULL OR status = :status)
     ORDER BY requested_at DESC, withdrawal_id LIMIT :limit
-""")
-_ONE: Final = text("SELECT * FROM withdrawals WHERE withdrawal_id = :id OR client_withdrawal_id = :id")
+"""  # noqa: S608 — literals
+)
+_ONE: Final = text(
+    f"SELECT * FROM withdrawals {_DECISION} WHERE withdrawal_id = :id OR client_withdrawal_id = :id"  # noqa: S608 — literals
+)
 _HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
 _TRANSFERS: Final = text("""
     SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
@@ -54,6 +75,7 @@ class DecisionOptions:
     reason: str
     credentials: Credentials = NO_CREDENTIALS
     as_json: bool = False
+    yes: bool = False
 
 
 async def show_withdrawals(
@@ -115,6 +137,8 @@ async def decide(installation: Installation, options: DecisionOptions) -> Exit:
         raise _unknown(asked.withdrawal_id)
     if not options.as_json:
         say(printable(_asked_for(found[0])))
+    if options.word is DecisionWord.APPROVE:
+        await asyncio.to_thread(confirm, "withdrawals approve", printable(asked.withdrawal_id), options.yes)
     look_up = f"orchestrator withdrawals show {asked.withdrawal_id}"
     event = await send_command(installation, asked, asked.withdrawal_id, options.credentials, look_up=look_up)
     if event["event_type"] == EventType.COMMAND_REFUSED:

@@ -199,6 +199,7 @@ def _block(arrival: Arrival, claim: Claim, account: AccountState, assessment: As
     fields: dict[str, Value] = {
         "user_id": account.user_id,
         "request_id": claim.request_id,
+        "idempotency_key": claim.idempotency_key,
         "reason_code": ReasonCode.SUSPICIOUS_ACTIVITY.value,
         "reason": f"score {assessment.score}, {account.limits.suspicion_block} freezes",
         "evidence": _evidence(assessment),

@@ -166,6 +166,7 @@ def _note(
     fields: dict[str, Value] = {
         "user_id": after.user_id,
         "request_id": after.request_id,
+        "idempotency_key": after.idempotency_key,
         "exchange_order_id": after.exchange_deposit_id,
         "quantity": after.amount,
         "asset": after.asset,

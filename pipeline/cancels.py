@@ -34,6 +34,7 @@ def end_cancel(
     changes.cancels_ended.append(cancel)
     event_type = EventType.CANCEL_EXECUTED if status is ResultStatus.EXECUTED else EventType.CANCEL_REFUSED
     fields = {**order_fields(order), "request_id": cancel.request_id, "reason_code": code.value if code else None, "reason": reason}
+    fields["idempotency_key"] = cancel.idempotency_key
     changes.audit(order.user_id, order.order_id, event_type, fields, cancel.traceparent)
     result = replace(
         result_of_order(order),

@@ -257,6 +257,7 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
     changes.cancels.setdefault(order.order_id, []).append(cancel)
     changes.cancels_made.append(cancel)
     fields: dict[str, Value] = {**order_fields(order), "request_id": claim.request_id, "status_before": order.status.value}
+    fields["idempotency_key"] = claim.idempotency_key
     changes.audit(request.user_id, order.order_id, EventType.CANCEL_ACCEPTED, fields, arrival.traceparent)
     if order.status is OrderStatus.ACCEPTED and order.order_id not in changes.unpublished:
         # Not sent yet: ending it here is proof enough, as the execution agent sends only what is `accepted`.

@@ -84,6 +84,7 @@ def refuse_unclaimed(arrival: Arrival, refusal: Refusal, changes: Changes) -> No
 def reject(arrival: Arrival, claim: Claim, refusal: Refusal, changes: Changes, evidence: list[str] | None = None) -> None:
     """The final answer to a record that claimed its key; kept for its copies."""
     fields = _refused_fields(arrival, claim.request_id, refusal)
+    fields["idempotency_key"] = claim.idempotency_key
     fields["evidence"] = evidence or []
     changes.audit(claim.user_id, None, EventType.REQUEST_REJECTED, fields, arrival.traceparent)
     result = rejection(arrival, claim.request_id, refusal, changes.now)

@@ -163,9 +163,12 @@ def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmat
         route(withdrawal, changes)
 
 
-def decide_withdrawal(decision: WithdrawalDecision, changes: Changes) -> Refusal | None:
+def decide_withdrawal(decision: WithdrawalDecision, changes: Changes, facts: Mapping[str, Value]) -> Refusal | None:
     """Applies an operator's word on a withdrawal; a refusal, and nothing changed, where it cannot be. Whether the operator may command was
-    judged before (pipeline/halts). What is known of the withdrawal's user is in `changes.payees`."""
+    judged before (pipeline/halts). What is known of the withdrawal's user is in `changes.payees`; `facts` is what events say of the
+    command."""
+    # The withdrawal's events keep its request's id, the operator's has the command's.
+    acted = {name: value for name, value in facts.items() if name != "request_id"}
     withdrawal = changes.withdrawals.get(decision.withdrawal_id)
     if withdrawal is None or withdrawal.status is not _S.PENDING_APPROVAL:
         how = "there is no such withdrawal" if withdrawal is None else f"the withdrawal is {withdrawal.status}"
@@ -173,8 +176,8 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes) -> Refusal
     if decision.command is DecisionWord.REFUSE:
         reason = f"operator {decision.operator} refused it: {decision.reason}. Nothing was sent and the funds are released"
         ended = replace(withdrawal, reason_code=ReasonCode.APPROVAL_REFUSED, reason=reason)
-        end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
-        _note_decision(decision, withdrawal, changes)
+        end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes, acted)
+        _note_decision(decision, withdrawal, changes, facts)
         return None
     if decision.operator == withdrawal.user_id:
         return Refusal(ReasonCode.APPROVAL_NOT_ALLOWED, "nobody approves a withdrawal of their own; nothing was changed")
@@ -192,17 +195,18 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes) -> Refusal
         withdrawal, status=_S.ACCEPTED, reason=None, approved_by=decision.operator, updated_at=changes.now
     )
     evidence = [f"approved by {decision.operator}: {decision.reason}"]
-    move(withdrawal, after, EventType.WITHDRAWAL_APPROVED, len(changes.ledger.transfers), changes, {"evidence": evidence})
+    move(withdrawal, after, EventType.WITHDRAWAL_APPROVED, len(changes.ledger.transfers), changes, {**acted, "evidence": evidence})
     changes.answer(result_of_withdrawal(after), after.traceparent)
     route(after, changes)
-    _note_decision(decision, withdrawal, changes)
+    _note_decision(decision, withdrawal, changes, facts)
     return None
 
 
-def _note_decision(decision: WithdrawalDecision, withdrawal: Withdrawal, changes: Changes) -> None:
+def _note_decision(decision: WithdrawalDecision, withdrawal: Withdrawal, changes: Changes, facts: Mapping[str, Value]) -> None:
     """The decision in its operator's chain; what it did to the withdrawal is in the chain of the withdrawal's user."""
     fields: dict[str, Value] = {
-        "request_id": decision.command_id,
+        **facts,
+        "idempotency_key": withdrawal.idempotency_key,
         "reason": f"{decision.command.value} {withdrawal.withdrawal_id}: {decision.reason}",
         "quantity": withdrawal.amount,
         "asset": withdrawal.asset,
@@ -261,11 +265,13 @@ def release(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
     return replace(withdrawal, hold_amount=Decimal(0))
 
 
-def end_unsent(ended: Withdrawal, before: Withdrawal, event_type: EventType, changes: Changes) -> None:
+def end_unsent(
+    ended: Withdrawal, before: Withdrawal, event_type: EventType, changes: Changes, extra: Mapping[str, Value] | None = None
+) -> None:
     """Ends a withdrawal as `rejected`, of which nothing stands at the exchange: releases its hold and answers it. `ended` says why."""
     transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, status=_S.REJECTED, updated_at=changes.now, executed_at=changes.now), changes)
-    move(before, after, event_type, transfers_from, changes)
+    move(before, after, event_type, transfers_from, changes, extra)
     finish(after, changes)
 
 
@@ -283,6 +289,7 @@ def withdrawal_fields(withdrawal: Withdrawal) -> dict[str, Value]:
     return {
         "user_id": withdrawal.user_id,
         "request_id": withdrawal.request_id,
+        "idempotency_key": withdrawal.idempotency_key,
         "client_order_id": withdrawal.client_withdrawal_id,
         "exchange_order_id": withdrawal.exchange_withdrawal_id,
         "quantity": withdrawal.amount,

@@ -13,6 +13,7 @@ from infra.postgres.administration import Done, NotDone, changing_user
 from infra.postgres.operators import By
 from infra.postgres.step import Database
 from pipeline.audit import Value
+from pipeline.four_eyes import address_needs_two
 from schemas.audit import EventType
 
 
@@ -58,6 +59,8 @@ async def add_address(database: Database, new: NewAddress, wait_hours: int, by: 
         if added is None:
             what = f"{new} is on the list of {new.user_id} already; nothing was changed, it waits from when it was added."
             return Done(what, changed=False)
+        if address_needs_two(wait_hours):
+            await changing.require_approval("addresses add", f"{new}, to be used at once")
         changing.record(EventType.ADDRESS_ADDED, f"{new} may be withdrawn to after {wait_hours} hours", more=new.facts())
         await changing.note_credentials()
     return Done(

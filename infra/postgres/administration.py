@@ -17,14 +17,17 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from infra.postgres.accounts import store_events
+from infra.postgres.approvals import Approval, Wanted, require_approval
 from infra.postgres.audit_outbox import audit_row
 from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database, lock_chains
 from pipeline.audit import AuditRow, AuditTrail, Value
 from pipeline.changes import transfer_entry
-from pipeline.ledger import Transfer
+from pipeline.four_eyes import factor_needs_two
+from pipeline.ledger import Transfer, book_of
 from schemas.audit import EventType
 from schemas.decimals import format_decimal
+from schemas.orders import Mode
 
 Role = Literal["trader", "operator"]
 
@@ -32,12 +35,13 @@ Role = Literal["trader", "operator"]
 ADMINISTRATION: Final = "@administration"
 # How far back events are looked for; an account's newest ones, whatever their kind.
 _REPUBLISHED_MAX: Final = 10_000
+_NAMED_MAX: Final = 5
 
 
 def administration_event_types() -> tuple[str, ...]:
-    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, losses of
-    records, and what became of records set aside."""
-    of_users = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED")
+    """The types of the events about users, keys, limits, addresses, imported balances, simulated funds, ended sessions, approvals,
+    losses of records, and what became of records set aside."""
+    of_users = ("USER_", "KEY_", "LIMIT_", "ADDRESS_", "PAPER_", "BALANCES_", "SESSION_ENDED", "APPROVAL_")
     prefixes = (*of_users, "OFFSETS_", "RECORD_RETRIED", "RECORD_DROPPED")
     return tuple(kind.value for kind in EventType if kind.value.startswith(prefixes))
 
@@ -107,11 +111,17 @@ class UserChange:
         self.status = status
         self._trail = trail
         self._by = by
+        self._approval: Approval | None = None
 
     @property
     def seq(self) -> int:
         """The number of the newest event in the user's chain."""
         return self._trail.heads[self.user_id].seq
+
+    async def require_approval(self, command: str, what: str, *, alone_allowed: bool = False) -> None:
+        """Takes the approval of a second operator, or raises NeedsApproval. `what` says, without secrets, what is done under it."""
+        wanted = Wanted(command, self.user_id, what)
+        self._approval = await require_approval(self.connection, wanted, self._by, alone_allowed=alone_allowed)
 
     def record(
         self,
@@ -125,7 +135,7 @@ class UserChange:
         such as `target_id`: what of the user's it is about, where that is not the user."""
         reason = what if self._by.reason is None else f"{what}: {self._by.reason}"
         fields: dict[str, Value] = {**self._by.facts(), "user_id": self.user_id, "target_id": self.user_id, "exchange": exchange}
-        fields.update(more or {})
+        fields |= {**(self._approval.facts() if self._approval is not None else {}), **(more or {})}
         fields["reason"] = reason
         fields["transfers"] = [transfer_entry(transfer) for transfer in transfers]
         self._trail.append(self.user_id, None, event_type, fields)
@@ -165,6 +175,8 @@ async def add_user(database: Database, user_id: str, role: Role, *, pending: boo
         if added is None:
             raise NotDone(f"There is a user {user_id} already. Nothing was changed. `orchestrator users show {user_id}` shows it.")
         change = UserChange(connection, user_id, status, trail := AuditTrail(heads, by.at), by)
+        if role == "operator":
+            await change.require_approval("users add", "a new operator", alone_allowed=True)
         state = "waits for verification" if pending else "is verified"
         change.record(EventType.USER_ADDED, f"added as {role}, {state}")
         await store_events(connection, trail, by.at)
@@ -184,29 +196,51 @@ async def set_user_status(database: Database, user_id: str, change: StatusChange
                 raise NotDone(f"User {user_id} is closed for good. Nothing was changed; add a new user instead.")
             return Done(f"User {user_id} {move.already}; nothing was changed.", changed=False)
         if change is StatusChange.CLOSE:
-            await _require_no_orders(changing)
+            await _require_nothing_left(changing)
         await changing.connection.execute("UPDATE users SET status = $2 WHERE user_id = $1", user_id, move.target)
         changing.record(move.event_type, f"{changing.status} → {move.target}")
     return Done(f"User {user_id} {move.done}.")
 
 
-async def _require_no_orders(changing: UserChange) -> None:
-    unfinished = await changing.connection.fetchval(
-        "SELECT count(*) FROM orders WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
+# What is the user's and would have nobody to ask for it any more. Simulated money is nobody's.
+_LEFT: Final = """
+    SELECT 'order' AS kind, order_id || ' (' || symbol || ' at ' || exchange || ', ' || status || ')' AS name
+    FROM orders WHERE user_id = $1 AND executed_at IS NULL
+    UNION ALL SELECT 'withdrawal', withdrawal_id || ' (' || asset || ' at ' || exchange || ', ' || status || ')'
+    FROM withdrawals WHERE user_id = $1 AND executed_at IS NULL
+    UNION ALL SELECT 'deposit', exchange_deposit_id || ' (' || asset || ' at ' || exchange || ', ' || status || ')'
+    FROM deposits WHERE user_id = $1 AND status IN ('detected', 'confirming')
+    UNION ALL SELECT 'balance', trim_scale(posted)::text || ' ' || asset || ' at ' || exchange
+    FROM balances WHERE user_id = $1 AND book = $2 AND (posted <> 0 OR pending <> 0)
+    UNION ALL SELECT 'key', api_key_id || ' (' || exchange || ', ' || status || ')'
+    FROM api_keys WHERE user_id = $1 AND status IN ('active', 'refused')
+    ORDER BY 1, 2
+"""
+_INSTEAD_OF_LEAVING: Final = {
+    "order": "have them canceled, and wait until they are over",
+    "withdrawal": "wait for them, or refuse those that wait for approval",
+    "deposit": "wait until they are credited",
+    "balance": "have the money withdrawn",
+    "key": "revoke them",
+}
+
+
+async def _require_nothing_left(changing: UserChange) -> None:
+    """A closed user can cancel, withdraw and trade nothing: raises NotDone naming what there still is."""
+    left: dict[str, list[str]] = {}
+    for row in await changing.connection.fetch(_LEFT, changing.user_id, book_of(Mode.LIVE)):
+        left.setdefault(row["kind"], []).append(row["name"])
+    if not left:
+        return
+    told = [
+        f"{len(names)} {kind}{'s' if len(names) > 1 else ''}: {', '.join(names[:_NAMED_MAX])}{' …' if len(names) > _NAMED_MAX else ''} "
+        f"({_INSTEAD_OF_LEAVING[kind]})"
+        for kind, names in left.items()
+    ]
+    raise NotDone(
+        f"User {changing.user_id} has something left that nobody could reach once it is closed: {'; '.join(told)}. Nothing was changed. "
+        f"Freeze the user meanwhile, if nothing new may be done."
     )
-    paying = await changing.connection.fetchval(
-        "SELECT count(*) FROM withdrawals WHERE user_id = $1 AND executed_at IS NULL", changing.user_id
-    )
-    if paying:
-        raise NotDone(
-            f"User {changing.user_id} has {paying} withdrawals that are not over. Nothing was changed: wait for them, or refuse those that "
-            f"wait for approval (`orchestrator withdrawals --user {changing.user_id}`), then close it."
-        )
-    if unfinished:
-        raise NotDone(
-            f"User {changing.user_id} has {unfinished} orders that are not over, and a closed user cannot cancel them. Nothing was "
-            f"changed: freeze the user, have the orders canceled (`orchestrator orders --user {changing.user_id}`), then close it."
-        )
 
 
 async def enrol_second_factor(
@@ -225,6 +259,10 @@ async def enrol_second_factor(
         if enrolled_at is not None and enrolled_at >= by.at:
             # Steps may begin anew with a new time of enrolment only.
             raise NotDone(f"The second factor of {user_id} was enrolled at {enrolled_at}, later than this machine's time. Mend its clock.")
+        role = await changing.connection.fetchval("SELECT role FROM users WHERE user_id = $1", user_id)
+        if factor_needs_two(role, replaces=enrolled_at is not None):
+            what = f"a second factor for the {role}" if enrolled_at is None else f"another second factor for the {role}"
+            await changing.require_approval("users enrol-totp", what, alone_allowed=role == "operator")
         # Steps of the old secret say nothing about those of the new one.
         await changing.connection.execute(
             """
@@ -267,13 +305,16 @@ async def clear_cooldown(database: Database, user_id: str, by: By) -> Done:
     return Done(f"The {failures} failures in a row of {user_id} are forgotten: no cooldown runs.")
 
 
-async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By) -> Done:
-    """Overrides a limit for one user; None gives the default back. The caller has checked name and amount (`Limits.with_overrides`)."""
+async def set_limit(database: Database, user_id: str, name: str, amount: Decimal | None, by: By, *, widens: bool = False) -> Done:
+    """Overrides a limit for one user; None gives the default back. The caller has checked name and amount (`Limits.with_overrides`),
+    and says whether it widens what the settings allow everybody (`pipeline.four_eyes.widens_limit`): that needs a second operator."""
     async with changing_user(database, user_id, by) as changing:
         before = await changing.connection.fetchval("SELECT amount FROM user_limits WHERE user_id = $1 AND name = $2", user_id, name)
         if before == amount:
             state = "has no limit of its own of this name" if amount is None else f"has {name} {format_decimal(amount)} already"
             return Done(f"User {user_id} {state}; nothing was changed.", changed=False)
+        if widens and amount is not None:
+            await changing.require_approval("limits set", f"{name} {format_decimal(amount)}")
         if amount is None:
             await changing.connection.execute("DELETE FROM user_limits WHERE user_id = $1 AND name = $2", user_id, name)
         else:

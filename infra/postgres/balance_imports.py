@@ -80,6 +80,7 @@ async def import_balances(database: Database, asked: AskedAccount, shown: Accoun
                 f"At {asked.exchange} {listed(shown.locked)} are locked by orders that this system did not make: they could change the "
                 "balances behind its back. Nothing was changed. Cancel them at the exchange and import again."
             )
+        await changing.require_approval("balances import", f"what account {account_id} at {asked.exchange} holds")
         if not await _claim(changing, asked, account_id, amounts, by):
             # Somebody else has just done it, for another user.
             await _require_new(changing, asked, account_id)

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from infra.postgres.administration import Done, NotDone, UserChange, changing_user
 from infra.postgres.operators import By
 from infra.postgres.step import Connection, Database
+from pipeline.four_eyes import key_needs_two
 from schemas.audit import EventType
 
 Permission = Literal["trade", "withdraw"]
@@ -124,6 +125,10 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
                 f"Key {key.api_key_id} of {key.user_id} is there already, and active. Nothing was changed. `--replace` puts the new one in "
                 "its place; what stands at the exchange is then looked up and canceled with the new one, which must be of the same account."
             )
+        permissions = " and ".join(sorted(key.permissions))
+        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
+        if key_needs_two(key.permissions):
+            await changing.require_approval("keys add", f"key {key.api_key_id} for {permissions} at {key.exchange}{until}")
         if before is not None:
             await _require_answerable(changing, key)
         await changing.connection.execute(
@@ -144,8 +149,6 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
         )
         await _keep_account(changing, key)
         await changing.note_credentials()
-        permissions = " and ".join(sorted(key.permissions))
-        until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
         was = "" if before is None else f", in place of one that was {before['status']}"
         what = f"key {key.api_key_id} for {permissions}{until}{was}"
         changing.record(EventType.KEY_ADDED, what, key.exchange, more={"target_id": key.api_key_id})

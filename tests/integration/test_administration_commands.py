@@ -115,7 +115,7 @@ def test_user_is_verified_frozen_unfrozen_and_closed(installed: Administered) ->
     """A user's whole life, each step with its reason on the topic, in one chain."""
     installed.ran("users", "add", "life", "--pending")
     for change, status in (("verify", "active"), ("freeze", "frozen"), ("unfreeze", "active"), ("close", "closed")):
-        installed.ran("users", change, "life", *WHY)
+        installed.ran("users", change, "life", *WHY, *(("--yes",) if change == "close" else ()))
         assert installed.ran("users", "show", "life", "--json").json["status"] == status
     refused = installed.run("users", "unfreeze", "life", *WHY)
     assert (refused.code, "closed for good" in refused.errors) == (1, True)
@@ -155,7 +155,7 @@ def test_enrolment_shows_a_code_for_the_secret_that_is_stored_once(installed: Ad
     again = installed.run("users", "enrol-totp", user)
     assert (again.code, "otpauth" in again.output + again.errors) == (1, False)
     assert "--replace" in again.errors
-    replaced = installed.ran("users", "enrol-totp", user, "--replace", "--json").json
+    replaced = installed.ran("users", "enrol-totp", user, "--replace", "--yes", "--json").json
     installed.said[-2:] = []
     new_secret = re.search(r"secret=([A-Z2-7]+)", replaced["otpauth_uri"])
     assert new_secret is not None
@@ -303,7 +303,7 @@ def test_revoked_key_is_neither_used_nor_checked(installed: Administered, user: 
     """Once revoked, a check does not bring it back."""
     _, lines = secret_lines(installed)
     installed.ran("keys", "add", user, "main", "--exchange", "binance", given=lines)
-    assert "revoked" in installed.ran("keys", "revoke", user, "main", *WHY).output
+    assert "revoked" in installed.ran("keys", "revoke", user, "main", "--yes", *WHY).output
     ended = installed.run("keys", "check", user, "main")
     assert (ended.code, "is revoked" in ended.errors) == (1, True)
     assert installed.fetch("SELECT status, status_reason FROM api_keys WHERE user_id = $1", user) == [
@@ -429,12 +429,12 @@ _CHANGES: list[tuple[tuple[str, ...], str]] = [
     (("users", "verify", "nobody", *WHY), ""),
     (("users", "freeze", "nobody", *WHY), ""),
     (("users", "unfreeze", "nobody", *WHY), ""),
-    (("users", "close", "nobody", *WHY), ""),
+    (("users", "close", "nobody", "--yes", *WHY), ""),
     (("users", "enrol-totp", "nobody"), ""),
     (("users", "unlock-totp", "nobody"), ""),
     (("keys", "add", "nobody", "k1", "--exchange", "binance"), "api\nsecret\n"),
     (("keys", "check", "nobody", "k1"), ""),
-    (("keys", "revoke", "nobody", "k1"), ""),
+    (("keys", "revoke", "nobody", "k1", "--yes"), ""),
     (("limits", "set", "nobody", "trade_usd_max", "1", *WHY), ""),
     (("limits", "clear", "nobody", "trade_usd_max"), ""),
 ]

@@ -203,7 +203,7 @@ async def test_closing_a_user_with_an_open_order_is_refused(database_url: str) -
     """A closed user could not cancel it: as long as one order is not over, the user stays as it is."""
     async with opened(database_url, "alice") as database:
         await rows(database, _ORDER, "o1", "new", NOW, None)
-        with pytest.raises(NotDone, match="1 orders that are not over"):
+        with pytest.raises(NotDone, match=r"1 order: o1 \(.*, new\)"):
             await set_user_status(database, "alice", StatusChange.CLOSE, by(1))
         await rows(database, "UPDATE orders SET status = 'canceled', executed_at = $1", NOW)
         assert (await set_user_status(database, "alice", StatusChange.CLOSE, by(1))).changed
@@ -344,7 +344,7 @@ async def test_key_of_the_same_account_takes_the_place_and_answers_for_what_stan
         key = await stored_key(database, "alice", "k1")
         assert (key.version, key.account_id) == (2, "7")
         (order,) = await rows(database, "SELECT key_version, account_id FROM orders")
-        assert tuple(order) == (1, "7")
+        assert (order["key_version"], order["account_id"]) == (1, "7")
         assert (await stored_keys(database, [("alice", "k1")]))["alice", "k1"].account_id == "7"
 
 
@@ -606,3 +606,33 @@ def test_master_key_error_is_told_for_a_key_of_another_installation() -> None:
     """A ciphertext of one installation does not open in another."""
     with pytest.raises(MasterKeyError):
         keyring(("1", NEW)).decrypt("alice", "k1", a_key("alice").ciphertext, "1")
+
+
+_LEFT: dict[str, tuple[str, str]] = {
+    "funds": (
+        """
+        INSERT INTO transfers (transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at)
+        VALUES ('opening:x', 'opening', 'binance', 'live', 'USDT', '@opening', 'alice', 12.5, now())
+        """,
+        "1 balance: 12.5 USDT at binance",
+    ),
+    "an active key": (
+        """
+        INSERT INTO api_keys (user_id, api_key_id, exchange, encryption_key_id, ciphertext, permissions, status, created_at)
+        VALUES ('alice', 'main', 'binance', '1', 'x', '{trade}', 'active', now())
+        """,
+        r"1 key: main \(binance, active\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("left", _LEFT)
+async def test_closing_a_user_who_has_something_left_is_refused_by_name(database_url: str, left: str) -> None:
+    """Money and keys of a closed user could be reached by nobody: the refusal names them, and the user stays as it is."""
+    statement, named = _LEFT[left]
+    async with opened(database_url, "alice") as database:
+        await rows(database, statement)
+        with pytest.raises(NotDone, match=named):
+            await set_user_status(database, "alice", StatusChange.CLOSE, by(1))
+        assert await rows(database, "SELECT status FROM users") == [{"status": "active"}]
+        assert [event["event_type"] for event in await events(database, "alice")] == ["USER_ADDED"]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pwd
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,9 +128,10 @@ def test_nobody_but_an_active_operator_with_a_right_code_changes_anything(instal
     ana, tom, carl = person(installed, "ana"), person(installed, "tom", "trader"), person(installed, "carl")
     installed.made.execute("UPDATE users SET status = 'frozen' WHERE user_id = 'carl'")
     tries = [
-        (ana, {"token": ana.token(issuer(key_id="k2", algorithm="ES256"))}, "AUTH_TOKEN_INVALID"),
-        (ana, {"token": ana.token(scope="trade")}, "AUTH_TOKEN_INVALID"),
-        (ana, {"token": ana.token(exp=1_700_000_000)}, "AUTH_TOKEN_EXPIRED"),
+        # Of these no code is tried.
+        (ana, {"code": b"000000", "token": ana.token(issuer(key_id="k2", algorithm="ES256"))}, "AUTH_TOKEN_INVALID"),
+        (ana, {"code": b"000000", "token": ana.token(scope="trade")}, "AUTH_TOKEN_INVALID"),
+        (ana, {"code": b"000000", "token": ana.token(exp=1_700_000_000)}, "AUTH_TOKEN_EXPIRED"),
         (tom, {}, "USER_INACTIVE"),
         (carl, {}, "USER_INACTIVE"),
         *((ana, {"code": ana.wrong_code()}, "TOTP_INVALID") for _ in range(5)),
@@ -165,3 +167,83 @@ def test_events_are_published_once(installed: Staffed) -> None:
     keys = [(key or b"").decode() for key, value in installed.made.published() if json.loads(value or b"{}")["account"] == "alice"]
     assert sorted(keys, key=lambda key: int(key.rpartition(":")[2])) == [f"alice:{seq}" for seq in range(1, 11)]
     assert installed.made.fetch("SELECT * FROM audit_outbox") == []
+
+
+def _anew(installed: Staffed, *people: Person) -> None:
+    """Codes from the first on again, as after half a minute: three within it are there, not more."""
+    for each in people:
+        installed.made.execute(
+            "UPDATE second_factors SET enrolled_at = clock_timestamp(), last_step = -1 WHERE user_id = $1", each.name
+        )
+        each._last_step = -1
+
+
+def _request_in(ended: Ended) -> str:
+    assert (ended.code, "needs a second operator" in ended.errors) == (1, True), ended.errors
+    found = re.search(r"waits as (a[0-9a-f]+) ", ended.errors)
+    assert found is not None
+    return found[1]
+
+
+def test_limit_beyond_the_settings_needs_a_second_operator(installed: Staffed) -> None:
+    """Asked, approved by another, done by the first exactly as approved, once; the events name both with their words."""
+    ana, olga = person(installed, "ana"), person(installed, "olga")
+    person(installed, "tom", "trader")
+    wide = ("limits", "set", "tom", "trade_usd_max", "2000000")
+    request_id = _request_in(installed.run(*wide, "--reason", "his desk grows", of=ana))
+    assert installed.made.fetch("SELECT * FROM user_limits") == []
+    own = installed.run("approvals", "approve", request_id, *WHY, of=ana)
+    assert (own.code, "your own" in own.errors) == (1, True)
+    (waiting,) = installed.made.ran("approvals", "list", "--json").json
+    assert (waiting["standing"], waiting["requested_by"], waiting["reason"]) == ("waiting", "ana", "his desk grows")
+    # Asked again while it waits, it is the same request.
+    assert _request_in(installed.run(*wide, "--reason", "his desk grows", of=ana)) == request_id
+    assert installed.run("approvals", "approve", request_id, "--reason", "seen his books", of=olga).code == 0
+    _anew(installed, ana, olga)
+    other = installed.run("limits", "set", "tom", "trade_usd_max", "2000001", *WHY, of=ana)
+    assert _request_in(other) != request_id
+    by_the_second = installed.run(*wide, *WHY, of=olga)
+    assert _request_in(by_the_second) != request_id
+    done = installed.run(*wide, *WHY, of=ana)
+    assert done.code == 0, done.errors
+    event = installed.newest("tom")
+    assert (event["event_type"], event["actor"], event["approved_by"]) == ("LIMIT_CHANGED", "ana", "olga")
+    given = [each for each in installed.made.events("olga") if each["event_type"] == "APPROVAL_GIVEN"]
+    assert [(each["request_id"], each["operator_reason"], each["target_id"]) for each in given] == [(request_id, "seen his books", "tom")]
+    used = "SELECT used_at IS NOT NULL AS used FROM administration_requests WHERE request_id = $1"
+    assert installed.made.fetch(used, request_id) == [{"used": True}]
+    assert installed.run("limits", "clear", "tom", "trade_usd_max", of=ana).code == 0
+    _anew(installed, ana)
+    assert _request_in(installed.run(*wide, *WHY, of=ana)) != request_id
+    narrow = installed.run("limits", "set", "tom", "trade_usd_max", "1000000", *WHY, of=ana)
+    assert narrow.code == 0, narrow.errors
+
+
+def test_only_operator_makes_the_second_and_no_third_alone(installed: Staffed) -> None:
+    """There would never be a second one otherwise; from then on both are needed, also for a refused request."""
+    ana = person(installed, "ana")
+    assert installed.run("users", "add", "olga", "--role", "operator", of=ana).code == 0
+    assert installed.newest("olga")["evidence"] == ["by the only operator that there is"]
+    assert installed.run("users", "enrol-totp", "olga", of=ana).code == 0
+    request_id = _request_in(installed.run("users", "add", "carl", "--role", "operator", of=ana))
+    assert installed.made.fetch("SELECT 1 FROM users WHERE user_id = 'carl'") == []
+    _anew(installed, ana)
+    assert installed.run("approvals", "refuse", request_id, *WHY, of=ana).code == 0
+    again = installed.run("approvals", "approve", request_id, *WHY, of=ana)
+    assert (again.code, "is refused" in again.errors) == (1, True)
+    assert installed.made.ran("approvals", "list", "--json").json == []
+
+
+def test_key_that_may_withdraw_needs_a_second_operator(installed: Staffed) -> None:
+    """One for trading does not; no request holds a secret."""
+    ana = person(installed, "ana")
+    person(installed, "olga")
+    person(installed, "tom", "trader")
+    secret = installed._directory / "key"
+    secret.write_text("api-key-of-tom\nsecret-of-tom\n")
+    secret.chmod(0o600)
+    add = ("keys", "add", "tom", "main", "--exchange", "binance", "--from", str(secret))
+    _request_in(installed.run(*add, "--permissions", "trade,withdraw", of=ana))
+    assert installed.made.fetch("SELECT 1 FROM api_keys") == []
+    assert "of-tom" not in str(installed.made.fetch("SELECT * FROM administration_requests"))
+    assert installed.run(*add, of=ana).code == 0

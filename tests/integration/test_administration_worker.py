@@ -87,7 +87,7 @@ async def test_what_operators_change_holds_for_the_next_request(kafka: str, data
             answers.append(await trial.answer(code=False))
             await trial.command(*undo)
         answers.append(await trial.answer(code=False))
-        await trial.command("keys", "revoke", "alice", "main", *_REASON)
+        await trial.command("keys", "revoke", "alice", "main", "--yes", *_REASON)
         answers.append(await trial.answer())
         assert [(answer["status"], answer["reason_code"]) for answer in answers] == [
             ("executed", None),

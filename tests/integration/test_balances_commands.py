@@ -28,7 +28,7 @@ from tests.withdrawing import ADDRESS, APPLY
 pytestmark = pytest.mark.xdist_group("balances_commands")
 
 HELD = {"USDT": "1000.5", "BTC": "0.25"}
-IMPORT = ("--exchange", "binance", "--key", "main", "--operator", "ana")
+IMPORT = ("--exchange", "binance", "--key", "main", "--operator", "ana", "--yes")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_balances_import_by_a_second_key_or_user_of_one_account_is_refused(
     installed.ran("users", "add", other, "--operator", "ana")
     for whose, key_id in ((user, "second"), (other, "main")):
         add_key(installed, whose, key_id, f"second-{user}")
-        refused = installed.run("balances", "import", whose, "--exchange", "binance", "--key", key_id)
+        refused = installed.run("balances", "import", whose, "--exchange", "binance", "--key", key_id, "--yes")
         assert (refused.code, "imported already, for " + user in refused.errors) == (1, True), refused.errors
     assert balances(installed, other) == {}
     # Both keys of the first user show the same money, which counts once.
@@ -207,7 +207,7 @@ def test_balances_import_of_an_account_that_is_not_idle_is_refused(
     # Another account of the same user: what the ledger has may be part of it.
     at_exchange(exchange, f"other-{user}", lambda client: open_account(client, HELD))
     add_key(installed, user, "other", f"other-{user}")
-    refused = installed.run("balances", "import", user, "--exchange", "binance", "--key", "other")
+    refused = installed.run("balances", "import", user, "--exchange", "binance", "--key", "other", "--yes")
     assert (refused.code, "has real balances at binance already: 0.25 BTC, 1000.5 USDT" in refused.errors) == (1, True), refused.errors
     assert len(installed.fetch("SELECT 1 FROM balance_imports WHERE user_id = $1", user)) == 1
 

@@ -192,11 +192,18 @@ async def _command(gate: GateInstallation, trader: bytes, operator: bytes, code:
     async with asyncio.timeout(30):
         while not await gate.fetch("SELECT FROM halts"):
             await asyncio.sleep(0.2)
+    file = gate.made.log_directory.parent / "operator.token"
+    file.write_bytes(operator.removeprefix(b"Bearer "))
+    proof = ("--token-file", str(file), "--totp", code)
+    await gate.command("limits", "set", "plain", "open_orders_max", "6", "--reason", "a test", *proof, code=None)
+    file.unlink()
+    # What follows is done as in an installation without operators.
+    await gate.pool.execute("UPDATE users SET role = 'trader' WHERE user_id = 'operator'")
 
 
 async def _administer(gate: GateInstallation, known: Secrets, password: str, directory: Path) -> None:
     """Every command that reads or changes what secrets belong to; those that show one on purpose are looked at by themselves."""
-    uri = (await gate.command("users", "enrol-totp", "plain", "--replace", "--json")).json["otpauth_uri"]
+    uri = (await gate.command("users", "enrol-totp", "plain", "--replace", "--yes", "--json")).json["otpauth_uri"]
     known.add("new second factor", uri.partition("secret=")[2].partition("&")[0])
     gate.said[-2] = ""
     credentials = [known.add(f"new credential {number}", secrets.token_urlsafe(30)) for number in range(2)]
@@ -204,7 +211,7 @@ async def _administer(gate: GateInstallation, known: Secrets, password: str, dir
     (order_id,) = {row["order_id"] for row in await gate.fetch("SELECT order_id FROM orders WHERE user_id = 'plain'")}
     commands: tuple[tuple[str, ...], ...] = (
         ("users", "list"), ("users", "show", "plain", "--json"), ("users", "unlock-totp", "guessing", *_REASON), ("keys", "list", "--json"),
-        ("keys", "check", "plain", "main"), ("keys", "revoke", "plain", "second", *_REASON), ("keys", "rotate"),
+        ("keys", "check", "plain", "main"), ("keys", "revoke", "plain", "second", "--yes", *_REASON), ("keys", "rotate"),
         ("limits", "set", "plain", "open_orders_max", "5", *_REASON), ("order", order_id), ("order", order_id, "--json"), ("status",),
     )  # fmt: skip
     for arguments in commands:

@@ -49,6 +49,9 @@ async def test_only_an_operator_with_token_and_code_changes_anything(
         def named(person: Person) -> dict[str, Any]:
             return command_of("halt", operator=person.name)
 
+        def resuming(person: Person) -> dict[str, Any]:
+            return command_of("resume", operator=person.name)
+
         small = {"scope": "symbol", "target": "btc/usdt"}
         refused: list[tuple[str, Callable[[], tuple[dict[str, Any] | bytes | None, Headers]], tuple[str, str]]] = [
             ("unsigned", lambda: (named(ana), []), ("AUTH_TOKEN_MISSING", "@commands")),
@@ -58,8 +61,8 @@ async def test_only_an_operator_with_token_and_code_changes_anything(
             ("another's token", lambda: (named(ana), olga.headers()), ("AUTH_USER_MISMATCH", "@commands")),
             ("a trader", lambda: (named(alice), alice.headers()), ("USER_INACTIVE", "alice")),
             ("a frozen operator", lambda: (named(carl), carl.headers()), ("USER_INACTIVE", "carl")),
-            ("no code", lambda: (named(ana), ana.headers()[:1]), ("TOTP_MISSING", "ana")),
-            ("a wrong code", lambda: (named(ana), ana.headers(ana.wrong_code())), ("TOTP_INVALID", "ana")),
+            ("no code", lambda: (resuming(ana), ana.headers()[:1]), ("TOTP_MISSING", "ana")),
+            ("a wrong code", lambda: (resuming(ana), ana.headers(ana.wrong_code())), ("TOTP_INVALID", "ana")),
             ("broken JSON", lambda: (b'{"schema_version": 1, "command', ana.headers()), ("SCHEMA_INVALID", "@commands")),
             ("no value", lambda: (None, ana.headers()), ("SCHEMA_INVALID", "@commands")),
             ("a field too many", lambda: ({**named(ana), "until": "x"}, ana.headers()), ("SCHEMA_INVALID", "@commands")),
@@ -70,9 +73,14 @@ async def test_only_an_operator_with_token_and_code_changes_anything(
         assert seen == {name: expected for name, _, expected in refused}
         assert await commands.halts() == []
 
+        # Easy to stop: the token is enough, and a code that comes with it is not used up.
         code = ana.code()
-        applied = await commands.command("halt", ana.headers(code))
-        assert applied.event["event_type"] == "HALT_SET"
+        applied = await commands.command("halt", ana.headers()[:1])
+        assert (applied.event["event_type"], applied.event["actor"]) == ("HALT_SET", "ana")
+        lifted = await commands.command("resume", ana.headers(code))
+        assert (lifted.event["event_type"], lifted.event["actor"]) == ("HALT_LIFTED", "ana")
+        again = await commands.command("halt", ana.headers(code))
+        assert again.event["event_type"] == "HALT_SET"
         replayed = await commands.command("resume", ana.headers(code))
         assert (replayed.event["event_type"], replayed.event["reason_code"]) == ("COMMAND_REFUSED", "TOTP_REPLAYED")
         for _ in range(5):

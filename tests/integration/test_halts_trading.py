@@ -40,7 +40,7 @@ async def test_halt_of_each_scope_stops_what_it_covers_and_nothing_else(
         ):
             word = "reduce" if name == "reduce" else "halt"
             applied = await commands.command(word, **scope)
-            assert (applied.event["event_type"], applied.event["account"], applied.event["actor"]) == ("HALT_SET", "ana", "control")
+            assert (applied.event["event_type"], applied.event["account"], applied.event["actor"]) == ("HALT_SET", "ana", "@unverified")
             sent = await made.publish([order(number + each, **fields) for each, fields in enumerate((alice, ether, sale))])
             seen[name] = _codes(await made.final_results(sent, 60), sent)
             lifted = await commands.command("resume", **scope)

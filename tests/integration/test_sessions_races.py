@@ -90,7 +90,7 @@ async def _check_ends(gate: GateInstallation) -> None:
     await gate.command("sessions", "revoke", "revoked", "--reason", "its bot was sold")
     await gate.command("users", "freeze", "frozen", "--reason", "a look")
     await gate.command("users", "unfreeze", "frozen", "--reason", "looked")
-    await gate.command("users", "enrol-totp", "enrolled", "--replace", "--json")
+    await gate.command("users", "enrol-totp", "enrolled", "--replace", "--yes", "--json")
     answers = await asyncio.gather(*(gate.answer(Outgoing(order(user_id, "late"), None, token)) for user_id, token in tokens.items()))
     assert [answer["reason_code"] for answer in answers] == ["SESSION_REVOKED"] * 3
     assert [event["event_type"] for event in await gate.events("revoked")].count("SESSION_ENDED") == 1

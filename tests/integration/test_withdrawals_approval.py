@@ -52,7 +52,9 @@ async def test_withdrawal_needs_scope_code_listed_address_and_above_an_amount_an
         assert await refused(1, alice.wrong_code()) == "TOTP_INVALID"
         assert await refused(1, "123456", scope="trade") == "AUTH_TOKEN_INVALID"
         await at.command("addresses", "add", "alice", "ETH", LISTED_NOW.lower(), "--reason", "x", code=2)
-        await at.command("addresses", "add", "alice", "ETH", LISTED_NOW, "--reason", "her new wallet", "--label", "cold")
+        await at.command("addresses", "add", "alice", "ETH", LISTED_NOW, "--reason", "her new wallet", "--label", "cold", code=2)
+        proof = ("--token-file", token, "--totp", await olga.code())
+        await at.command("addresses", "add", "alice", "ETH", LISTED_NOW, "--reason", "her new wallet", "--label", "cold", *proof)
         assert await refused(2, await alice.code(), address=LISTED_NOW) == "ADDRESS_NOT_ALLOWED"
         listed = json.loads((await at.command("addresses", "list", "alice", "--json")).output)
         assert [row["address"] for row in listed] == [ADDRESS, LISTED_NOW]
@@ -63,8 +65,8 @@ async def test_withdrawal_needs_scope_code_listed_address_and_above_an_amount_an
         waiting = await at.results.until(sent, lambda result: result["order_status"] == "pending_approval", 60)
         assert (waiting["status"], waiting["final"]) == ("accepted", False)
         assert (await balance(at.made, "alice"))[1] == 100
-        await at.command("withdrawals", "approve", waiting["order_id"], "--reason", "no token", code=1)
-        decide = ("--reason", "called back", "--token-file", token, "--totp")
+        await at.command("withdrawals", "approve", waiting["order_id"], "--reason", "no token", "--yes", code=1)
+        decide = ("--reason", "called back", "--yes", "--token-file", token, "--totp")
         wrong = await at.command("withdrawals", "approve", waiting["order_id"], *decide, olga.wrong_code(), code=1)
         assert "TOTP_INVALID" in wrong.errors
         assert paid_out(at.made).accepted == []

@@ -125,7 +125,7 @@ class Withdrawing(RuleBasedStateMachine):
             schema_version=1, command_id="c", command=word, operator=OPERATOR, reason="x", withdrawal_id=one.withdrawal_id
         )
         changes = self._open()
-        decide_withdrawal(decision, changes)
+        decide_withdrawal(decision, changes, {"actor": decision.operator})
         self._store(changes)
 
     @rule(

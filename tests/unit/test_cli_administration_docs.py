@@ -7,10 +7,12 @@ import typer
 
 from checks.tree import ROOT
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
+from cli.approval_commands import approvals_app
 from cli.session_commands import sessions_app
 from infra.postgres.administration import administration_event_types
 
 APPS = {
+    "approvals": approvals_app,
     "balances": balances_app, "users": users_app, "keys": keys_app, "limits": limits_app, "tokens": tokens_app, "sessions": sessions_app,
 }  # fmt: skip
 
@@ -29,5 +31,6 @@ def test_documented_commands_are_those_that_exist(name: str) -> None:
 
 def test_documented_events_are_those_that_exist() -> None:
     """Every type of event that administration writes is explained, and no other."""
-    documented = set(re.findall(r"`((?:USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|SESSION|RECORD)_[A-Z_]+)`", _text().partition("## Audit")[2]))
+    kinds = "USER|KEY|LIMIT|ADDRESS|PAPER|BALANCES|APPROVAL|SESSION|RECORD|OFFSETS"
+    documented = set(re.findall(rf"`((?:{kinds})_[A-Z_]+)`", _text().partition("## Audit")[2]))
     assert documented == set(administration_event_types())

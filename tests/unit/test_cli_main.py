@@ -93,7 +93,8 @@ def test_help_lists_exactly_the_commands_that_exist(command: Callable[..., _Ende
     listed = re.findall(r"^│ (\w+)  ", command("--help").output.partition("Commands")[2], re.MULTILINE)
     assert listed == [
         "demo", "up", "worker", "simulator", "submit", "results", "orders", "order", "halt", "reduce", "resume", "status", "lag",
-        "doctor", "verify", "balances", "users", "keys", "limits", "tokens", "sessions", "withdrawals", "addresses", "deposits", "schema",
+        "doctor", "verify", "balances", "users", "keys", "limits", "tokens", "sessions", "withdrawals", "addresses",
+        "approvals", "deposits", "offsets", "quarantine", "schema",
     ]  # fmt: skip
     for name in listed:
         assert command(name, "--help").code == 0

@@ -39,7 +39,7 @@ def _judged(identities: Identities, directory: Path, proof: Proof, at: float = A
     [
         (Proof.SESSION, None), (Proof.CODE, None), (Proof.NO_CODE, None), (Proof.OTHER_LOGIN, None), (Proof.WRONG_CODE, None),
         (Proof.USED_CODE, None), (Proof.ANONYMOUS, R.AUTH_TOKEN_MISSING), (Proof.ALTERED, R.AUTH_TOKEN_INVALID),
-        (Proof.UNKNOWN_KEY, R.AUTH_TOKEN_INVALID), (Proof.LATE, R.AUTH_TOKEN_EXPIRED), (Proof.FOREIGN, R.AUTH_USER_MISMATCH),
+        (Proof.STRANGER, R.AUTH_TOKEN_INVALID), (Proof.LATE, R.AUTH_TOKEN_EXPIRED), (Proof.FOREIGN, R.AUTH_USER_MISMATCH),
         (Proof.UNSCOPED, R.AUTH_TOKEN_INVALID), (Proof.OPERATOR, R.AUTH_TOKEN_INVALID),
     ],
 )  # fmt: skip
@@ -96,6 +96,7 @@ def test_members_have_limits_that_exist_and_kinds_that_meet_them() -> None:
         DEFAULT_LIMITS.with_overrides(member.limits)
     assert {name for name, _ in OF_MEMBERS.values()} <= BY_NAME.keys()
     assert {kind for kind, _ in KINDS} >= OF_MEMBERS.keys()
+    assert len({kind for kind, _ in KINDS}) == len(KINDS), "two kinds of one name: only one of them would be made"
     assert member_id("run", "pending") not in member_ids("run") and BY_NAME["pending"].standing is Standing.PENDING
     assert OPERATOR not in BY_NAME
 

@@ -13,6 +13,7 @@ from pipeline.execution import plan
 from pipeline.gate.context import AccountState, Halt, HaltBook
 from pipeline.halts import COMMAND_BYTES_MAX, arrive_command, decide_commands
 from pipeline.ledger import Balance
+from pipeline.second_factor import SecondFactor
 from pipeline.trip import TRIP_AGE_MAX, apply_trip
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.orders import OrderStatus
@@ -38,7 +39,7 @@ def _decided(*values: dict[str, Any] | bytes | None, before: dict[Key, SetHalt] 
     changes.halts = dict(before or {})
     encoded = [json.dumps(value).encode() if isinstance(value, dict) else value for value in values]
     arrivals = [arrive_command(SourceOffset(TOPICS.commands, 0, number), NOW, value, [], None) for number, value in enumerate(encoded)]
-    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes)
+    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes, RULES)
     return changes
 
 
@@ -191,3 +192,65 @@ def test_cancel_passes_every_halt() -> None:
     work = RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=ORDER_ID, user_id="alice", attempt=1)
     decided = plan([work], changes, 4, 0, HaltBook(frozenset({Halt(*ALL, HaltLevel.HALT)})), RULES.usd_assets)
     assert len(decided.cancels) == 1
+
+
+def _judged(*values: dict[str, Any], before: dict[Key, SetHalt] | None = None, code: str | None = None) -> Changes:
+    """The commands decided where their operator's token was proven; the operator is enrolled, and `code` is what comes with them."""
+    changes = changes_of(heads={name: ChainHead() for name in ("ana", COMMANDS_ACCOUNT)})
+    changes.halts = dict(before or {})
+    headers = [] if code is None else [("x-totp", code.encode())]
+    read = [
+        arrive_command(SourceOffset(TOPICS.commands, 0, number), NOW, json.dumps(value).encode(), headers, None)
+        for number, value in enumerate(values)
+    ]
+    arrivals = [replace(arrival, needs_second_factor=True) for arrival in read]
+    ana = AccountState("ana", "active", role="operator", factor=SecondFactor("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"))
+    decide_commands(arrivals, {"ana": ana}, changes, RULES)
+    return changes
+
+
+_HARD = _halt(ALL, cancel_open=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "refused"),
+    [
+        ({}, _command("halt"), None),
+        ({}, _command("reduce"), None),
+        (_halt(ALL, HaltLevel.REDUCE), _command("halt"), None),
+        (_halt(EXCHANGE), _command("reduce"), None),
+        (_HARD, _command("halt", cancel_open=True), None),
+        (_halt(ALL), _command("reduce"), "TOTP_MISSING"),
+        (_HARD, _command("halt"), "TOTP_MISSING"),
+        (_halt(ALL), _command("resume"), "TOTP_MISSING"),
+        ({}, _command("resume"), "TOTP_MISSING"),
+    ],
+)
+def test_only_what_makes_something_less_strict_needs_a_code(
+    before: dict[Key, SetHalt], command: dict[str, Any], refused: str | None
+) -> None:
+    """Easy to stop, hard to resume: a token is enough for what leaves nothing less strict than it is."""
+    changes = _judged(command, before=before)
+    (event,) = _events(changes)
+    assert (event["reason_code"], event["actor"], event["command"]) == (refused, "ana", command["command"])
+    assert (changes.halts == before) is (refused is not None)
+
+
+def test_code_that_comes_with_a_stop_is_not_used_up() -> None:
+    """Nor does a wrong one count: nobody can lock an operator out of stopping."""
+    changes = _judged(_command("halt"), code="000000")
+    assert (changes.factors, [event["event_type"] for event in _events(changes)]) == ({}, ["HALT_SET"])
+
+
+def test_refused_command_names_what_it_was_about() -> None:
+    """Its kind, its target and the words that came with it; who sent it is the actor only where that was proven."""
+    words = "  two\nlines, \t kept  "
+    decision = {
+        "schema_version": 1, "command_id": "c2", "command": "approve_withdrawal", "operator": "ana", "reason": words, "withdrawal_id": "w1",
+    }  # fmt: skip
+    (claimed,) = _events(_decided(decision))
+    assert (claimed["event_type"], claimed["command"], claimed["target_id"]) == ("COMMAND_REFUSED", "approve_withdrawal", "w1")
+    assert (claimed["operator_reason"], claimed["actor"], claimed["claimed_operator"]) == (words, "@unverified", "ana")
+    (proven,) = _events(_judged(_command("resume", scope="exchange", target="binance", reason=words)))
+    assert (proven["command"], proven["target_id"], proven["halt_target"]) == ("resume", "binance", "binance")
+    assert (proven["operator_reason"], proven["actor"], proven.get("claimed_operator")) == (words, "ana", None)

@@ -160,7 +160,7 @@ def test_request_whose_session_cannot_begin_is_not_executed() -> None:
 def test_copies_use_nothing_of_a_session() -> None:
     """A copy gets the first answer, or is told that it runs; the session counts one order."""
     changes = decided([proven(trade(), number) for number in range(4)], session_of())
-    assert changes.sessions[SESSION_ID].orders_used == 1
+    assert changes.sessions[SESSION_ID].orders_used == 1 and changes.sessions_moved == {SESSION_ID}
     again = decided([proven(asking(), code=code()), proven(asking(), 1, code=code())])
     assert [result.replayed for result in finals_of(again)] == [False, True]
     assert len([event for event in events(again) if event["event_type"] == "SESSION_STARTED"]) == 1

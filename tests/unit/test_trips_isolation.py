@@ -28,7 +28,8 @@ def _trips() -> Trips:
         topic="t.trade.reports",
         market_data=lambda: {EXCHANGE: old},
         limits=WIDE_LIMITS,
-        rules=TripRules(25, timedelta(seconds=30)),
+        calls={},
+        rules=TripRules(25, timedelta(minutes=10), timedelta(seconds=30)),
         clock=lambda: NOW,
     )
 

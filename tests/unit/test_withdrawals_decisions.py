@@ -9,6 +9,7 @@ from typing import Any
 import pyotp
 import pytest
 
+from pipeline.audit import Value
 from pipeline.changes import Changes, SetHalt
 from pipeline.gate.context import NO_HALTS, ApiKeyState, Halt
 from pipeline.halts import CommandArrival, arrive_command, decide_commands
@@ -27,7 +28,20 @@ from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 from schemas.withdrawals import WITHDRAWAL_STATE
-from tests.unit.builders import EXCHANGE, NOW, TOPICS, USER, account, account_state, arrival, changes_of, finals_of, outputs_on, results_of
+from tests.unit.builders import (
+    EXCHANGE,
+    NOW,
+    RULES,
+    TOPICS,
+    USER,
+    account,
+    account_state,
+    arrival,
+    changes_of,
+    finals_of,
+    outputs_on,
+    results_of,
+)
 from tests.unit.withdrawal_builders import ALLOWED, FEE, asking, changes_with, payee, withdrawal_of, withdrawing_state
 
 OPERATOR = "olga"
@@ -182,11 +196,17 @@ def waiting(**fields: Any) -> Withdrawal:
     return withdrawal_of(**{"status": _S.PENDING_APPROVAL, "expires_at": NOW + timedelta(hours=1), **fields})
 
 
+def _facts(decision: WithdrawalDecision) -> dict[str, Value]:
+    """What the events of a decision say of whoever was proven to send it."""
+    read = CommandArrival(SourceOffset("trade.commands", 0, 0), NOW, (), decision, None, needs_second_factor=True)
+    return read.facts
+
+
 def _applied(decision: WithdrawalDecision, withdrawal: Withdrawal, **known: Any) -> tuple[Changes, ReasonCode | None]:
     """`known` is what is known of the user at the decision."""
     changes = changes_with(withdrawal, users=(USER, OPERATOR))
     changes.payees[withdrawal.user_id] = payee(**known)
-    refusal = decide_withdrawal(decision, changes)
+    refusal = decide_withdrawal(decision, changes, _facts(decision))
     return changes, refusal.code if refusal is not None else None
 
 
@@ -303,7 +323,7 @@ def test_halt_stops_an_approval() -> None:
     changes = changes_with(waiting(), users=(USER, OPERATOR))
     halt = Halt(HaltScope.USER, USER, HaltLevel.REDUCE)
     changes.halts[HaltScope.USER, USER] = SetHalt(halt, "x", "olga", "c", NOW)
-    refusal = decide_withdrawal(_decision(), changes)
+    refusal = decide_withdrawal(_decision(), changes, _facts(_decision()))
     assert refusal is not None and refusal.code is ReasonCode.TRADING_HALTED
     assert not changes.withdrawals_changed
 
@@ -315,7 +335,7 @@ def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refuse
     changes.unpublished = set(changes.withdrawals)
     operator = account_state(OPERATOR, role="operator")
     asked = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, [], None)
-    (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes)
+    (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     assert refusal.code is ReasonCode.APPROVAL_NOT_PENDING
     assert "Give the command again" in refusal.reason
     assert not changes.withdrawals_changed and not changes.ledger.transfers
@@ -328,7 +348,7 @@ def _commanded(operator: Any, *, code: str | None) -> Changes:
     read = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, headers, None)
     asked: CommandArrival = replace(read, needs_second_factor=True)
     changes = changes_with(waiting(), users=(USER, OPERATOR, COMMANDS_ACCOUNT))
-    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes)
+    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     return changes
 
 
