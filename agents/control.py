@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 from aiokafka import ConsumerRecord
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.isolation import at
+from agents.step import Batch
 from infra.postgres.doubts import proposals, users_of_orders
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
