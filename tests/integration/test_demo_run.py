@@ -52,15 +52,15 @@ async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     monkeypatch.setenv("ORCHESTRATOR_DATA_DIR", str(tmp_path / "demo"))
     code = await run_demo(DemoOptions(requests=400, as_json=True, seed=7))
     output = capsys.readouterr()
-    figures: dict[str, Any] = json.loads(output.out)
     assert code == 0, output.err
+    figures: dict[str, Any] = json.loads(output.out)
     assert list(figures)[: len(_CONTRACT)] == _CONTRACT
     assert figures["requests"] == 400
     assert (figures["lost"], figures["answered_twice"], figures["executed_twice"], figures["in_doubt"]) == (0, 0, 0, 0)
     assert figures["ledger_balanced"] is figures["audit_verified"] is figures["topic_matches_database"] is True
     assert figures["executed"] > 100
-    # One deposit for ten requests, some of them taken back before anybody saw them.
-    assert figures["deposits_credited"] >= 25 and figures["promises"]["deposits_credited"]["checked"] >= 35
+    # 21 arrive whatever is drawn, and about 13 more of 400 requests; some are taken back before anybody saw them.
+    assert figures["deposits_credited"] >= 20 and figures["promises"]["deposits_credited"]["checked"] >= 30
     assert figures["promises"]["rejected_but_executed"]["checked"] > 0
     # Authenticated: what a producer can get wrong about itself, its second factor and its session is among the answers.
     assert figures["sessions"] > 50
@@ -72,7 +72,8 @@ async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     assert descendants_using(tmp_path / "demo") == []
 
 
-@pytest.mark.timeout(240)
+# Orders in doubt are proven by two look-ups minutes apart, as shipped: the demo waits for that at its end.
+@pytest.mark.timeout(480)
 async def test_demo_with_killed_and_paused_workers_keeps_every_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +81,7 @@ async def test_demo_with_killed_and_paused_workers_keeps_every_promise(
     monkeypatch.setenv("ORCHESTRATOR_DATA_DIR", str(tmp_path / "demo"))
     code = await run_demo(DemoOptions(requests=1_500, kill=True, as_json=True, seed=3))
     output = capsys.readouterr()
+    assert output.out, output.err
     figures: dict[str, Any] = json.loads(output.out)
     assert code == 0, json.dumps({name: row for name, row in figures["promises"].items() if not row["holds"]})
     faults = figures["faults_injected"]

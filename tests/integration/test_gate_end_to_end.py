@@ -311,12 +311,15 @@ async def refusals_behind_the_code_begin_a_cooldown(gate: GateInstallation, play
     """Whatever a token alone is refused for counts nothing; the first refusal behind the code (the limit is one) begins a cooldown, and the
     best order is refused, also on another partition, until the time is over."""
     player = players["failing"]
-    await gate.limit("failing", cooldown=3_600, cooldown_failures=1, trade_usd_max=50)
+    await gate.limit("failing", cooldown=3_600, cooldown_failures=1, trade_usd_max=50, daily_volume_usd_max=45)
     for number in range(3):
         too_large = await player.answer(order("failing", f"too-large-{number}", quantity="1"), partition=number)
         assert too_large["reason_code"] == "AMOUNT_ABOVE_MAXIMUM"
     no_key = await player.answer(order("failing", "no-key", api_key_id="none"), await player.authenticator.code(), partition=0)
+    # A key that is not there is a mistake in typing: it counts nothing either.
     assert no_key["reason_code"] == "API_KEY_UNKNOWN"
+    over = await player.answer(order("failing", "over", quantity="0.00115"), await player.authenticator.code(), partition=2)
+    assert over["reason_code"] == "DAILY_VOLUME_EXCEEDED"
     early = await player.answer(order("failing", "early"), await player.authenticator.code(), partition=3)
     assert early["reason_code"] == "COOLDOWN_ACTIVE"
     assert player.orders == 0

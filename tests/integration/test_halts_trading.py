@@ -106,7 +106,7 @@ async def test_cancel_open_ends_at_the_exchange_what_would_not_pass(
 ) -> None:
     """`halt --cancel-open` ends every resting order of the scope at the exchange, `reduce --cancel-open` leaves sales into dollars; those
     of others rest on. A cancel that the exchange does not answer is sent again."""
-    sale = {**_RESTING, "side": "sell", "price": "200000"}
+    sale = {**_RESTING, "side": "sell", "price": "100000"}
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made, commanding(made) as commands:
         made.start_worker()
         requests = [order(0, user_id=_ALICE, **_RESTING), order(1, user_id=_ALICE, **sale), order(2, user_id=_BOB, **_RESTING)]
