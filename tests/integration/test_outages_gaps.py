@@ -86,6 +86,8 @@ async def test_records_deleted_unread_stop_their_partition_alone_until_an_operat
 
         # On the fly, in the same worker.
         second.send_signal(signal.SIGSTOP)
+        # A fetch that the broker holds when the worker stops would still be answered with what is appended now.
+        await asyncio.sleep(1.5)
         lost = await made.publish([order(number) for number in range(30, 33)], partition=0)
         kept = await made.publish([order(33)], partition=0)
         await lose(kept[0].offset)
