@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from mode.supervisors import CrashingSupervisor
 
 from agents.balance_watch import BalanceWatch
-from agents.batch import Step, StepContext, StepRunner
+from agents.batch import StepContext
 from agents.control import ControlStep
 from agents.deposit_watch import DepositWatch
 from agents.execution import ExecutionStep
@@ -26,9 +26,10 @@ from agents.isolation import Isolation, quarantine_limit_of
 from agents.keys import KeyReader, SecondFactorReader
 from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
-from agents.read_lags import lag_refusal, read_lags_of, timeout_refusal
+from agents.read_lags import read_lags_of
 from agents.reconciliation import Reconciler
 from agents.settlement import SettlementStep
+from agents.step import Step, StepRunner
 from agents.trips import TripRules, Trips
 from agents.watchdog import Watchdog
 from agents.withdrawal_watch import WithdrawalWatch
@@ -36,7 +37,6 @@ from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
 from infra.exchange.market_data import MarketDataFeed
 from infra.exchange.paper_gateway import PaperGateway
-from infra.exchange.venues import is_real_money
 from infra.kafka.connection import client_options, faust_credentials, report_producer_of
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import OrchestratorApp
@@ -59,63 +59,11 @@ from schemas.topics import Topics
 _CANCEL_ATTEMPTS_MAX: Final = 20
 _HEARTBEAT_SECONDS_MAX: Final = 0.5
 _KEYS_ASKED_WITH: Final = 5
-# What the contract promises where money is real.
-_ADDRESS_WAIT_HOURS_MIN: Final = 24
-_HISTORY_LAG_SECONDS_MIN: Final = 60
 
 
 def utc_now() -> datetime:
     """The clock of the system: UTC, microseconds."""
     return datetime.now(UTC)
-
-
-class ExchangeNotPermitted(Exception):
-    """An exchange that no order may be sent to. A person must change the settings; nothing was read or sent."""
-
-
-def trades_real_money(settings: Settings) -> bool:
-    """Whether orders may reach a real exchange: the default address of one, or a known one."""
-    return any(not (url := settings.exchange_urls.get(name)) or is_real_money(url) for name in settings.exchanges)
-
-
-def require_permitted(settings: Settings) -> None:
-    """Raises TrustedKeysError where tokens are asked for and the keys to check them by cannot be used, ExchangeNotPermitted in a sandbox
-    unless every exchange has a base address of its own, as the simulator has.
-
-    A sandbox does not ask who sends: whoever can write to the topic trades for any user. So no order may reach an exchange's default
-    address, where the money is real.
-    """
-    if settings.authentication == "required":
-        token_verifier(settings)
-        if trades_real_money(settings):
-            _require_careful_withdrawals(settings)
-            if (refusal := lag_refusal(settings) or timeout_refusal(settings)) is not None:
-                raise ExchangeNotPermitted(refusal)
-        return
-    missing = [exchange for exchange in settings.exchanges if not settings.exchange_urls.get(exchange)]
-    if missing:
-        raise ExchangeNotPermitted(
-            f"{', '.join(missing)}: no base address in ORCHESTRATOR_EXCHANGE_URLS, so orders would go to the real exchange. With "
-            "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
-            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required with the keys of your tokens, or name a sandbox or the "
-            f"simulated one, ORCHESTRATOR_EXCHANGE_URLS='{{\"{missing[0]}\": \"http://…\"}}', or take it out of ORCHESTRATOR_EXCHANGES."
-        )
-    real = [exchange for exchange in settings.exchanges if is_real_money(settings.exchange_urls[exchange])]
-    if real:
-        raise ExchangeNotPermitted(
-            f"{', '.join(real)}: the base address in ORCHESTRATOR_EXCHANGE_URLS is that of a real exchange. With "
-            "ORCHESTRATOR_AUTHENTICATION=sandbox requests are not authenticated, so real money is refused; nothing was read or sent, and "
-            "requests wait in Kafka. Set ORCHESTRATOR_AUTHENTICATION=required, or name a sandbox or the simulated exchange."
-        )
-
-
-def _require_careful_withdrawals(settings: Settings) -> None:
-    if settings.address_wait_hours < _ADDRESS_WAIT_HOURS_MIN or settings.withdrawal_history_lag_seconds < _HISTORY_LAG_SECONDS_MIN:
-        raise ExchangeNotPermitted(
-            f"ORCHESTRATOR_ADDRESS_WAIT_HOURS must be {_ADDRESS_WAIT_HOURS_MIN} or more, and ORCHESTRATOR_WITHDRAWAL_HISTORY_LAG_SECONDS "
-            f"{_HISTORY_LAG_SECONDS_MIN} or more: shorter times are for sandboxes, where no real money can be paid out twice or to an "
-            "address that somebody has just slipped in. Nothing was read or sent, and requests wait in Kafka."
-        )
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -139,6 +87,7 @@ def rules_of(settings: Settings) -> Rules:
         announcement_time=timedelta(hours=settings.deposit_announcement_hours),
         announcement_delay=timedelta(minutes=settings.deposit_announcement_delay_minutes),
         read_lags=read_lags_of(settings),
+        doubt_four_eyes_usd=settings.doubt_four_eyes_usd,
         confirmation=confirmation_rules_of(settings),
     )
 
@@ -332,14 +281,7 @@ def compose(
         ),
         trips=_trips(settings, database, report_producer, market_data, calls),
         watchdog=Watchdog(
-            app,
-            partitions,
-            report_producer,
-            database,
-            feeds,
-            settings.stall_seconds_max,
-            settings.rebalance_timeout_ms / 1000,
-            fail,
+            app, partitions, report_producer, database, feeds, settings.stall_seconds_max, settings.rebalance_timeout_ms / 1000, fail
         ),
     )
 

@@ -23,8 +23,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.balance_look import BalanceLooks, report_of
-from agents.batch import Clock
 from agents.looks import by_itself
+from agents.step import Clock
 from infra.exchange.gateway import AccountGateway
 from infra.metrics import record_balance_round
 from infra.postgres.account_ledgers import compared_accounts

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.isolation import failure_of, input_record_of, is_of_the_process
+from agents.step import Batch
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import withdrawals
 from pipeline.audit import AuditTrail

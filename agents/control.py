@@ -13,8 +13,10 @@ from typing import Final
 import structlog
 from aiokafka import ConsumerRecord
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.isolation import at
+from agents.step import Batch
+from infra.postgres.doubts import proposals, users_of_orders
 from infra.postgres.gate import Unsealed, accounts, halts
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import payees, unpublished_withdrawals, users_of_withdrawals, withdrawals
@@ -26,7 +28,7 @@ from pipeline.halts import CommandArrival, arrive_command, decide_commands, refu
 from pipeline.invariants import Unpublished
 from pipeline.ledger import Ledger
 from pipeline.quarantine import InputRecord, Named, Stage, quarantine_id_of, told
-from schemas.commands import COMMANDS_ACCOUNT, WithdrawalDecision
+from schemas.commands import COMMANDS_ACCOUNT, DoubtDecision, WithdrawalDecision
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
 
@@ -91,13 +93,20 @@ class ControlStep:
     ) -> Changes:
         operators = sorted({arrival.command.operator for arrival in arrivals if arrival.command is not None and arrival.refusal is None})
         named = {arrival.command.withdrawal_id for arrival in arrivals if isinstance(arrival.command, WithdrawalDecision)}
-        withdrawal_ids = sorted(named)
-        owners = sorted(set((await users_of_withdrawals(step.connection, withdrawal_ids)).values())) if named else []
+        in_doubt = sorted({arrival.command.target_id for arrival in arrivals if isinstance(arrival.command, DoubtDecision)})
+        withdrawal_ids = sorted({*named, *in_doubt})
+        owned = {
+            **(await users_of_withdrawals(step.connection, withdrawal_ids) if withdrawal_ids else {}),
+            **(await users_of_orders(step.connection, in_doubt) if in_doubt else {}),
+        }
+        owners = sorted(set(owned.values()))
         # The chain of commands is the halts' lock, whoever commands.
         locked = await step.lock_accounts([*operators, *owners, COMMANDS_ACCOUNT])
         waiting = await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, self._context.topics.orders_prefix)
+        if in_doubt:
+            waiting |= await step.unpublished(in_doubt, self._context.topics.orders_prefix)
         if waiting and monotonic() < wait_until:
-            raise Unpublished(f"{len(waiting)} withdrawals have an older word that is not published yet")
+            raise Unpublished(f"{len(waiting)} withdrawals or orders have an older word that is not published yet")
         now = self._context.clock()
         users = sorted({*operators, *owners})
         states = await accounts(step.connection, users, (), locked.conduct, self._limits, self._unseal, now)
@@ -108,13 +117,16 @@ class ControlStep:
             trail=AuditTrail(locked.heads, now),
             ledger=Ledger(await step.balances(owners) if owners else {}),
             withdrawals=await withdrawals(step.connection, withdrawal_ids),
+            orders=await step.orders(in_doubt) if in_doubt else {},
+            cancels=await step.pending_cancels(in_doubt) if in_doubt else {},
+            proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,
             halts=await halts(step.connection),
             payees=await payees(step.connection, owners, self._limits, self._context.rules.address_wait, now),
             unpublished=waiting,
         )
         at(Stage.DECIDE)
-        for refusal in decide_commands(arrivals, states, changes):
+        for refusal in decide_commands(arrivals, states, changes, self._context.rules):
             log.warning("command_refused", reason_code=refusal.code.value, what=refusal.reason)
         for scope, target in changes.halts_moved:
             found = changes.halts.get((scope, target))

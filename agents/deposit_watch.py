@@ -23,8 +23,8 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agents.batch import Clock
 from agents.looks import by_itself
+from agents.step import Clock
 from infra.exchange.gateway import DepositGateway
 from infra.postgres.deposits import Entry, known_deposits, late_announcements, watched_accounts
 from infra.postgres.step import Database

@@ -16,10 +16,11 @@ from typing import Final, TypeVar
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.conclusion import Conclusion, Outcomes, Work, load_work, named_work, require_value, set_aside_work
 from agents.halt_watch import HaltWatch
 from agents.isolation import at, failure_of, is_of_the_process
+from agents.step import Batch
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.accounts import key_versions
 from infra.postgres.gate import halt_book

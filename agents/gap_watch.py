@@ -22,7 +22,8 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.batch import Batch, Passed, StepRunner
+from agents.batch import Passed
+from agents.step import Batch, StepRunner
 from infra.postgres.gaps import note_gap, note_passed, open_gap
 from infra.postgres.step import Database, InputPartition, StepTransaction
 from infra.postgres.unfinished import waiting_to_be_sent

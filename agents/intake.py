@@ -9,8 +9,9 @@ from typing import Final
 
 from aiokafka import ConsumerRecord
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.isolation import at
+from agents.step import Batch
 from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
 from infra.postgres.sessions import sessions

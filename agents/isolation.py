@@ -17,13 +17,14 @@ import traceback
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
+from agents.step import Batch, Clock, Step, StepRunner
 from infra.kafka.transactions import CommitUnknown
 from infra.metrics import RECORDS_SET_ASIDE
 from infra.postgres.quarantine import is_kept, note_repeat, room_of
@@ -39,9 +40,6 @@ from pipeline.rules import Rules
 from schemas.times import EARLIEST, moment_of
 from schemas.topics import Topics
 from schemas.wire import SourceOffset
-
-if TYPE_CHECKING:
-    from agents.batch import Batch, Clock, Step, StepRunner
 
 log = structlog.get_logger(__name__)
 

@@ -24,9 +24,10 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.batch import Batch, Clock, PartitionTask, Step, StepRunner
+from agents.batch import PartitionTask
 from agents.gap_watch import GapWatch
 from agents.isolation import Isolation
+from agents.step import Batch, Clock, Step, StepRunner
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
 from infra.postgres.probe import partition_progress

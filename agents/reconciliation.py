@@ -23,17 +23,19 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agents.batch import Clock
 from agents.looks import by_itself
+from agents.step import Clock
 from infra.exchange.gateway import Gateway
+from infra.postgres.doubts import note_looks
 from infra.postgres.step import Database
 from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders, watched_orders
+from pipeline.booking import storable
 from pipeline.execution import reference_of
 from pipeline.invariants import Retryable
 from pipeline.order import Order
 from pipeline.rules import Rules
 from pipeline.settlement import absence_is_proven, shown_by
-from pipeline.venue import Absent, Found, LookUpOutcome
+from pipeline.venue import Absent, Found, LookUpFailed, LookUpOutcome
 from schemas.orders import Mode, OrderStatus
 from schemas.routing import Action, Report, ReportedFee, RoutedOrder
 from schemas.topics import Topics
@@ -151,6 +153,8 @@ class Reconciler:
         # Where the last page of each exchange and kind ended.
         self._cursors: dict[tuple[str, tuple[OrderStatus, ...]], str] = {}
         self._pace = Pace(interval_seconds, clock)
+        # Why look-ups of this round proved nothing, by order in doubt.
+        self._unproven: dict[str, str] = {}
         # The same of orders that are over and watched, and when each exchange is asked about some of them again.
         self._watched: dict[str, tuple[datetime, str] | None] = {}
         self._watch_due: dict[str, float] = {}
@@ -168,6 +172,8 @@ class Reconciler:
                         for exchange, of_mode in self._gateways.items()
                     )
                 )
+                unproven, self._unproven = self._unproven, {}
+                await by_itself("reconciliation", "looks", partial(note_looks, self._database, unproven, self._clock()))
                 await by_itself("reconciliation", "claims", self._purge)
                 self._note(None)
             except* (Retryable, KafkaError) as group:
@@ -223,6 +229,9 @@ class Reconciler:
         looked_up_at = self._clock()
         outcome = await gateway.look_up(reference_of(unfinished.order))
         report = report_of(unfinished, outcome, looked_up_at, self._rules)
+        if unfinished.order.status is OrderStatus.IN_DOUBT and not isinstance(outcome, Found):
+            absent = "the exchange does not show it, which proves nothing yet"
+            self._unproven[unfinished.order.order_id] = storable(outcome.detail if isinstance(outcome, LookUpFailed) else absent)
         if report is not None:
             key = report.order_id.encode()
             await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)

@@ -7,9 +7,10 @@ from typing import Final
 
 from aiokafka import ConsumerRecord
 
-from agents.batch import Batch, StepContext
+from agents.batch import StepContext
 from agents.conclusion import load_orders, require_value
 from agents.isolation import at
+from agents.step import Batch
 from infra.postgres.deposits import (
     Entry,
     announcements,

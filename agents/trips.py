@@ -29,8 +29,8 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agents.batch import Clock
 from agents.looks import by_itself
+from agents.step import Clock
 from infra.postgres.gate import read_halts
 from infra.postgres.step import Database
 from infra.postgres.trips import StoredEvent, exchanges_in_doubt, newest_events, users_over_loss_limit

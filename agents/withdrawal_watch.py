@@ -25,8 +25,8 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agents.batch import Clock
 from agents.looks import by_itself
+from agents.step import Clock
 from infra.exchange.gateway import WithdrawalGateway
 from infra.postgres.step import Database
 from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals

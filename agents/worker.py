@@ -30,8 +30,9 @@ import structlog
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.app import ExchangeNotPermitted, Parts, compose, require_permitted, trades_real_money
+from agents.app import Parts, compose
 from agents.last_resort import RUNTIME_EXIT_CODE, LoopWatch, end_process
+from agents.permitted import ExchangeNotPermitted, require_permitted, trades_real_money
 from agents.watchdog import BrokerLost, Stalled
 from infra.exchange.gateway import UnknownVenue
 from infra.health import AddressTaken, Health, HealthServer

@@ -14,10 +14,11 @@ from typing import Final
 
 import orjson
 
-from agents.batch import Batch, StepContext, StepRunner
+from agents.batch import StepContext
 from agents.intake import IntakeStep
 from agents.isolation import Isolation, QuarantineLimit
 from agents.keys import SecondFactorReader
+from agents.step import Batch, StepRunner
 from bench.gate_history import EXCHANGE
 from bench.gate_requests import TOPIC, Issuer, Prepared
 from infra.keyring import Keyring

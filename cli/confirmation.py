@@ -1,6 +1,6 @@
 """What cannot be undone asks first: the one list of such commands, and the question.
 
-Invariant: nothing is opened before the answer. Without a terminal there is nobody to ask, so `--yes` must say it.
+Invariant: nothing is changed or sent before the answer. Without a terminal there is nobody to ask, so `--yes` must say it.
 
 Start with `confirm`.
 """

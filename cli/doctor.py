@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from agents.app import ExchangeNotPermitted, require_permitted
+from agents.permitted import ExchangeNotPermitted, require_permitted
 from cli.findings import Finding, Findings
 from cli.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
 from cli.output import Exit, as_called, print_table, printable, say, wrapped, write_line

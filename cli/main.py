@@ -19,6 +19,7 @@ import typer
 from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
 from cli.approval_commands import approvals_app
 from cli.deposit_commands import deposits_app
+from cli.doubt_commands import in_doubt_app
 from cli.ending import finish as _finish
 from cli.offset_commands import offsets_app
 from cli.operator_options import Credentials, Reason, with_credentials
@@ -46,6 +47,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(limits_app, name="limits")
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(in_doubt_app, name="in-doubt")
 app.add_typer(withdrawals_app, name="withdrawals")
 app.add_typer(addresses_app, name="addresses")
 app.add_typer(approvals_app, name="approvals")

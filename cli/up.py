@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from agents.app import ExchangeNotPermitted, require_permitted
+from agents.permitted import ExchangeNotPermitted, require_permitted
 from cli.installation import RunningInstallation, announced, data_directory, forget_ended, process_started, read_running, read_settings
 from cli.output import CommandFailed, Exit, reason_of, say, to_json, write_line
 from cli.supervision import WorkerPool, supervised_workers, worker_environment

@@ -185,6 +185,8 @@ class Settings(BaseSettings):
     """A withdrawal worth more, in US dollars, waits until an operator approves it (withdrawals.md). 0: every withdrawal does."""
     withdrawal_approval_hours: int = Field(default=24, ge=1, le=24 * 30)
     """How long it waits; then it ends as `REQUEST_EXPIRED` and its funds are free again."""
+    doubt_four_eyes_usd: Decimal = Field(default=Decimal(1_000), ge=0)
+    """What became of an order or withdrawal in doubt that is worth more, in US dollars, two operators must say (`in-doubt resolve`)."""
     address_wait_hours: int = Field(default=24, ge=0, le=24 * 30)
     """How long a new withdrawal address waits before it can be used. Less than 24 only in a sandbox."""
     withdrawal_poll_ms: int = Field(default=15_000, ge=100)

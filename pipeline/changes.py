@@ -117,6 +117,17 @@ class SetHalt:
     cancel_open: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The first of two words on what is in doubt: who said what, by which command."""
+
+    target_id: str
+    operator: str
+    command_id: str
+    figures: str
+    proposed_at: datetime
+
+
 @dataclass(slots=True)
 class Changes:
     """`now` is the time of the decision, UTC, the same for the whole batch. `actor` is who decides, for the audit trail."""
@@ -161,6 +172,9 @@ class Changes:
     sessions_begun: set[str] = field(default_factory=set)
     sessions_moved: set[str] = field(default_factory=set)
     keys_refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    # Words on what is in doubt that wait for a second operator, and which of them this batch has made.
+    proposals: dict[str, Proposal] = field(default_factory=dict)
+    proposals_made: set[str] = field(default_factory=set)
     # The keys as they are stored now, by (user, key id), of what may be sent.
     keys: dict[tuple[str, str], KeyVersion] = field(default_factory=dict)
     # (user, symbol) pairs that were traded for the first time.

@@ -9,12 +9,14 @@ Invariants:
    have sent it.
 2. What stands at the exchange stays there unless the command asks for cancels.
 
-On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals).
+On the same topic, and judged the same way, come operators' decisions about withdrawals (pipeline/withdrawals) and their words on what is in
+doubt (pipeline/doubts).
 
 Start with `decide_commands`; what the system itself asks for is in pipeline/trip.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -25,8 +27,10 @@ from pipeline.audit import Value
 from pipeline.authentication import Scope, TokenVerifier, authorization_of, scope_refusal
 from pipeline.changes import Changes, SetHalt
 from pipeline.code_trial import second_factor_refusal
+from pipeline.doubts import decide_doubt
 from pipeline.gate.context import AccountState, Halt, Refusal
 from pipeline.operators import UNVERIFIED, operator_refusal
+from pipeline.rules import Rules
 from pipeline.trip import halt_fields
 from pipeline.withdrawals import decide_withdrawal
 from schemas.audit import EventType
@@ -34,8 +38,10 @@ from schemas.commands import (
     COMMAND,
     COMMANDS_ACCOUNT,
     DECISION,
+    DOUBT_DECISION,
     Command,
     CommandWord,
+    DoubtDecision,
     HaltLevel,
     WithdrawalDecision,
 )
@@ -44,6 +50,7 @@ from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 
 COMMAND_BYTES_MAX: Final = 16 * 1024
+AnyCommand = Command | WithdrawalDecision | DoubtDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class CommandArrival:
     source: SourceOffset
     appended_at: datetime
     headers: tuple[tuple[str, bytes], ...]
-    command: Command | WithdrawalDecision | None
+    command: AnyCommand | None
     refusal: Refusal | None
     needs_second_factor: bool
 
@@ -85,7 +92,7 @@ def arrive_command(
 ) -> CommandArrival:
     """Reads a record and judges its sender; `verifier` None where this installation does not ask. Never raises for what was sent."""
     named = tuple((name, text or b"") for name, text in headers)
-    command: Command | WithdrawalDecision | None = None
+    command: AnyCommand | None = None
     refusal: Refusal | None = None
     if value is None or len(value) > COMMAND_BYTES_MAX:
         refusal = Refusal(ReasonCode.SCHEMA_INVALID, f"a command has a value of up to {COMMAND_BYTES_MAX} bytes; nothing was changed")
@@ -101,19 +108,19 @@ def arrive_command(
     return CommandArrival(source, appended_at, named, command, refusal, needs_second_factor=verifier is not None)
 
 
-def _read(value: bytes) -> Command | WithdrawalDecision:
-    """Raises ValidationError, as of a command, for what is neither."""
+def _read(value: bytes) -> AnyCommand:
+    """Raises ValidationError, as of a command, for what is none."""
     try:
         return COMMAND.validate_json(value)
     except ValidationError as error:
-        try:
-            return DECISION.validate_json(value)
-        except ValidationError:
-            raise error from None
+        for other in (DECISION, DOUBT_DECISION):
+            with suppress(ValidationError):
+                return other.validate_json(value)
+        raise error from None
 
 
 def _unproven(
-    command: Command | WithdrawalDecision, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime
+    command: AnyCommand, headers: tuple[tuple[str, bytes], ...], verifier: TokenVerifier, at: datetime
 ) -> Refusal | None:
     authorization = authorization_of(headers)
     token = authorization if isinstance(authorization, Refusal) else verifier.verify(authorization, at)
@@ -124,9 +131,11 @@ def _unproven(
     return scope_refusal(token, Scope.OPERATE)
 
 
-def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes) -> list[Refusal]:
+def decide_commands(
+    arrivals: Sequence[CommandArrival], accounts: Mapping[str, AccountState], changes: Changes, rules: Rules
+) -> list[Refusal]:
     """Applies commands in order; returns why some were refused. `changes.halts` holds what is in force, loaded under its lock; `accounts`
-    the operators, """
+    the operators."""
     refused: list[Refusal] = []
     for arrival in arrivals:
         command = arrival.command
@@ -135,6 +144,8 @@ def decide_commands(arrivals: Sequence[CommandArrival], accounts: Mapping[str, A
             refusal = _may_not_command(arrival, accounts[command.operator], changes)
         if isinstance(command, WithdrawalDecision) and refusal is None:
             refusal = _decide_withdrawal(command, arrival.facts, changes)
+        if isinstance(command, DoubtDecision) and refusal is None:
+            refusal = decide_doubt(command, arrival.facts, changes, rules)
         if command is None or refusal is not None:
             refused.append(refusal or Refusal(ReasonCode.SCHEMA_INVALID, "the record is no command; nothing was changed"))
             refuse_command(arrival, refused[-1], changes)
@@ -160,7 +171,7 @@ def _may_not_command(arrival: CommandArrival, operator: AccountState, changes: C
     return second_factor_refusal(operator, arrival.headers, arrival.appended_at, None, changes)
 
 
-def _only_stops(command: Command | WithdrawalDecision | None, changes: Changes) -> bool:
+def _only_stops(command: AnyCommand | None, changes: Changes) -> bool:
     """Whether a command leaves nothing less strict than it is. Such a one needs no code: whoever has lost the device, or is locked out by
     somebody's guesses, must still be able to stop. A code that comes with it all the same is not tried, and stays good."""
     if not isinstance(command, Command) or command.command is CommandWord.RESUME:
@@ -178,8 +189,10 @@ def refuse_command(arrival: CommandArrival, refusal: Refusal, changes: Changes) 
     fields: dict[str, Value] = {**arrival.facts, "reason_code": refusal.code.value, "reason": refusal.reason}
     if isinstance(command, Command):
         fields |= {"halt_scope": command.scope.value, "halt_target": command.target or None}
-    elif command is not None and (withdrawal := changes.withdrawals.get(command.withdrawal_id)) is not None and arrival.refusal is None:
-        fields["idempotency_key"] = withdrawal.idempotency_key
+    elif command is not None and arrival.refusal is None:
+        about = changes.withdrawals.get(command.target_id) or changes.orders.get(command.target_id)
+        if about is not None:
+            fields["idempotency_key"] = about.idempotency_key
     changes.audit(arrival.account, None, EventType.COMMAND_REFUSED, fields, None)
 
 

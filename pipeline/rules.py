@@ -58,6 +58,8 @@ class Rules:
     confirmation: ConfirmationRules = ConfirmationRules()
     # How long an exchange's books may not show what it has accepted, by exchange; where nothing is said, as long as the slowest known.
     read_lags: Mapping[str, timedelta] = field(default_factory=dict)
+    # An order or withdrawal in doubt that is worth more is resolved by two operators.
+    doubt_four_eyes_usd: Decimal = Decimal(1_000)
     # An order or a withdrawal that counts as not executed is looked up for so long all the same.
     watch_time: timedelta = timedelta(hours=24)
 

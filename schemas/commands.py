@@ -6,8 +6,8 @@ Invariants:
 2. A command names its scope in full: `all`, or one exchange, symbol or user by name.
 3. Every record has exactly one audit event, applied or refused, whose `request_id` is its `command_id`: in its operator's chain, or in
    that of `@commands` when nobody is proven to have sent it. What is no command has its place on the topic there.
-4. Commands of one scope, and decisions about one withdrawal, are under one key, so that they are applied in the order in which they were
-   sent.
+4. Commands of one scope, and decisions about one withdrawal or order, are under one key, so that they are applied in the order in which
+   they were sent.
 """
 
 from enum import StrEnum
@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import StringConstraints, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
+from schemas.decimals import DecimalString, format_decimal
 from schemas.requests import Identifier, UserId, Version
 from schemas.symbols import FORM, is_symbol
 from schemas.wire import InternalModel, Timestamp, WireModel
@@ -108,6 +109,55 @@ class WithdrawalDecision(WireModel):
 
 
 DECISION: Final[TypeAdapter[WithdrawalDecision]] = TypeAdapter(WithdrawalDecision)
+
+
+class DoubtWord(StrEnum):
+    EXECUTED = "resolve_executed"
+    NOT_EXECUTED = "resolve_not_executed"
+
+
+class StatedFee(WireModel):
+    asset: Annotated[str, StringConstraints(min_length=1, max_length=32, pattern=r"^[\x21-\x7e]+$")]
+    amount: DecimalString
+
+
+class DoubtDecision(WireModel):
+    """An operator's word on what became of an order or withdrawal in doubt. `operator` must equal the token's `sub`.
+
+    With `resolve_executed`: of an order `quantity` is what was executed, in base, and `cost` its value, in quote units; of a withdrawal
+    `quantity` is what was paid out and `cost` its fee, and `exchange_id` the exchange's id of it. `evidence` says what was seen where.
+    """
+
+    schema_version: Version
+    command_id: Identifier
+    command: DoubtWord
+    operator: UserId
+    reason: Reason
+    evidence: Reason
+    target_id: Identifier
+    quantity: DecimalString | None = None
+    cost: DecimalString | None = None
+    fees: tuple[StatedFee, ...] = ()
+    exchange_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _figures_fit_the_word(self) -> "DoubtDecision":
+        executed = self.command is DoubtWord.EXECUTED
+        if executed != (self.quantity is not None) or executed != (self.cost is not None) or (self.fees and not executed):
+            raise PydanticCustomError("figures", "`resolve_executed` needs `quantity` and `cost`; `resolve_not_executed` takes no figures")
+        if self.quantity is not None and self.quantity <= 0:
+            raise PydanticCustomError("figures", "`quantity` must be above zero: what was not executed is `resolve_not_executed`")
+        return self
+
+    @property
+    def figures(self) -> str:
+        """What two operators must agree on."""
+        fees = ",".join(f"{format_decimal(fee.amount)} {fee.asset}" for fee in sorted(self.fees, key=lambda fee: fee.asset))
+        told = [format_decimal(amount) if amount is not None else "-" for amount in (self.quantity, self.cost)]
+        return " ".join([self.command.value, *told, fees or "-", self.exchange_id or "-"])
+
+
+DOUBT_DECISION: Final[TypeAdapter[DoubtDecision]] = TypeAdapter(DoubtDecision)
 
 
 class HaltTrip(_Scoped):

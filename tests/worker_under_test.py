@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 import agents.execution
 import agents.worker
 from agents import deposit_watch
-from agents.batch import Batch, StepRunner
 from agents.intake import IntakeStep
+from agents.step import Batch, StepRunner
 from agents.worker import run_worker
 from infra.kafka import transactions
 from infra.postgres import step

@@ -81,7 +81,9 @@ class RememberedPorts:
             self._said(f"Port {port}, which the {name} had before, is taken by another program: it gets another.")
             port = 0
         port = port or free_port(frozenset(known.values()))
-        self._write({**known, name: port})
+        if known.get(name) != port:
+            # A start that changes nothing writes nothing: on a full disk the server itself says what to do.
+            self._write({**known, name: port})
         return port
 
     def forget(self, name: str) -> None:

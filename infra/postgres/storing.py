@@ -22,6 +22,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.deposits import ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING, DEPOSITS, DEPOSITS_CHANGING, DISPUTES
 from infra.postgres.drifts import drift_parts
+from infra.postgres.proposals import proposal_parts
 from infra.postgres.quarantine import QUARANTINE
 from infra.postgres.rows import (
     AUDIT_EVENTS,
@@ -92,7 +93,7 @@ async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_
     _users(statement, changes)
     _halts(statement, changes)
     _set_aside(statement, changes)
-    for part in (*drift_parts(changes), *session_parts(changes)):
+    for part in (*drift_parts(changes), *session_parts(changes), *proposal_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
     await remove_old(connection, changes)

@@ -23,7 +23,7 @@ NOT_ACCEPTED = (
     "http_504_before_accept", "http_503_unavailable", "rate_limit",
 )  # fmt: skip
 # Of these the exchange says nothing that would prove that it did not take the withdrawal.
-SILENT = tuple(kind for kind in NOT_ACCEPTED if kind not in {"http_503_unavailable", "rate_limit"})
+SILENT = tuple(kind for kind in NOT_ACCEPTED if kind != "rate_limit")
 
 
 def _once_each(*kinds: str) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ from typing import Any, Final, cast
 import faust
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.batch import Batch, MissingRecords, PartitionTask, Step, StepContext, StepRunner
+from agents.batch import MissingRecords, PartitionTask, StepContext
 from agents.control import ControlStep
 from agents.execution import ExecutionStep
 from agents.halt_watch import HaltWatch
 from agents.intake import IntakeStep
 from agents.isolation import Isolation, QuarantineLimit
 from agents.settlement import SettlementStep
+from agents.step import Batch, Step, StepRunner
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk

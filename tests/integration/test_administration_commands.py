@@ -384,7 +384,6 @@ _TOKEN = ("tokens", "issue", "alice", "--signing-key", "/nonexistent")
         (("users", "freeze", "alice"), "", "Missing option '--reason'"),
         (("users", "add", "alice", "--role", "king"), "", "Invalid value for '--role'"),
         (("keys", "add", "alice", "k 1", "--exchange", "binance"), "a\nb", "The key id cannot be used"),
-        (("keys", "add", "alice", "k1", "--exchange", "nowhere"), "a\nb", "no orders can be sent to 'nowhere'"),
         (("keys", "add", "alice", "k1", "--exchange", "binance", "--permissions", "all"), "a\nb", "--permissions takes"),
         (("keys", "add", "alice", "k1", "--exchange", "binance", "--permissions", ""), "a\nb", "--permissions takes"),
         (("keys", "add", "alice", "k1", "--exchange", "binance", "--expires-at", "tomorrow"), "a\nb", "--expires-at takes a time"),
@@ -406,7 +405,6 @@ _TOKEN = ("tokens", "issue", "alice", "--signing-key", "/nonexistent")
         (("limits", "set", "alice", "price_band", "10", *WHY), "", "0.10 is 10 %"),
         (("limits", "set", "alice", "duplicate_window", "601", *WHY), "", "at most 600"),
         (("limits", "set", "alice", "suspicion_block", "10", *WHY), "", "below suspicion_flag"),
-        (("limits", "clear", "alice", "no such"), "", "There is no limit of this name"),
         (_TOKEN, "", "cannot be read"),
         ((*_TOKEN, "--scope", "everything"), "", "--scope takes"),
         ((*_TOKEN, "--hours", "0"), "", "--hours takes"),
@@ -456,7 +454,7 @@ def test_unknown_user_is_told_and_nothing_is_left(installed: Administered, argum
 
 
 @pytest.mark.parametrize("away", ["DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS"])
-@pytest.mark.parametrize(("arguments", "given"), [*_CHANGES, (("keys", "rotate"), ""), (("users", "publish", "nobody"), "")], ids=_name)
+@pytest.mark.parametrize(("arguments", "given"), [*_CHANGES, (("keys", "rotate"), ""), (("users", "publish"), "")], ids=_name)
 def test_service_that_is_away_ends_a_change_before_it_begins(
     installed: Administered, arguments: tuple[str, ...], given: str, away: str
 ) -> None:
@@ -587,7 +585,7 @@ def test_balances_fund_paper_gives_simulated_money_alone(installed: Administered
         ("usdt", "1", "binance", 2),
         ("USDT", "1e3", "binance", 2),
         ("USDT", "-1", "binance", 2),
-        ("USDT", "1", "kraken", 2),
+        ("USDT", "1", "kraken", 1),
         ("USDT", "0", "binance", 1),
         ("USDT", "1000000000000000.1", "binance", 1),
     ],

@@ -344,7 +344,7 @@ async def test_key_of_the_same_account_takes_the_place_and_answers_for_what_stan
         key = await stored_key(database, "alice", "k1")
         assert (key.version, key.account_id) == (2, "7")
         (order,) = await rows(database, "SELECT key_version, account_id FROM orders")
-        assert tuple(order) == (1, "7")
+        assert (order["key_version"], order["account_id"]) == (1, "7")
         assert (await stored_keys(database, [("alice", "k1")]))["alice", "k1"].account_id == "7"
 
 

@@ -93,7 +93,8 @@ async def test_what_operators_change_holds_for_the_next_request(kafka: str, data
             ("executed", None),
             ("rejected", "AMOUNT_ABOVE_MAXIMUM"),
             ("rejected", "USER_INACTIVE"),
-            ("rejected", "TOTP_MISSING"),
+            # Its token names a session, which no code has begun.
+            ("rejected", "SESSION_UNKNOWN"),
             ("rejected", "API_KEY_REVOKED"),
         ]
         assert len(made.accepted_orders()) == 1

@@ -151,6 +151,6 @@ def test_pool_has_no_failure_before_one_happens() -> None:
     """`failure` is readable at any time."""
 
     async def check() -> None:
-        assert WorkerPool((), {}, Path(), print).failure is None
+        assert WorkerPool((), {}, Path(), print, ()).failure is None
 
     asyncio.run(check())

@@ -27,6 +27,7 @@ from infra.embedded.errors import (
     ServicesError,
 )
 from infra.embedded.jars import BROKER_JARS, jars_directory
+from infra.embedded.ports import free_port
 from infra.embedded.services import services
 from infra.settings import Settings
 from tests.processes import processes_naming
@@ -234,17 +235,16 @@ async def test_database_that_crashes_at_its_start_shows_the_end_of_its_log(tmp_p
 
 async def test_broker_takes_other_ports_when_the_first_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that another program took in the meantime costs a second try, not the start."""
-    free_ports = broker._free_ports
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        chosen = [[taken.getsockname()[1], *free_ports(1)]]
+        chosen = [taken.getsockname()[1]]
 
-        def ports(count: int) -> list[int]:
+        def port(others: frozenset[int] = frozenset()) -> int:
             # The first ports of all are for the formatter, which does not listen.
-            return chosen.pop() if chosen and (tmp_path / "kafka" / "data").exists() else free_ports(count)
+            return chosen.pop() if chosen and (tmp_path / "kafka" / "data").exists() else free_port(others)
 
-        monkeypatch.setattr(broker, "_free_ports", ports)
+        monkeypatch.setattr(broker, "free_port", port)
         await _start_broker(tmp_path)
         assert not chosen
 
@@ -255,8 +255,8 @@ async def test_broker_without_any_free_port_is_told(tmp_path: Path, monkeypatch:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        free = broker._free_ports(1)[0]
-        monkeypatch.setattr(broker, "_free_ports", lambda _: [port, free])
+        # The formatter needs two that differ.
+        monkeypatch.setattr(broker, "free_port", lambda *others: port if (tmp_path / "kafka" / "data").exists() else free_port(*others))
         monkeypatch.setattr(broker, "_PORT_ATTEMPTS_MAX", 2)
         with pytest.raises(RetryLaterError, match="2 times a free port") as caught:
             await _start_broker(tmp_path)

@@ -166,6 +166,12 @@ class RecordingOwner:
     def next_offsets(self) -> dict[TopicPartition, int]:
         return self.owned
 
+    def standing(self) -> set[TopicPartition]:
+        return set()
+
+    def on_out_of_range(self, partition: TopicPartition) -> None:
+        self.calls.append(f"out of range {partition}")
+
     def on_revoking(self) -> None:
         self.calls.append("revoking")
 

@@ -5,8 +5,9 @@ import pytest
 from aiokafka import TopicPartition
 
 from agents import gap_watch
-from agents.batch import Passed, StepRunner
+from agents.batch import Passed
 from agents.gap_watch import GapWatch
+from agents.step import StepRunner
 from infra.postgres.administration import ADMINISTRATION, NotDone
 from infra.postgres.gaps import accept_loss, open_gap, open_gaps
 from infra.postgres.operators import By

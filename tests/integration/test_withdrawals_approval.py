@@ -138,7 +138,8 @@ async def test_halt_stops_withdrawals_and_short_waits_are_refused_where_money_is
             finals = await made.final_results(sent, 60)
         told = [(result["status"], result["reason_code"]) for result in (finals[record.partition, record.offset] for record in sent)]
         assert told == [("rejected", "TRADING_HALTED"), ("completed", None), ("rejected", "ADDRESS_NOT_ALLOWED")]
-        hasty = {"ORCHESTRATOR_AUTHENTICATION": "required", "ORCHESTRATOR_ADDRESS_WAIT_HOURS": "1"}
+        # Without a base address of its own an exchange is the real one: it is refused before anything is opened.
+        hasty = {"ORCHESTRATOR_AUTHENTICATION": "required", "ORCHESTRATOR_ADDRESS_WAIT_HOURS": "1", "ORCHESTRATOR_EXCHANGE_URLS": "{}"}
         keys = tmp_path / "keys.pem"
         keys.write_bytes(issuer().public_pem())
         worker = made.start_worker("agents", ORCHESTRATOR_TOKEN_KEYS_FILE=str(keys), **hasty)

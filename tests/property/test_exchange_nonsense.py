@@ -21,7 +21,7 @@ from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
 from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.deposit import VenueDeposits
 from pipeline.venue import Absent, AccountBalances, Confirmed, Found, InDoubt, LookUpFailed, OrderReference, Refused
-from pipeline.withdrawal import Taken, WithdrawalSubmission
+from pipeline.withdrawal import Taken, WithdrawalHistory, WithdrawalSubmission
 from schemas.orders import Mode
 from tests.integration.scripted_venue import API_KEY, EXCHANGE_INFO, SECRET, order_row, submission, trade_row
 
@@ -149,7 +149,9 @@ QUESTIONS = {
     ),
     "withdraw": Question(("POST", "/sapi/v1/capital/withdraw/apply"), lambda g: g.withdraw(payout()), (Taken, Refused, InDoubt)),
     "withdrawals": Question(
-        ("GET", "/sapi/v1/capital/withdraw/history"), lambda g: g.withdrawal_history(*ACCOUNT, BEGIN, END), (list, tuple, LookUpFailed)
+        ("GET", "/sapi/v1/capital/withdraw/history"),
+        lambda g: g.withdrawal_history(*ACCOUNT, BEGIN, END),
+        (WithdrawalHistory, LookUpFailed),
     ),
     "networks": Question(("GET", "/sapi/v1/capital/config/getall"), lambda g: g.withdrawal_networks(*ACCOUNT), (dict, VenueUnavailable)),
     "prices": Question(("GET", "/api/v3/ticker/price"), lambda g: g.quotes(["BTC/USDT", "ETH/USDT"]), (dict, VenueUnavailable)),

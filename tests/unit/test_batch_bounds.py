@@ -9,8 +9,9 @@ import faust
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.batch import Batch, PartitionTask, Passed, StepRunner
+from agents.batch import PartitionTask, Passed
 from agents.isolation import Isolation
+from agents.step import Batch, StepRunner
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
 from infra.postgres.step import InputPartition

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import ExchangeNotPermitted, require_permitted
+from agents.permitted import ExchangeNotPermitted, require_permitted
 from agents.worker import ExitCode, run_worker
 from infra.settings import Settings
 from infra.trusted_keys import TrustedKeysError

@@ -39,7 +39,7 @@ def _decided(*values: dict[str, Any] | bytes | None, before: dict[Key, SetHalt] 
     changes.halts = dict(before or {})
     encoded = [json.dumps(value).encode() if isinstance(value, dict) else value for value in values]
     arrivals = [arrive_command(SourceOffset(TOPICS.commands, 0, number), NOW, value, [], None) for number, value in enumerate(encoded)]
-    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes)
+    decide_commands(arrivals, {"ana": AccountState("ana", None)}, changes, RULES)
     return changes
 
 
@@ -205,7 +205,7 @@ def _judged(*values: dict[str, Any], before: dict[Key, SetHalt] | None = None, c
     ]
     arrivals = [replace(arrival, needs_second_factor=True) for arrival in read]
     ana = AccountState("ana", "active", role="operator", factor=SecondFactor("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"))
-    decide_commands(arrivals, {"ana": ana}, changes)
+    decide_commands(arrivals, {"ana": ana}, changes, RULES)
     return changes
 
 

@@ -6,9 +6,9 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaConnectionError
 
-from agents.batch import Batch
 from agents.isolation import failure_of, halves_of, is_of_the_process
 from agents.looks import by_itself
+from agents.step import Batch
 from infra.kafka.transactions import CommitUnknown
 from infra.metrics import LOOKS_FAILED
 from infra.postgres.schema import DatabaseUnfit

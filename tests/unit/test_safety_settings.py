@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import ExchangeNotPermitted, require_permitted, trades_real_money
+from agents.permitted import ExchangeNotPermitted, require_permitted, trades_real_money
 from agents.read_lags import timeout_refusal
 from infra.postgres.durability import durability_problems
 from infra.settings import Settings

@@ -28,7 +28,20 @@ from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
 from schemas.withdrawals import WITHDRAWAL_STATE
-from tests.unit.builders import EXCHANGE, NOW, TOPICS, USER, account, account_state, arrival, changes_of, finals_of, outputs_on, results_of
+from tests.unit.builders import (
+    EXCHANGE,
+    NOW,
+    RULES,
+    TOPICS,
+    USER,
+    account,
+    account_state,
+    arrival,
+    changes_of,
+    finals_of,
+    outputs_on,
+    results_of,
+)
 from tests.unit.withdrawal_builders import ALLOWED, FEE, asking, changes_with, payee, withdrawal_of, withdrawing_state
 
 OPERATOR = "olga"
@@ -322,7 +335,7 @@ def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refuse
     changes.unpublished = set(changes.withdrawals)
     operator = account_state(OPERATOR, role="operator")
     asked = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, [], None)
-    (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes)
+    (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     assert refusal.code is ReasonCode.APPROVAL_NOT_PENDING
     assert "Give the command again" in refusal.reason
     assert not changes.withdrawals_changed and not changes.ledger.transfers
@@ -335,7 +348,7 @@ def _commanded(operator: Any, *, code: str | None) -> Changes:
     read = arrive_command(SourceOffset(TOPICS.commands, 0, 1), NOW, value, headers, None)
     asked: CommandArrival = replace(read, needs_second_factor=True)
     changes = changes_with(waiting(), users=(USER, OPERATOR, COMMANDS_ACCOUNT))
-    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes)
+    decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     return changes
 
 
