@@ -28,7 +28,7 @@ import faust
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.isolation import Isolation, failure_of, halves_of, is_of_the_process
+from agents.isolation import Isolation, failure_of, halves_of, reaction_in
 from agents.step import Batch, Clock, Step, StepRunner
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
@@ -268,8 +268,12 @@ class PartitionTask:
             return await self._step.run(part)
         # Whatever a record can do to a step: nothing of the batch is stored, or the step has ended all calls that it made.
         except Exception as error:
-            if is_of_the_process(error):
+            reaction = reaction_in(error)
+            if reaction is error:
                 raise
+            if reaction is not None:
+                # The calls of a step are a group of tasks; the exit code is that of what happened in it.
+                raise reaction from error
             failure = failure_of(error)
         log.warning("batch_not_decided", partition=str(self.partition), records=len(part.records), what=str(failure))
         if len(part.records) > 1:

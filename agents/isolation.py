@@ -58,9 +58,23 @@ def at(stage: Stage) -> None:
     _stage.set(stage)
 
 
-def is_of_the_process(error: Exception) -> bool:
-    """Whether an error calls for a reaction of the process, whatever record was at hand."""
-    return isinstance(error, (Fenced, Retryable, MustStop, DatabaseUnfit, KafkaError, CommitUnknown, MemoryError))
+def reaction_in(error: BaseException) -> Exception | None:
+    """What of an error calls for a reaction of the process, whatever record was at hand; None where it concerns a record.
+
+    A task group wraps what its tasks and its own block raise, also a single error, so a group is searched to its leaves. Of several, one
+    that ends the worker at once goes before one that is waited for (Retryable, KafkaError): waiting must not hide it.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = [one for one in map(reaction_in, error.exceptions) if one is not None]
+        return min(found, key=lambda one: isinstance(one, (Retryable, KafkaError)), default=None)
+    if isinstance(error, (Fenced, Retryable, MustStop, DatabaseUnfit, KafkaError, CommitUnknown, MemoryError)):
+        return error
+    return None
+
+
+def is_of_the_process(error: BaseException) -> bool:
+    """Whether an error, or one in a group, calls for a reaction of the process."""
+    return reaction_in(error) is not None
 
 
 def halves_of(batch: "Batch") -> tuple["Batch", "Batch"]:

@@ -3,7 +3,8 @@
 What looks (reconciliation, the watches, trips) changes nothing itself, and looks again. So an error of this system's own at one of them,
 such as a damaged row, costs that one its look, is counted and logged, and is no reason to end the worker and everybody's looks with it.
 
-Invariant: what calls for a reaction of the process (out of reach, a violation that concerns a partition) is raised as it came.
+Invariant: what calls for a reaction of the process (out of reach, a violation that concerns a partition) is raised as it came, and by
+itself where it came in a group of tasks: whoever waits for services names those errors, not groups.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from agents.isolation import failure_of, is_of_the_process
+from agents.isolation import failure_of, reaction_in
 from infra.metrics import LOOKS_FAILED
 
 log = structlog.get_logger(__name__)
@@ -30,8 +31,11 @@ async def by_itself(what: str, subject: str, look: Callable[[], Awaitable[T]]) -
     try:
         return await look()
     except Exception as error:
-        if is_of_the_process(error):
+        reaction = reaction_in(error)
+        if reaction is error:
             raise
+        if reaction is not None:
+            raise reaction from error
         failure = failure_of(error)
     LOOKS_FAILED.labels(what).inc()
     now = monotonic()

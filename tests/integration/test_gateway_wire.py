@@ -141,9 +141,10 @@ def _other(field: str, value: str) -> str:
     )
 
 
-# What a submission says beside the request itself: whose it is, and what it is called here. The account is in the request as its key.
+# What a submission says beside the request itself: whose it is, and what it is called here. The account is in the request as its key, and
+# `sent_with` says which version of that key the intent named: the gateway sends nothing with another one (tests of key versions).
 BOOKKEEPING: Final = frozenset(
-    {"mode", "order_id", "withdrawal_id", "exchange", "user_id", "api_key_id", "market_id", "expires_at", "submitting_at"}
+    {"mode", "order_id", "withdrawal_id", "exchange", "user_id", "api_key_id", "sent_with", "market_id", "expires_at", "submitting_at"}
 )
 OTHERS: Final[dict[str, object]] = {
     "client_order_id": "co-other", "client_withdrawal_id": "cw-other", "side": Side.SELL, "order_type": OrderType.LIMIT_MAKER,

@@ -6,7 +6,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaConnectionError
 
-from agents.isolation import failure_of, halves_of, is_of_the_process
+from agents.isolation import failure_of, halves_of, is_of_the_process, reaction_in
 from agents.looks import by_itself
 from agents.step import Batch
 from infra.kafka.transactions import CommitUnknown
@@ -56,6 +56,50 @@ async def test_reaction_of_the_process_passes_a_look(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         await by_itself("test", "x", look)
+
+
+@pytest.mark.parametrize("error", [Retryable("x"), Fenced("x"), MustStop("x"), KafkaConnectionError("x"), DatabaseUnfit("x")])
+@pytest.mark.parametrize("in_block", [True, False], ids=["in the block", "in a task of a task"])
+async def test_reaction_of_the_process_in_a_group_of_tasks_passes_a_look_by_itself(error: Exception, in_block: bool) -> None:
+    """A round is a group of tasks, which wraps what it raises: an outage in it is no failure of one look, and is raised as it came."""
+
+    async def inner() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(failing())
+
+    async def failing() -> None:
+        raise error
+
+    async def look() -> None:
+        async with asyncio.TaskGroup() as group:
+            if in_block:
+                raise error
+            group.create_task(inner())
+
+    before = _count()
+    with pytest.raises(type(error)) as raised:
+        await by_itself("test", "x", look)
+    assert raised.value is error
+    assert _count() == before
+
+
+async def test_group_of_errors_about_records_fails_one_look_only() -> None:
+    """It is counted, and whoever looks goes on."""
+
+    async def look() -> None:
+        async with asyncio.TaskGroup():
+            raise KeyError("a value of some record")
+
+    before = _count()
+    assert await by_itself("test", "x", look) is None
+    assert _count() == before + 1
+
+
+def test_error_that_ends_the_worker_goes_before_one_that_is_waited_for() -> None:
+    """Wherever in a group they stand, and beside whatever concerns a record."""
+    fenced = Fenced("x")
+    group = ExceptionGroup("tasks", [KeyError("x"), Retryable("x"), ExceptionGroup("tasks", [KafkaConnectionError("x"), fenced])])
+    assert reaction_in(group) is fenced
 
 
 @pytest.mark.parametrize("error", [InvariantViolation("x"), RowUnreadable("x"), KeyError("x"), RecursionError(), TypeError()])
