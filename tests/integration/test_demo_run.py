@@ -61,7 +61,6 @@ async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     assert figures["executed"] > 100
     # 21 arrive whatever is drawn, and about 13 more of 400 requests; some are taken back before anybody saw them.
     assert figures["deposits_credited"] >= 20 and figures["promises"]["deposits_credited"]["checked"] >= 30
-    assert figures["promises"]["rejected_but_executed"]["checked"] > 0
     # Authenticated: what a producer can get wrong about itself, its second factor and its session is among the answers.
     assert figures["sessions"] > 50
     reasons = figures["rejected_by_reason"]
@@ -88,6 +87,9 @@ async def test_demo_with_killed_and_paused_workers_keeps_every_promise(
     assert faults["worker_sigkill"] == faults["worker_sigstop"] == faults["worker_sigterm"] == 1
     assert sum(count for name, count in faults.items() if not name.startswith("worker_")) > 0
     assert figures["workers_restarted"] >= 2
+    # Orders that were sent and count as not executed, each looked for in the exchange's own log. Without faults there is none: what an
+    # exchange would refuse is refused before.
+    assert figures["promises"]["rejected_but_executed"]["checked"] > 0
     # One in twenty requests is paid out, each with a code of its own, and a tenth arrives.
     assert figures["withdrawals_completed"] > 30 and figures["deposits_credited"] > 75
 
