@@ -28,7 +28,7 @@ import faust
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.isolation import Isolation, failure_of, halves_of, reaction_in
+from agents.isolation import Isolation, halves_of, record_failure
 from agents.step import Batch, Clock, Step, StepRunner
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
@@ -267,14 +267,8 @@ class PartitionTask:
         try:
             return await self._step.run(part)
         # Whatever a record can do to a step: nothing of the batch is stored, or the step has ended all calls that it made.
-        except Exception as error:
-            reaction = reaction_in(error)
-            if reaction is error:
-                raise
-            if reaction is not None:
-                # The calls of a step are a group of tasks; the exit code is that of what happened in it.
-                raise reaction from error
-            failure = failure_of(error)
+        except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no record's failure
+            failure = record_failure(error)
         log.warning("batch_not_decided", partition=str(self.partition), records=len(part.records), what=str(failure))
         if len(part.records) > 1:
             return None

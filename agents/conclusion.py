@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agents.batch import StepContext
-from agents.isolation import failure_of, input_record_of, is_of_the_process
+from agents.isolation import input_record_of, record_failure
 from agents.step import Batch
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import withdrawals
@@ -132,20 +132,18 @@ class Conclusion:
             try:
                 return await self._context.runner.run(batch, lambda step: self._all(step, batch, work, outcomes))
             # Nothing of it is stored.
-            except Exception as error:
-                if is_of_the_process(error):
-                    raise
+            except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no record's failure
+                record_failure(error)
         parts = [works] if works else []
         failed = dict(outcomes.failed)
         while parts:
             part = parts.pop()
             try:
                 await self._context.runner.run(batch, partial(self._part, work=work, outcomes=outcomes, part=part))
-            except Exception as error:
-                if is_of_the_process(error):
-                    raise
+            except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no record's failure
+                found = record_failure(error)
                 if len(part) == 1:
-                    failed[part[0]] = failure_of(error)
+                    failed[part[0]] = found
                 else:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
@@ -208,12 +206,11 @@ class Conclusion:
             try:
                 await self._context.runner.run(batch, attempt)
             except Exception as error:
-                if is_of_the_process(error):
-                    raise
+                found = record_failure(error)
                 if sparing:
                     raise MustStop(
                         f"the outcome of {one[0].value} {one[1]} could neither be stored ({failure}) nor be set aside "
-                        f"({failure_of(error)}). The partition's next owner puts it in doubt: its funds stay held, and it is looked up."
+                        f"({found}). The partition's next owner puts it in doubt: its funds stay held, and it is looked up."
                     ) from error
             else:
                 isolation.tell(record, failure, named, new=True)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from agents.batch import StepContext
 from agents.conclusion import Conclusion, Outcomes, Work, load_work, named_work, require_value, set_aside_work
 from agents.halt_watch import HaltWatch
-from agents.isolation import at, failure_of, is_of_the_process
+from agents.isolation import at, record_failure
 from agents.step import Batch
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.postgres.accounts import key_versions
@@ -248,9 +248,7 @@ def _kept(call: Callable[[], Awaitable[None]], work: Work, outcomes: Outcomes) -
         try:
             await call()
         # Whatever it is, it may have come after the hand-over.
-        except Exception as error:
-            if is_of_the_process(error):
-                raise
-            outcomes.failed[work] = failure_of(error)
+        except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no record's failure
+            outcomes.failed[work] = record_failure(error)
 
     return kept

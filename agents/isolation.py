@@ -72,9 +72,15 @@ def reaction_in(error: BaseException) -> Exception | None:
     return None
 
 
-def is_of_the_process(error: BaseException) -> bool:
-    """Whether an error, or one in a group, calls for a reaction of the process."""
-    return reaction_in(error) is not None
+def record_failure(error: Exception) -> Failure:
+    """What may be told of an error that concerns a record. Raises, in its place, what calls for a reaction of the process: the error as it
+    came, or the one that a group of tasks wraps, whose exit code it is that counts."""
+    reaction = reaction_in(error)
+    if reaction is error:
+        raise error
+    if reaction is not None:
+        raise reaction from error
+    return failure_of(error)
 
 
 def halves_of(batch: "Batch") -> tuple["Batch", "Batch"]:
@@ -148,18 +154,16 @@ class Isolation:
         try:
             return await self._store(step, batch, failure, sparing=False)
         # Whatever it is that also keeps the record's user from being loaded.
-        except Exception as error:
-            if is_of_the_process(error):
-                raise
-            log.warning("set_aside_sparing", source=f"{record.topic}/{record.partition}/{record.offset}", what=str(failure_of(error)))
+        except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no record's failure
+            found = record_failure(error)
+            log.warning("set_aside_sparing", source=f"{record.topic}/{record.partition}/{record.offset}", what=str(found))
         try:
             return await self._store(step, batch, failure, sparing=True)
         except Exception as error:
-            if is_of_the_process(error):
-                raise
+            found = record_failure(error)
             raise MustStop(
                 f"record {record.topic}/{record.partition}/{record.offset} could neither be decided ({failure}) nor be set aside "
-                f"({failure_of(error)}). Nothing of it was written: report this as a defect."
+                f"({found}). Nothing of it was written: report this as a defect."
             ) from error
 
     async def _store(self, step: "Step", batch: "Batch", failure: Failure, *, sparing: bool) -> tuple[OutputRecord, ...]:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from agents.isolation import failure_of, reaction_in
+from agents.isolation import record_failure
 from infra.metrics import LOOKS_FAILED
 
 log = structlog.get_logger(__name__)
@@ -30,13 +30,8 @@ async def by_itself(what: str, subject: str, look: Callable[[], Awaitable[T]]) -
     """Looks at one subject; None where that ends in an error of this system's own. `what` is who looks, for the metric."""
     try:
         return await look()
-    except Exception as error:
-        reaction = reaction_in(error)
-        if reaction is error:
-            raise
-        if reaction is not None:
-            raise reaction from error
-        failure = failure_of(error)
+    except Exception as error:  # noqa: BLE001 — `record_failure` raises what is no look's failure
+        failure = record_failure(error)
     LOOKS_FAILED.labels(what).inc()
     now = monotonic()
     if now - _told.get((what, subject), -_TOLD_AGAIN_SECONDS) >= _TOLD_AGAIN_SECONDS:

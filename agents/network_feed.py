@@ -39,12 +39,16 @@ class NetworkFeed:
         pause = _LOOK_SECONDS
         while True:
             try:
-                pause = _AGAIN_SECONDS if await by_itself("networks", self._exchange, self.look) else _LOOK_SECONDS
+                match await by_itself("networks", self._exchange, self.look):
+                    case True:
+                        pause = _AGAIN_SECONDS
+                    case VenueUnavailable() as refused:
+                        pause = min(pause * 2, _FAILED_SECONDS_MAX) if pause < _AGAIN_SECONDS else _LOOK_SECONDS
+                        log.debug("networks_unknown", exchange=self._exchange, error=str(refused))
+                    case _:
+                        pause = _LOOK_SECONDS
             except Retryable as error:
                 log.debug("networks_wait", exchange=self._exchange, error=str(error))
-            except VenueUnavailable as error:
-                pause = min(pause * 2, _FAILED_SECONDS_MAX) if pause < _AGAIN_SECONDS else _LOOK_SECONDS
-                log.debug("networks_unknown", exchange=self._exchange, error=str(error))
             await asyncio.sleep(pause)
 
     async def first_look(self, timeout_seconds: float) -> None:
@@ -52,11 +56,12 @@ class NetworkFeed:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await by_itself("networks", self._exchange, self.look)
-        except (TimeoutError, Retryable, VenueUnavailable) as error:
+        except (TimeoutError, Retryable) as error:
             log.debug("networks_unknown", exchange=self._exchange, error=str(error))
 
-    async def look(self) -> bool:
-        """Asks once; False where there is no key to ask with. Raises VenueUnavailable when no key got an answer, and Retryable."""
+    async def look(self) -> bool | VenueUnavailable:
+        """Asks once; False where there is no key to ask with, and what the exchange said where no key got an answer: that is no failure of
+        a look. Raises Retryable."""
         failure: VenueUnavailable | None = None
         for user_id, api_key_id in await self._keys():
             try:
@@ -68,6 +73,4 @@ class NetworkFeed:
                 log.info("networks_known", exchange=self._exchange, networks=len(found))
             self.snapshot = found
             return True
-        if failure is not None:
-            raise failure
-        return False
+        return failure or False

@@ -90,6 +90,7 @@ def plan(
     """
     decided = Plan()
     named: set[tuple[Action, str]] = set()
+    canceling = HaltBook(halts.canceling)
     for routed in work:
         order = changes.orders.get(routed.order_id)
         if order is None:
@@ -101,8 +102,9 @@ def plan(
         if routed.action is Action.CANCEL:
             end_expired_cancels(order, changes)
             # Without a cancel that waits, and without a halt or a correction that asks for one, the record is a copy that was overtaken:
-            # its producer was told that the order stands.
-            if order.status in RESTING and not again and (changes.cancels.get(order.order_id) or stopped or order.corrected_at):
+            # its producer was told that the order stands. So it does under a halt that only keeps orders from being sent.
+            asked_for = changes.cancels.get(order.order_id) or order.corrected_at or _is_canceled_by_halt(order, canceling, usd_assets)
+            if order.status in RESTING and not again and asked_for:
                 decided.cancels.append(reference_of(order))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
@@ -130,6 +132,11 @@ def is_stopped(order: Order | Submission, level: HaltLevel, usd_assets: Collecti
     `infra.postgres.gate` says the same in SQL for what rests.
     """
     return level is HaltLevel.HALT or order.side is not Side.SELL or order.symbol.partition("/")[2] not in usd_assets
+
+
+def _is_canceled_by_halt(order: Order, canceling: HaltBook, usd_assets: Collection[str]) -> bool:
+    level = canceling.level_for(order.exchange, order.symbol, order.user_id)
+    return level is not None and is_stopped(order, level, usd_assets)
 
 
 def _end_halted(order: Order, level: HaltLevel, changes: Changes) -> None:

@@ -187,7 +187,8 @@ async def halts(connection: Connection) -> dict[tuple[HaltScope, str], SetHalt]:
 
 async def halt_book(connection: Connection) -> HaltBook:
     """The same, to be asked what holds for an order."""
-    return HaltBook(frozenset(found.halt for found in (await halts(connection)).values()))
+    in_force = (await halts(connection)).values()
+    return HaltBook(frozenset(found.halt for found in in_force), frozenset(found.halt for found in in_force if found.cancel_open))
 
 
 async def read_halts(database: Database) -> HaltBook:

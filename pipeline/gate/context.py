@@ -276,9 +276,10 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class HaltBook:
-    """All halts in force."""
+    """All halts in force. `canceling` are those of them that ask for the cancel of what rests and would not pass."""
 
     rows: frozenset[Halt] = frozenset()
+    canceling: frozenset[Halt] = frozenset()
     _levels: dict[tuple[HaltScope, str], HaltLevel] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

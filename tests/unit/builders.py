@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.acceptance import IntakeState
 from pipeline.arrival import Arrival, arrive
 from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes, OutputRecord
+from pipeline.changes import Changes, OutputRecord, PendingCancel
 from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Limits
 from pipeline.identifiers import client_order_id_of
 from pipeline.ledger import AccountKey, Balance, Ledger
@@ -189,6 +189,22 @@ def changes_of(
         ledger=Ledger(balances),
         orders={order.order_id: order for order in orders},
     )
+
+
+def pending_cancel(number: int, attempt: int = 1, **fields: Any) -> PendingCancel:
+    """A cancel of the order that waits for it to end."""
+    cancel = PendingCancel(
+        source=SourceOffset(TOPICS.requests, 0, 100 + number),
+        order_id=ORDER_ID,
+        user_id="alice",
+        idempotency_key=f"cancel-{number}",
+        request_id=f"rc{number}",
+        requested_at=NOW,
+        decided_at=NOW,
+        attempt=attempt,
+        traceparent=None,
+    )
+    return replace(cancel, **fields)
 
 
 def order_of(**fields: Any) -> Order:

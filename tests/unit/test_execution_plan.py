@@ -19,8 +19,20 @@ from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
-from schemas.wire import SourceOffset
-from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_of, finals_of, order_of, outputs_on, results_of, told
+from tests.unit.builders import (
+    NOW,
+    ORDER_ID,
+    RULES,
+    TOPICS,
+    account,
+    changes_of,
+    finals_of,
+    order_of,
+    outputs_on,
+    pending_cancel,
+    results_of,
+    told,
+)
 
 S = OrderStatus
 EPOCH = 4
@@ -30,21 +42,6 @@ DAY = timedelta(hours=24)
 
 def _work(action: Action = Action.SUBMIT, attempt: int = 1, order_id: str = ORDER_ID) -> RoutedOrder:
     return RoutedOrder(schema_version=1, action=action, order_id=order_id, user_id="alice", attempt=attempt)
-
-
-def _pending(number: int, attempt: int = 1, **fields: Any) -> PendingCancel:
-    cancel = PendingCancel(
-        source=SourceOffset(TOPICS.requests, 0, 100 + number),
-        order_id=ORDER_ID,
-        user_id="alice",
-        idempotency_key=f"cancel-{number}",
-        request_id=f"rc{number}",
-        requested_at=NOW,
-        decided_at=NOW,
-        attempt=attempt,
-        traceparent=None,
-    )
-    return replace(cancel, **fields)
 
 
 def _planned(order: Order, *work: RoutedOrder, cancels: Sequence[PendingCancel] = (), halts: HaltBook = NO_HALTS) -> tuple[Plan, Changes]:
@@ -130,7 +127,7 @@ def test_record_of_another_attempt_or_state_sends_nothing(order: Order, work: Ro
 def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
     """By the venue's id, which the order knows by then."""
     order = order_of(status=status, exchange_order_id="x1")
-    decided, _ = _planned(order, _work(Action.CANCEL), cancels=[_pending(1)])
+    decided, _ = _planned(order, _work(Action.CANCEL), cancels=[pending_cancel(1)])
     assert decided.cancels == [reference_of(order)]
     assert decided.cancels[0].exchange_order_id == "x1"
 
@@ -144,7 +141,8 @@ def test_cancel_is_sent_for_a_resting_order(status: OrderStatus) -> None:
 )
 def test_records_that_repeat_in_one_batch_make_one_call(order: Order, action: Action) -> None:
     """Two copies of a record never become two orders, nor two cancels whose answers cover each other."""
-    decided, _ = _planned(order, _work(action), _work(action), _work(action), cancels=[_pending(1)] if action is Action.CANCEL else [])
+    cancels = [pending_cancel(1)] if action is Action.CANCEL else []
+    decided, _ = _planned(order, _work(action), _work(action), _work(action), cancels=cancels)
     assert len(decided.submissions) + len(decided.cancels) == 1
 
 
@@ -196,7 +194,7 @@ def test_outcome_for_an_order_that_moved_meanwhile_stops_the_batch(status: Order
 def test_confirmed_cancel_ends_the_order_and_every_cancel_of_it() -> None:
     """One call, and the order and both of its cancels have their final answers; what was filled before stays."""
     changes = changes_of(order_of(status=S.NEW))
-    changes.cancels[ORDER_ID] = [_pending(1), _pending(2)]
+    changes.cancels[ORDER_ID] = [pending_cancel(1), pending_cancel(2)]
     conclude({}, {ORDER_ID: Confirmed(told(S.CANCELED, "0.5", "50"))}, changes, RULES)
     assert [(result.status, result.filled_quantity) for result in finals_of(changes)] == [
         (ResultStatus.CANCELED, Decimal("0.5")), (ResultStatus.EXECUTED, Decimal("0.5")), (ResultStatus.EXECUTED, Decimal("0.5")),
@@ -208,7 +206,7 @@ def test_confirmed_cancel_ends_the_order_and_every_cancel_of_it() -> None:
 def test_cancel_that_came_too_late_is_refused_when_the_order_fills() -> None:
     """The race is decided by the exchange: the order is executed, the cancel is told so."""
     changes = changes_of(order_of(status=S.SUBMITTING))
-    changes.cancels[ORDER_ID] = [_pending(1)]
+    changes.cancels[ORDER_ID] = [pending_cancel(1)]
     conclude({ORDER_ID: Confirmed(told(S.FILLED, "2", "200"))}, {}, changes, RULES)
     order, refused = finals_of(changes)
     assert (order.status, refused.status, refused.reason_code) == (
@@ -220,7 +218,7 @@ def test_cancel_that_came_too_late_is_refused_when_the_order_fills() -> None:
 def test_cancel_that_came_while_its_order_was_sent_is_queued_again(outcome: Confirmed) -> None:
     """Its own record found the order `submitting`; now that the order rests, the cancel goes out."""
     changes = changes_of(order_of(status=S.SUBMITTING))
-    changes.cancels[ORDER_ID] = [_pending(1)]
+    changes.cancels[ORDER_ID] = [pending_cancel(1)]
     conclude({ORDER_ID: outcome}, {}, changes, RULES)
     (work,) = [RoutedOrder.model_validate_json(output.value or b"") for output in outputs_on(changes, TOPICS.orders("binance"))]
     assert work.action is Action.CANCEL
@@ -230,7 +228,7 @@ def test_cancel_that_came_while_its_order_was_sent_is_queued_again(outcome: Conf
 def test_order_that_was_not_sent_and_is_canceled_meanwhile_is_not_sent_again() -> None:
     """Proven unsent is proof enough for its cancel: a second attempt could be executed against its user's word."""
     changes = changes_of(order_of(status=S.SUBMITTING))
-    changes.cancels[ORDER_ID] = [_pending(1)]
+    changes.cancels[ORDER_ID] = [pending_cancel(1)]
     conclude({ORDER_ID: NotSent("its turn came too late")}, {}, changes, RULES)
     assert [result.status for result in finals_of(changes)] == [ResultStatus.CANCELED, ResultStatus.EXECUTED]
     assert not outputs_on(changes, TOPICS.orders("binance"))
@@ -251,19 +249,24 @@ def test_order_that_was_not_sent_and_is_canceled_meanwhile_is_not_sent_again() -
 def test_unproven_cancel_answers_nobody_and_counts_only_when_it_was_handed_over(outcome: CancelOutcome, sent: int) -> None:
     """The next look-up shows how the order stands. A call that never reached the exchange is none that it failed to confirm."""
     changes = changes_of(order_of(status=S.NEW))
-    changes.cancels[ORDER_ID] = [_pending(1)]
+    changes.cancels[ORDER_ID] = [pending_cancel(1)]
     conclude({}, {ORDER_ID: outcome}, changes, RULES)
     assert not changes.outputs
-    assert changes.cancels[ORDER_ID] == [_pending(1, attempts_sent=sent)]
-    assert changes.cancels_repeated == ([_pending(1, attempts_sent=1)] if sent else [])
+    assert changes.cancels[ORDER_ID] == [pending_cancel(1, attempts_sent=sent)]
+    assert changes.cancels_repeated == ([pending_cancel(1, attempts_sent=1)] if sent else [])
 
 
 @pytest.mark.parametrize(
     ("cancel", "passed", "code", "words"),
     [
-        (_pending(1, attempts_sent=RULES.cancel_attempts_max - 1), timedelta(0), ReasonCode.EXCHANGE_UNAVAILABLE, "was sent 3 cancels"),
-        (_pending(1), RULES.cancel_time_max, ReasonCode.EXCHANGE_UNAVAILABLE, "confirmed none of the cancels sent to it (1)"),
-        (_pending(1, expires_at=NOW + DAY), DAY, ReasonCode.REQUEST_EXPIRED, "the deadline passed"),
+        (
+            pending_cancel(1, attempts_sent=RULES.cancel_attempts_max - 1),
+            timedelta(0),
+            ReasonCode.EXCHANGE_UNAVAILABLE,
+            "was sent 3 cancels",
+        ),
+        (pending_cancel(1), RULES.cancel_time_max, ReasonCode.EXCHANGE_UNAVAILABLE, "confirmed none of the cancels sent to it (1)"),
+        (pending_cancel(1, expires_at=NOW + DAY), DAY, ReasonCode.REQUEST_EXPIRED, "the deadline passed"),
     ],
 )
 def test_cancel_that_is_never_confirmed_is_answered_in_bounded_time(
@@ -285,17 +288,20 @@ def test_queued_cancel_that_nobody_waits_for_any_more_is_not_sent() -> None:
     """Its sender was told that the order stands: a copy in the queue must not end it. A halt that asks for cancels needs no request."""
     decided, changes = _planned(order_of(status=S.NEW), _work(Action.CANCEL))
     assert decided == Plan()
-    decided, changes = _planned(order_of(status=S.NEW), _work(Action.CANCEL), cancels=[_pending(1, expires_at=NOW)])
+    decided, changes = _planned(order_of(status=S.NEW), _work(Action.CANCEL), cancels=[pending_cancel(1, expires_at=NOW)])
     assert decided == Plan()
     assert [result.reason_code for result in finals_of(changes)] == [ReasonCode.REQUEST_EXPIRED]
-    halted = HaltBook(frozenset({Halt(HaltScope.ALL, "", HaltLevel.HALT)}))
-    decided, _ = _planned(order_of(status=S.NEW), _work(Action.CANCEL), halts=halted)
+    rows = frozenset({Halt(HaltScope.ALL, "", HaltLevel.HALT)})
+    # One that keeps orders from being sent and leaves alone what rests.
+    decided, _ = _planned(order_of(status=S.NEW), _work(Action.CANCEL), halts=HaltBook(rows))
+    assert not decided.cancels
+    decided, _ = _planned(order_of(status=S.NEW), _work(Action.CANCEL), halts=HaltBook(rows, canceling=rows))
     assert len(decided.cancels) == 1
 
 
 def test_order_whose_cancel_waits_is_not_sent() -> None:
     """A cancel that came before the order was sent ends it: both get their answer, and the funds are free."""
-    decided, changes = _planned(order_of(), _work(), cancels=[_pending(1)])
+    decided, changes = _planned(order_of(), _work(), cancels=[pending_cancel(1)])
     assert decided == Plan()
     assert [result.status for result in finals_of(changes)] == [ResultStatus.CANCELED, ResultStatus.EXECUTED]
     assert changes.ledger.balance(account("USDT")).pending == 0

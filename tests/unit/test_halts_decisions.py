@@ -21,7 +21,7 @@ from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import ON_REPORTS, Action, Report, RoutedOrder
 from schemas.wire import SourceOffset
-from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_of, finals_of, order_of, sale_of
+from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_of, finals_of, order_of, pending_cancel, sale_of
 
 Key = tuple[HaltScope, str]
 ALL: Key = (HaltScope.ALL, "")
@@ -189,6 +189,7 @@ def test_queued_order_that_a_halt_covers_ends_unsent(order: Any, level: HaltLeve
 def test_cancel_passes_every_halt() -> None:
     """What rests can be canceled whatever is in force."""
     changes = changes_of(order_of(status=OrderStatus.NEW, exchange_order_id="x1"))
+    changes.cancels[ORDER_ID] = [pending_cancel(1)]
     work = RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=ORDER_ID, user_id="alice", attempt=1)
     decided = plan([work], changes, 4, 0, HaltBook(frozenset({Halt(*ALL, HaltLevel.HALT)})), RULES.usd_assets)
     assert len(decided.cancels) == 1

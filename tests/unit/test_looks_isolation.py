@@ -6,7 +6,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaConnectionError
 
-from agents.isolation import failure_of, halves_of, is_of_the_process, reaction_in
+from agents.isolation import failure_of, halves_of, reaction_in, record_failure
 from agents.looks import by_itself
 from agents.step import Batch
 from infra.kafka.transactions import CommitUnknown
@@ -105,7 +105,18 @@ def test_error_that_ends_the_worker_goes_before_one_that_is_waited_for() -> None
 @pytest.mark.parametrize("error", [InvariantViolation("x"), RowUnreadable("x"), KeyError("x"), RecursionError(), TypeError()])
 def test_error_about_a_record_is_not_of_the_process(error: Exception) -> None:
     """These have a batch run again in halves."""
-    assert not is_of_the_process(error)
+    assert reaction_in(error) is None
+    assert reaction_in(ExceptionGroup("tasks", [error])) is None
+    assert record_failure(error).error == type(error).__name__
+
+
+def test_record_failure_raises_what_a_group_of_tasks_wraps() -> None:
+    """An outage in the calls of a batch is not taken for a record that cannot be decided: it is raised as it came."""
+    for reaction in (Retryable("x"), Fenced("x"), KafkaConnectionError("x")):
+        for error in (reaction, ExceptionGroup("tasks", [KeyError("x"), ExceptionGroup("tasks", [reaction])])):
+            with pytest.raises(type(reaction)) as raised:
+                record_failure(error)
+            assert raised.value is reaction
 
 
 def test_failure_tells_no_value_of_a_record() -> None:
