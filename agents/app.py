@@ -28,6 +28,7 @@ from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
 from agents.read_lags import read_lags_of
 from agents.reconciliation import Reconciler
+from agents.retry_queue import RetryQueue
 from agents.settlement import SettlementStep
 from agents.step import Step, StepRunner
 from agents.trips import TripRules, Trips
@@ -109,6 +110,7 @@ class Parts:
     deposit_watch: DepositWatch
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
+    retry_queue: RetryQueue
     trips: Trips
     watchdog: Watchdog
 
@@ -262,16 +264,7 @@ def compose(
         report_producer=report_producer,
         app=app,
         partitions=partitions,
-        reconciler=Reconciler(
-            database=database,
-            gateways=by_mode,
-            producer=report_producer,
-            owned=owned,
-            topics=topics,
-            rules=rules,
-            interval_seconds=settings.reconcile_interval_ms / 1000,
-            clock=utc_now,
-        ),
+        reconciler=_reconciler(settings, database, by_mode, report_producer, owned),
         withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
         balance_watch=_balance_watch(settings, database, gateways, report_producer, owned, market_data),
         deposit_watch=_deposit_watch(settings, database, gateways, report_producer, owned),
@@ -279,10 +272,32 @@ def compose(
         halt_cancels=HaltCancels(
             database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
         ),
+        retry_queue=RetryQueue(
+            database=database, feeds=feeds, producer=report_producer, owned=owned, topics=topics, clock=utc_now
+        ),
         trips=_trips(settings, database, report_producer, market_data, calls),
         watchdog=Watchdog(
             app, partitions, report_producer, database, feeds, settings.stall_seconds_max, settings.rebalance_timeout_ms / 1000, fail
         ),
+    )
+
+
+def _reconciler(
+    settings: Settings,
+    database: Database,
+    gateways: Mapping[str, Mapping[Mode, Gateway]],
+    producer: AIOKafkaProducer,
+    owned: Callable[[str], list[int]],
+) -> Reconciler:
+    return Reconciler(
+        database=database,
+        gateways=gateways,
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        rules=rules_of(settings),
+        interval_seconds=settings.reconcile_interval_ms / 1000,
+        clock=utc_now,
     )
 
 

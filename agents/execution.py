@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
+from time import monotonic
 from typing import Final, TypeVar
 
 from aiokafka import ConsumerRecord
@@ -41,6 +42,7 @@ from schemas.reasons import ReasonCode
 from schemas.routing import Action, RoutedOrder
 
 _UNAVAILABLE_PAUSES: Final = (0.1, 0.3, 0.9)
+_AWAY_SECONDS: Final = 5.0
 # No venue says these of an order: it was stopped on this side, behind the queues, by the end of its receive window or by a halt.
 _STOPPED_HERE: Final = frozenset({ReasonCode.REQUEST_EXPIRED, ReasonCode.TRADING_HALTED})
 Sent = TypeVar("Sent")
@@ -69,6 +71,8 @@ class ExecutionStep:
         self._limits = limits
         self._context = context
         self._conclusion = Conclusion(context, self._actor)
+        # Until when the exchange counts as one that takes nothing, by the monotonic clock.
+        self._away_until = float("-inf")
 
     async def run(self, batch: Batch) -> tuple[OutputRecord, ...]:
         at(Stage.DECODE)
@@ -189,7 +193,9 @@ class ExecutionStep:
         """Sends once, again only after a proof that it was not accepted, and only in the first half of its receive window."""
         latest = submitting_at + self._context.rules.receive_window / 2
         refused: Refused | None = None
-        for pause in (0.0, *_UNAVAILABLE_PAUSES):
+        # Where the exchange was just found to be away, each piece of work tries once: together they would fill the window with pauses.
+        is_away = monotonic() < self._away_until
+        for pause in (0.0,) if is_away else (0.0, *_UNAVAILABLE_PAUSES):
             await asyncio.sleep(pause)
             if self._context.clock() > latest:
                 break
@@ -201,11 +207,13 @@ class ExecutionStep:
                 # Its own deadline may be later, and the halt may be over: both are looked at when its turn comes again.
                 return NotSent(outcome.detail)
             if not isinstance(outcome, Refused) or outcome.reason_code is not ReasonCode.EXCHANGE_UNAVAILABLE:
+                self._away_until = float("-inf")
                 return outcome
             refused = outcome
         if refused is None:
             return NotSent("its turn came too late in the receive window; it was not sent")
-        # Proven not accepted: queued again until its deadline, so that a short outage costs time and not orders.
+        self._away_until = monotonic() + _AWAY_SECONDS
+        # Proven not accepted: tried again until its deadline, so that a short outage costs time and not orders.
         return NotSent(f"the exchange is not available: {refused.detail}")
 
     async def _paying_halted(self, submission: WithdrawalSubmission) -> Refused | None:

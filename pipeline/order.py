@@ -78,8 +78,8 @@ class Order:
     was accepted, None where it was not kept: an order outlives its market's place in the exchange's list. Times are UTC.
 
     `absent_since` is when, by the exchange's clock, the first look-up in doubt began that did not find it. `watched_until`: it counted as
-    proven not to be executed and is looked up until then all the same; `corrected_at`: it was found. `key_version` and
-    `account_id`: see `sent_with`.
+    proven not to be executed and is looked up until then all the same; `corrected_at`: it was found. `retry_at`: it is accepted, its last
+    attempt reached nothing, and it is queued again then (pipeline/retries). `key_version` and `account_id`: see `sent_with`.
     """
 
     order_id: str
@@ -127,6 +127,7 @@ class Order:
     corrected_at: datetime | None = None
     key_version: int | None = None
     account_id: str | None = None
+    retry_at: datetime | None = None
 
     @property
     def sent_with(self) -> KeyVersion | None:

@@ -30,8 +30,8 @@ from pipeline.gate.context import HaltBook
 from pipeline.gate.payouts import NOBODY, Payee, payout_refusal
 from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import book_of, clearing, fees
+from pipeline.retries import ATTEMPTS_MAX, retry_at
 from pipeline.rules import Rules
-from pipeline.settlement import ATTEMPTS_MAX
 from pipeline.trip import apply_trip
 from pipeline.venue import WINDOW_MIN, InDoubt, Refused
 from pipeline.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
@@ -182,15 +182,17 @@ def put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
 
 
 def _requeue(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
-    """Queues a withdrawal again of which the last attempt provably reached nothing."""
+    """Has a withdrawal tried again of which the last attempt provably reached nothing; when, and how often: pipeline/retries."""
     if withdrawal.attempt >= ATTEMPTS_MAX:
         text = f"the exchange was not available in {withdrawal.attempt} attempts; nothing was paid and the funds are released. {detail}"
         _refuse(withdrawal, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), EventType.WITHDRAWAL_REFUSED, changes)
         return
-    after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now)
+    due = retry_at(withdrawal.attempt, changes.now, withdrawal.expires_at)
+    after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     extra = {"reason": storable(detail)}
     move(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, len(changes.ledger.transfers), changes, extra)
-    route(after, changes)
+    if due is None:
+        route(after, changes)
 
 
 def absence_is_proven(withdrawal: Withdrawal, looked_up_at: datetime, rules: Rules) -> bool:

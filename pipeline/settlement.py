@@ -32,15 +32,13 @@ from pipeline.corrections import cancel_stray, correct, is_watched
 from pipeline.gate.conduct import after_exchange_refusal
 from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, TERMINAL, Order
+from pipeline.retries import ATTEMPTS_MAX, retry_at
 from pipeline.rules import Rules
 from pipeline.venue import Fee, Refused, VenueOrder
 from schemas.audit import EventType
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.routing import Action, Report, RoutedOrder
-
-# Each attempt is two audit events; at one or two seconds an attempt this outlasts an outage of many minutes.
-ATTEMPTS_MAX: Final = 1_000
 
 _ABSENT: Final = {
     Mode.LIVE: "it was in doubt, and the exchange's books do not show it although they would by now: it was not executed",
@@ -92,10 +90,10 @@ def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
 
 
 def requeue(order: Order, detail: str, changes: Changes) -> None:
-    """Queues an order again of which the last attempt provably reached nothing: this process did not send it, or it is a simulated one.
+    """Has an order tried again of which the last attempt provably reached nothing: this process did not send it, or it is a simulated one.
 
-    One that its user canceled meanwhile ends instead: it must not be sent once more and perhaps be executed. After `ATTEMPTS_MAX` it is
-    refused: a deadline far ahead must not let an exchange that is down fill the audit trail.
+    One that its user canceled meanwhile ends instead: it must not be sent once more and perhaps be executed. When it is tried, and how
+    often: pipeline/retries.
     """
     if changes.cancels.get(order.order_id):
         canceled = replace(order, status=OrderStatus.CANCELED, reason=None, updated_at=changes.now, executed_at=changes.now)
@@ -105,8 +103,12 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
         text = f"the exchange was not available in {order.attempt} attempts; nothing was executed and the funds are released. {detail}"
         apply_refusal(order, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), changes)
         return
-    after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now)
+    due = retry_at(order.attempt, changes.now, order.expires_at)
+    after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": storable(detail)})
+    if due is not None:
+        # The retry queue takes it up.
+        return
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
     changes.route(routed, order.exchange, order.traceparent)
 

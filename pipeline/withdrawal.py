@@ -68,7 +68,8 @@ class Withdrawal:
 
     `first_submitting_at` is the first attempt's intent: the exchange's history is asked from there on, whatever came after. `absent_since`
     is when, by the exchange's clock, the first look in doubt began that did not find it. `watched_until`: it counted as proven not to be
-    executed and is looked up until then all the same; `corrected_at`: it was found.
+    executed and is looked up until then all the same; `corrected_at`: it was found. `retry_at`: it is accepted, its last attempt reached
+    nothing, and it is queued again then (pipeline/retries).
     """
 
     withdrawal_id: str
@@ -110,6 +111,7 @@ class Withdrawal:
     corrected_at: datetime | None = None
     key_version: int | None = None
     account_id: str | None = None
+    retry_at: datetime | None = None
 
     @property
     def sent_from(self) -> datetime | None:

@@ -46,6 +46,8 @@ class MarketDataFeed:
         self._markets_interval = markets_interval
         self._markets_due = datetime.min.replace(tzinfo=UTC)
         self._answering: bool | None = None
+        # When it answered for the first time after it had been silent.
+        self.answers_again_since: datetime | None = None
         self._task: asyncio.Task[None] | None = None
         self._polled = asyncio.Event()
         self.snapshot = MarketData(gateway.exchange)
@@ -88,6 +90,11 @@ class MarketDataFeed:
                 raise
 
     @property
+    def answering(self) -> bool:
+        """Whether the venue answered when it was last asked."""
+        return self._answering is True
+
+    @property
     def failure(self) -> BaseException | None:
         """The defect that has ended the polling; None while it goes on. A venue that does not answer ends nothing."""
         task = self._task
@@ -120,4 +127,5 @@ class MarketDataFeed:
             _log.warning("market_data_silent", exchange=self._gateway.exchange, detail=detail)
         elif self._answering is False:
             _log.info("market_data_answers_again", exchange=self._gateway.exchange)
+            self.answers_again_since = self._clock()
         self._answering = answering

@@ -122,6 +122,7 @@ ORDERS: Columns[Order] = Columns(
         ("corrected_at", _TIME, lambda order: order.corrected_at),
         ("key_version", "integer", lambda order: order.key_version),
         ("account_id", "text", lambda order: order.account_id),
+        ("retry_at", _TIME, lambda order: order.retry_at),
         ("market_id", "text", lambda order: order.market_id),
     ),
 )
@@ -130,7 +131,7 @@ ORDERS: Columns[Order] = Columns(
 ORDERS_CHANGING: Columns[Order] = ORDERS.only(
     "order_id", "exchange_order_id", "status", "reason_code", "reason", "cum_quantity", "cum_quote", "fee", "fee_asset", "hold_amount",
     "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "fees", "absent_since", "watched_until",
-    "corrected_at", "key_version", "account_id",
+    "corrected_at", "key_version", "account_id", "retry_at",
 )  # fmt: skip
 
 CLAIMS: Columns[Claim] = Columns(

@@ -80,6 +80,47 @@ async def waiting_to_be_sent(connection: Connection, exchange: str, limit: int) 
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """Work whose next attempt is due, and the partition of its exchange's queue that it was sent from before."""
+
+    routed: RoutedOrder
+    work_partition: int
+
+
+async def due_work(
+    database: Database, exchange: str, work_partitions: Sequence[int], now: datetime, answering_since: datetime | None, limit: int
+) -> list[DueWork]:
+    """Orders and withdrawals that wait for their next attempt and are due (pipeline/retries), the first due first.
+
+    `answering_since`: the exchange answers now, and since then at least, so that also what failed before that is due. None while it answers
+    nothing: only what must be answered itself is due then, as its deadline is over.
+    """
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT action, id, user_id, attempt, work_partition FROM (
+                SELECT 'submit' AS action, order_id AS id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM orders
+                WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND retry_at IS NOT NULL
+                UNION ALL
+                SELECT 'withdraw', withdrawal_id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM withdrawals
+                WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND retry_at IS NOT NULL
+            ) AS waiting
+            WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4))
+            ORDER BY retry_at, id LIMIT $5
+            """,
+            exchange,
+            work_partitions,
+            now,
+            answering_since,
+            limit,
+        )
+    return [
+        DueWork(RoutedOrder(schema_version=1, action=Action(action), order_id=key, user_id=user_id, attempt=attempt + 1), partition)
+        for action, key, user_id, attempt, partition in map(tuple, rows)
+    ]
+
+
 async def watched_orders(
     database: Database, exchange: str, work_partitions: Sequence[int], now: datetime, after: tuple[datetime, str] | None, limit: int
 ) -> list[Order]:

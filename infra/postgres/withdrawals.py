@@ -70,6 +70,7 @@ WITHDRAWALS: Columns[Withdrawal] = Columns(
         ("corrected_at", _TIME, lambda one: one.corrected_at),
         ("key_version", "integer", lambda one: one.key_version),
         ("account_id", "text", lambda one: one.account_id),
+        ("retry_at", _TIME, lambda one: one.retry_at),
     ),
 )
 
@@ -77,7 +78,7 @@ WITHDRAWALS: Columns[Withdrawal] = Columns(
 WITHDRAWALS_CHANGING: Columns[Withdrawal] = WITHDRAWALS.only(
     "withdrawal_id", "exchange_withdrawal_id", "transaction_id", "amount", "fee", "status", "reason_code", "reason", "hold_amount",
     "approved_by", "attempt", "fencing_epoch", "work_partition", "submitting_at", "updated_at", "executed_at", "first_submitting_at",
-    "absent_since", "watched_until", "corrected_at", "key_version", "account_id",
+    "absent_since", "watched_until", "corrected_at", "key_version", "account_id", "retry_at",
 )  # fmt: skip
 
 # What has left is counted by when it was sent, whenever it was asked for; what waits may still leave, however long it has waited.

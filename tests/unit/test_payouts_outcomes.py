@@ -15,7 +15,7 @@ from pipeline.gate.context import NO_HALTS, Halt, HaltBook
 from pipeline.invariants import InvariantViolation, LocksMissing
 from pipeline.ledger import TransferKind
 from pipeline.payouts import Outcome, absence_is_proven, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
-from pipeline.settlement import ATTEMPTS_MAX
+from pipeline.retries import ATTEMPTS_MAX
 from pipeline.venue import InDoubt, Refused
 from pipeline.withdrawal import Taken, VenueWithdrawal, Withdrawal
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
@@ -123,6 +123,16 @@ def test_withdrawal_that_never_gets_through_ends_after_its_attempts() -> None:
     changes = changes_with(withdrawal := withdrawal_of(status=_S.SUBMITTING, attempt=ATTEMPTS_MAX))
     conclude_withdrawals({withdrawal.withdrawal_id: NotSent("down")}, changes)
     assert (only(changes).status, only(changes).reason_code) == (_S.REJECTED, ReasonCode.EXCHANGE_UNAVAILABLE)
+
+
+def test_withdrawal_that_was_tried_twice_waits_in_its_row_and_not_in_the_queue() -> None:
+    """Nothing goes round in circles while its exchange is away; whatever moves it on ends the wait."""
+    changes = changes_with(withdrawal := withdrawal_of(status=_S.SUBMITTING, attempt=2))
+    conclude_withdrawals({withdrawal.withdrawal_id: NotSent("down")}, changes)
+    assert (only(changes).status, only(changes).retry_at) == (_S.ACCEPTED, NOW + timedelta(seconds=1))
+    assert queued_again(changes) == 0
+    assert len(plan_withdrawals([work(only(changes), 3)], changes, 5, 1, NO_HALTS)) == 1
+    assert (only(changes).status, only(changes).retry_at) == (_S.SUBMITTING, None)
 
 
 def test_key_that_may_not_withdraw_stays_in_use_for_trading() -> None:

@@ -1,21 +1,25 @@
 """What the exchange's word does to an order and its funds."""
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from pipeline.changes import Changes
+from pipeline.execution import plan
+from pipeline.gate.context import NO_HALTS
 from pipeline.invariants import InvariantViolation
 from pipeline.ledger import Balance, TransferKind
 from pipeline.order import Order
-from pipeline.settlement import ATTEMPTS_MAX, apply_refusal, apply_venue_order, mark_in_doubt, requeue
+from pipeline.retries import ATTEMPTS_MAX
+from pipeline.settlement import apply_refusal, apply_venue_order, mark_in_doubt, requeue
 from pipeline.venue import Fee, Refused, VenueOrder
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
-from tests.unit.builders import ORDER_ID, TOPICS, account, changes_of, order_of, outputs_on, results_of, sale_of, told
+from tests.unit.builders import NOW, ORDER_ID, RULES, TOPICS, account, changes_of, order_of, outputs_on, results_of, sale_of, told
 
 S = OrderStatus
 D = Decimal
@@ -247,8 +251,21 @@ def test_order_is_not_queued_again_without_end() -> None:
     assert (result.status, result.reason_code, result.final) == (ResultStatus.REJECTED, ReasonCode.EXCHANGE_UNAVAILABLE, True)
     assert not outputs_on(changes, TOPICS.orders("binance"))
     assert _balances(changes) == {"USDT": (200, 0)}
-    requeue(replace(order, attempt=ATTEMPTS_MAX - 1), "not sent", again := changes_of(order, funds=NOTHING))
-    assert len(outputs_on(again, TOPICS.orders("binance"))) == 1
+    order = replace(order, attempt=ATTEMPTS_MAX - 1)
+    requeue(order, "not sent", again := changes_of(order, funds=NOTHING))
+    assert again.orders[ORDER_ID].status is S.ACCEPTED
+
+
+def test_order_that_was_tried_twice_waits_in_its_row_and_not_in_the_queue() -> None:
+    """Nothing goes round in circles while its exchange is away; whatever moves it on ends the wait."""
+    order = order_of(status=S.SUBMITTING, attempt=2)
+    requeue(order, "not sent", changes := changes_of(order, funds=NOTHING))
+    waiting = changes.orders[ORDER_ID]
+    assert (waiting.status, waiting.retry_at) == (S.ACCEPTED, NOW + timedelta(seconds=1))
+    assert not outputs_on(changes, TOPICS.orders("binance"))
+    work = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=ORDER_ID, user_id="alice", attempt=3)
+    plan([work], changes, 4, 0, NO_HALTS, RULES.usd_assets)
+    assert (changes.orders[ORDER_ID].status, changes.orders[ORDER_ID].retry_at) == (S.SUBMITTING, None)
 
 
 def test_order_that_was_in_doubt_is_never_queued_again() -> None:
