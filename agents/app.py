@@ -28,6 +28,7 @@ from agents.network_feed import NetworkFeed
 from agents.partitions import Partitions, TimeLimits
 from agents.read_lags import read_lags_of
 from agents.reconciliation import Reconciler
+from agents.retention import Retention, retentions_of
 from agents.retry_queue import RetryQueue
 from agents.settlement import SettlementStep
 from agents.step import Step, StepRunner
@@ -111,6 +112,7 @@ class Parts:
     halt_watch: HaltWatch
     halt_cancels: HaltCancels
     retry_queue: RetryQueue
+    retention: Retention
     trips: Trips
     watchdog: Watchdog
 
@@ -275,6 +277,7 @@ def compose(
         retry_queue=RetryQueue(
             database=database, feeds=feeds, producer=report_producer, owned=owned, topics=topics, clock=utc_now
         ),
+        retention=_retention(settings, database, report_producer, owned),
         trips=_trips(settings, database, report_producer, market_data, calls),
         watchdog=Watchdog(
             app, partitions, report_producer, database, feeds, settings.stall_seconds_max, settings.rebalance_timeout_ms / 1000, fail
@@ -297,6 +300,19 @@ def _reconciler(
         topics=Topics(settings.topic_prefix),
         rules=rules_of(settings),
         interval_seconds=settings.reconcile_interval_ms / 1000,
+        clock=utc_now,
+    )
+
+
+def _retention(settings: Settings, database: Database, producer: AIOKafkaProducer, owned: Callable[[str], list[int]]) -> Retention:
+    return Retention(
+        database=database,
+        exchanges=tuple(settings.exchanges),
+        producer=producer,
+        owned=owned,
+        topics=Topics(settings.topic_prefix),
+        rules=rules_of(settings),
+        retentions=retentions_of(settings),
         clock=utc_now,
     )
 

@@ -14,7 +14,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -28,7 +28,7 @@ from agents.step import Clock
 from infra.exchange.gateway import Gateway
 from infra.postgres.doubts import note_looks
 from infra.postgres.step import Database
-from infra.postgres.unfinished import UnfinishedOrder, purge_claims, unfinished_orders, watched_orders
+from infra.postgres.unfinished import UnfinishedOrder, unfinished_orders, watched_orders
 from pipeline.booking import storable
 from pipeline.execution import reference_of
 from pipeline.invariants import Retryable
@@ -48,7 +48,6 @@ _IN_DOUBT: Final = (OrderStatus.IN_DOUBT,)
 _RESTING: Final = (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
 # Orders in doubt hold funds that may be free; resting ones are asked about less often.
 _RESTING_EVERY_ROUNDS: Final = 4
-_PURGE_SECONDS: Final = 60.0
 _PAUSE_SECONDS_MAX: Final = 30.0
 _PACED_MAX: Final = 100_000
 # Orders that are over and watched: so many are asked about together, this often at most.
@@ -158,7 +157,6 @@ class Reconciler:
         # The same of orders that are over and watched, and when each exchange is asked about some of them again.
         self._watched: dict[str, tuple[datetime, str] | None] = {}
         self._watch_due: dict[str, float] = {}
-        self._purge_due = 0.0
 
     async def run(self) -> None:
         """Looks after all exchanges until it is cancelled."""
@@ -174,7 +172,6 @@ class Reconciler:
                 )
                 unproven, self._unproven = self._unproven, {}
                 await by_itself("reconciliation", "looks", partial(note_looks, self._database, unproven, self._clock()))
-                await by_itself("reconciliation", "claims", self._purge)
                 self._note(None)
             except* (Retryable, KafkaError) as group:
                 self._note(group.exceptions[0])
@@ -246,13 +243,3 @@ class Reconciler:
         # Beside the order's other records: one partition's batches never overlap.
         topic, value, key = self._topics.orders(order.exchange), routed.model_dump_json().encode(), routed.user_id.encode()
         await self._producer.send_and_wait(topic, value, key=key, partition=order.work_partition)
-
-    async def _purge(self) -> None:
-        if monotonic() < self._purge_due:
-            return
-        self._purge_due = monotonic() + _PURGE_SECONDS
-        # A record that is just not stale yet was appended a lifetime ago, and asks for claims of requests that ended in the lifetime
-        # before that. One hour for clocks that differ and for what is under way.
-        purged = await purge_claims(self._database, self._clock() - 2 * self._rules.key_lifetime - timedelta(hours=1))
-        if purged:
-            log.info("claims_purged", claims=purged)

@@ -71,7 +71,7 @@ class RetryQueue:
         self._clock = clock
         self._monotonic = monotonic_clock
         # By id and attempt: when it may be queued again.
-        self._queued: dict[tuple[str, int], float] = {}
+        self._queued_until: dict[tuple[str, int], float] = {}
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
@@ -85,7 +85,7 @@ class RetryQueue:
     async def look(self) -> None:
         """One look at every exchange. Raises Retryable and KafkaError."""
         now = self._monotonic()
-        self._queued = {key: until for key, until in self._queued.items() if until > now}
+        self._queued_until = {key: until for key, until in self._queued_until.items() if until > now}
         for exchange, feed in self._feeds.items():
             await by_itself("retry queue", exchange, partial(self._look_at, exchange, feed))
 
@@ -97,8 +97,8 @@ class RetryQueue:
         # Where it was never silent in this worker's time, nothing failed before it answered again.
         since = (feed.answers_again_since or EARLIEST) if feed.answering else None
         due = await due_work(self._database, exchange, partitions, now, since, _PAGE)
-        new = [work for work in due if (work.routed.order_id, work.routed.attempt) not in self._queued]
-        if new and len(self._queued) < _QUEUED_MAX:
+        new = [work for work in due if (work.routed.order_id, work.routed.attempt) not in self._queued_until]
+        if new and len(self._queued_until) < _QUEUED_MAX:
             await self._queue(exchange, new)
 
     async def _queue(self, exchange: str, due: Sequence[DueWork]) -> None:
@@ -108,6 +108,6 @@ class RetryQueue:
             value, key = work.routed.model_dump_json().encode(), work.routed.user_id.encode()
             # Beside its other records: one partition's batches never overlap.
             sent.append(await self._producer.send(topic, value, key=key, partition=work.work_partition))
-            self._queued[work.routed.order_id, work.routed.attempt] = until
+            self._queued_until[work.routed.order_id, work.routed.attempt] = until
         await asyncio.gather(*sent)
-        log.info("retries_queued", exchange=exchange, pieces=len(due))
+        log.info("retries_queued_until", exchange=exchange, pieces=len(due))

@@ -275,6 +275,7 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
     _run_beside(stack, "trips", parts.trips.run())
     _run_beside(stack, "halt cancels", parts.halt_cancels.run())
     _run_beside(stack, "retry queue", parts.retry_queue.run())
+    _run_beside(stack, "retention", parts.retention.run())
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
     # through all of ccxt's tables several times a second.
     gc.collect()

@@ -123,6 +123,8 @@ def topics() -> str:
         "`message.timestamp.type` or `compression.type` breaks a promise, or whose `min.insync.replicas` is too low.\n\n"
         "Results, audit events and state are written in transactions: read them with `isolation.level=read_committed`.\n\n"
         + _table(("topic", "holds", "key", "written by", "settings"), rows)
+        + "\nA record without a value on `trade.state` says that an order, withdrawal or deposit was over long ago "
+        "(`ORCHESTRATOR_STATE_RETENTION_DAYS`): drop the key. The database still has it.\n"
         + "\nRetention: topics with `cleanup.policy=delete` keep the broker's default (7 days). Keep `trade.requests` at least as long as "
         "workers may be down; a request older than 24 hours is refused as `REQUEST_STALE` anyway. Compaction never removes history from "
         "`trade.audit`, because every event has a key of its own.\n"

@@ -6,6 +6,7 @@ Secrets are `SecretStr` and never printed. Durations carry their unit in the nam
 import os
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +24,12 @@ def _require_second_factor(value: str) -> str:
     if value in _NO_SECOND_FACTOR or not value:
         raise ValueError(f"{value!r} says nothing of a second factor (RFC 8176): name values such as mfa, otp or hwk")
     return value
+
+
+def _require_none_or(least: int, days: int) -> int:
+    if 0 < days < least:
+        raise ValueError(f"{days} days are fewer than what is still looked at: {least} or more, or 0 for ever")
+    return days
 
 
 class Settings(BaseSettings):
@@ -152,6 +159,11 @@ class Settings(BaseSettings):
     not drain the topic. One user counts for 3 at most, all together for ten times the number."""
     quarantine_window_seconds: int = Field(default=600, ge=1)
     """See above."""
+    state_retention_days: Annotated[int, AfterValidator(partial(_require_none_or, 2))] = Field(default=30, ge=0, le=36_500)
+    """How long the snapshot of what is over stays on `trade.state`: 2 days or more. 0: for ever. The database keeps every order."""
+    record_retention_days: Annotated[int, AfterValidator(partial(_require_none_or, 8))] = Field(default=90, ge=0, le=36_500)
+    """How long cancels that are over, realised results, closed quarantine entries and notes on look-ups stay in the database: 8 days or
+    more. 0: for ever."""
     reconcile_interval_ms: int = Field(default=1_000, ge=50)
     """How often orders in doubt are looked up; resting orders a quarter as often."""
 

@@ -1,21 +1,16 @@
-"""What the reconciler asks: orders whose end is not known yet, and claims that have outlived their day."""
+"""What is not over yet: orders that the reconciler asks about, and work that waits to be sent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import Final
 
-from infra.postgres.rows import KEY_LIVES_FROM, order_of, readable
+from infra.postgres.rows import order_of, readable
 from infra.postgres.step import Connection, Database
 from pipeline.order import Order
 from schemas.orders import OrderStatus
 from schemas.routing import Action, RoutedOrder
 
-# Expired claims go in parts, so that no statement holds many locks, and in bounded time, so that look-ups do not wait for it. A worker
-# that is asked once a minute keeps up with several thousand requests a second.
-_CLAIMS_PURGED_AT_ONCE: Final = 5_000
-_PURGE_SECONDS_MAX: Final = 5.0
 # An order whose report could not be applied is asked about all the same, less often: each such report costs a batch its halves.
 _SET_ASIDE_PAUSE: Final = timedelta(seconds=60)
 _UNFINISHED: Final = """
@@ -142,28 +137,3 @@ async def watched_orders(
             limit,
         )
     return [order_of(row) for row in rows]
-
-
-async def purge_claims(database: Database, older_than: datetime) -> int:
-    """Deletes claims whose request was over at `older_than`; returns how many. A claim whose request still runs is kept, however old.
-
-    Stops after some seconds; what is left goes the next time.
-    """
-    purged, part = 0, _CLAIMS_PURGED_AT_ONCE
-    stop_at = monotonic() + _PURGE_SECONDS_MAX
-    while part == _CLAIMS_PURGED_AT_ONCE and monotonic() < stop_at:
-        async with database.connection() as connection:
-            status = await connection.execute(
-                f"""
-                DELETE FROM claims WHERE (user_id, idempotency_key) IN (
-                    SELECT user_id, idempotency_key FROM claims
-                    WHERE claimed_at <= $1 AND result IS NOT NULL AND {KEY_LIVES_FROM} <= $1
-                    ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
-                )
-                """,  # noqa: S608 — a literal
-                older_than,
-                _CLAIMS_PURGED_AT_ONCE,
-            )
-        part = int(status.rsplit(" ", 1)[-1])
-        purged += part
-    return purged

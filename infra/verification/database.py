@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -82,6 +83,7 @@ class DatabaseEvidence:
     trail: DatabaseTrail
     positions: dict[tuple[str, int], tuple[int, bool]]
     deposited: Deposited
+    snapshots_removed: dict[tuple[str, str], datetime]
 
 
 async def read_database(database_url: str, consumer_group: str) -> DatabaseEvidence:
@@ -128,6 +130,10 @@ async def _read(connection: AsyncConnection, consumer_group: str) -> DatabaseEvi
         trail=await _trail(connection),
         positions={(row["topic"], row["partition"]): (row["next_offset"], row["carries"]) for row in positions},
         deposited=await _deposited(connection),
+        snapshots_removed={
+            (row["kind"], row["exchange"]): row["removing_until"]
+            for row in await _rows(connection, "SELECT kind, exchange, removing_until FROM state_retention")
+        },
     )
 
 

@@ -67,7 +67,11 @@ class TopicReader:
 
     def _state(self, record: ConsumerRecord) -> None:
         # One key is always on one partition, so the last one read is the newest.
-        self.snapshots[(record.key or b"").decode(errors="replace")] = record.value or b""
+        key = (record.key or b"").decode(errors="replace")
+        if record.value is None:
+            self.snapshots.pop(key, None)
+        else:
+            self.snapshots[key] = record.value
 
 
 async def read_topics(settings: Settings, bootstrap_servers: str, takes: Mapping[str, Take]) -> None:

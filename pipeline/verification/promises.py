@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from pipeline.order import Order
@@ -13,7 +14,8 @@ from pipeline.verification.deposits import Deposited, check_booked_deposits, che
 from pipeline.verification.finding import Finding
 from pipeline.verification.payouts import check_payouts, in_flight_users, payouts_missing
 from pipeline.verification.progress import PartitionProgress, check_progress
-from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_state, check_trail
+from pipeline.verification.snapshots import check_state
+from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_trail
 from pipeline.withdrawal import Withdrawal
 
 LEDGER: Final = frozenset(
@@ -47,6 +49,8 @@ class Evidence:
     books: ExchangeBooks | None
     books_missing_because: str = ""
     deposited: Deposited = field(default_factory=Deposited)
+    # By kind and exchange: what was over by then may have no snapshot any more.
+    snapshots_removed: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
 
     @property
     def orders(self) -> Mapping[str, Order]:
@@ -67,7 +71,9 @@ def check_all(evidence: Evidence, at_rest: bool = True) -> list[Finding]:
         *check_accounts(evidence.accounts, orders.values(), withdrawals.values(), deposited.deposits.keys()),
         *check_deposits(deposited),
         *check_trail(evidence.topic_trail, evidence.database_trail),
-        check_state(evidence.snapshots, orders.values(), withdrawals.values(), deposited.deposits.values()),
+        check_state(
+            evidence.snapshots, orders.values(), withdrawals.values(), deposited.deposits.values(), evidence.snapshots_removed
+        ),
         *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels), withdrawals.values()),
     ]
 

@@ -1,4 +1,4 @@
-"""Trail: the audit chains in the database and on the topic, each alone and against one another, and the state snapshots.
+"""Trail: the audit chains in the database and on the topic, each alone and against one another.
 
 Invariants that are checked (schemas/audit states them for readers of the topic):
 1. Per account `seq` counts 1, 2, 3 … without a gap, `prev_hash` is the hash before, and `hash` is right: in the database, and from the
@@ -6,10 +6,9 @@ Invariants that are checked (schemas/audit states them for readers of the topic)
 2. The record's key is the event's id, and one key never stands for two events: else compaction would remove history.
 3. Topic and database have the same events, byte by byte. A topic may repeat one.
 4. Per order each event begins with the status with which the one before ended.
-5. The newest snapshot of every order on the state topic is its row.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -17,17 +16,8 @@ from itertools import pairwise
 import orjson
 
 from pipeline.audit import canonical
-from pipeline.changes import state_of
-from pipeline.deposit import Deposit
-from pipeline.deposits import deposit_state
-from pipeline.order import Order
 from pipeline.verification.finding import Check, Finding
-from pipeline.withdrawal import Withdrawal
-from pipeline.withdrawals import withdrawal_state
 from schemas.audit import GENESIS_HASH
-from schemas.deposits import DEPOSIT_STATE
-from schemas.state import ORDER_STATE
-from schemas.withdrawals import WITHDRAWAL_STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,41 +189,4 @@ def _status_steps(database: DatabaseTrail) -> Finding:
         for before, after in pairwise(steps):
             if after.before != before.after:
                 check.breach(f"order {order_id}: event {before.seq} ends {before.after}, event {after.seq} begins {after.before}")
-    return check.finding()
-
-
-def check_state(
-    snapshots: Mapping[str, bytes], orders: Iterable[Order], withdrawals: Iterable[Withdrawal] = (), deposits: Iterable[Deposit] = ()
-) -> Finding:
-    """The newest value per key of `trade.state` against the rows of orders, withdrawals and deposits."""
-    claim = "the newest snapshot of every order, withdrawal and deposit on the state topic is its row in the database"
-    check = Check("state_matches_database", claim)
-    known: set[str] = set()
-    for order in orders:
-        check.checked += 1
-        known.add(order.order_id)
-        value = snapshots.get(order.order_id)
-        if value is None:
-            check.breach(f"order {order.order_id} ({order.status}) has no snapshot")
-        elif value != ORDER_STATE.dump_json(state_of(order)):
-            check.breach(f"order {order.order_id} is {order.status}, its snapshot says {orjson.loads(value).get('order_status')}")
-    for withdrawal in withdrawals:
-        check.checked += 1
-        known.add(withdrawal.withdrawal_id)
-        value = snapshots.get(withdrawal.withdrawal_id)
-        if value is None:
-            check.breach(f"withdrawal {withdrawal.withdrawal_id} ({withdrawal.status}) has no snapshot")
-        elif value != WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal)):
-            said = orjson.loads(value).get("withdrawal_status")
-            check.breach(f"withdrawal {withdrawal.withdrawal_id} is {withdrawal.status}, its snapshot says {said}")
-    for deposit in deposits:
-        check.checked += 1
-        known.add(deposit.deposit_id)
-        value = snapshots.get(deposit.deposit_id)
-        if value is None:
-            check.breach(f"deposit {deposit.deposit_id} ({deposit.status}) has no snapshot")
-        elif value != DEPOSIT_STATE.dump_json(deposit_state(deposit)):
-            check.breach(f"deposit {deposit.deposit_id} is {deposit.status}, its snapshot says {orjson.loads(value).get('deposit_status')}")
-    for order_id in sorted(snapshots.keys() - known):
-        check.breach(f"a snapshot names order {order_id}, which is not in the database")
     return check.finding()

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.retention import purge_claims
 from infra.postgres.step import Database, InputPartition
-from infra.postgres.unfinished import purge_claims, unfinished_orders
+from infra.postgres.unfinished import unfinished_orders
 from pipeline.arrival import Arrival
 from pipeline.audit import GENESIS_HASH
 from pipeline.changes import Changes

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from infra.postgres.accounts import NewUser, add_users, stored_keys
+from infra.postgres.retention import purge_claims
 from infra.postgres.step import Database, InputPartition
-from infra.postgres.unfinished import purge_claims
 from pipeline.audit import hash_of_value
 from pipeline.changes import Changes
 from pipeline.execution import plan

@@ -118,6 +118,7 @@ class Sound:
     pending_cancels: set[SourceOffset] = field(default_factory=set)
     letters: DeadLetters = field(default_factory=DeadLetters)
     snapshots: dict[str, bytes] = field(default_factory=dict)
+    snapshots_removed: dict[tuple[str, str], datetime] = field(default_factory=dict)
     topic: TopicTrail = field(default_factory=TopicTrail)
     database: DatabaseTrail = field(default_factory=DatabaseTrail)
     balances: dict[AccountKey, Balance] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Sound:
             requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running, self.withdrawals),
             dead_letters=self.letters,
             snapshots=self.snapshots,
+            snapshots_removed=self.snapshots_removed,
             topic_trail=self.topic,
             database_trail=self.database,
             accounts=Accounts(self.balances, self.totals, self.held, {}),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -266,6 +267,13 @@ def _stale_snapshot(made: Sound) -> None:
 
 def _no_snapshot(made: Sound) -> None:
     del made.snapshots[RESTING]
+
+
+def _no_snapshot_of_what_was_over_after_removal_began(made: Sound) -> None:
+    over = made.withdrawals[PAID]
+    assert over.executed_at is not None
+    made.snapshots_removed = {("withdrawal", over.exchange): over.executed_at - timedelta(microseconds=1)}
+    del made.snapshots[PAID]
 
 
 def _snapshot_of_nothing(made: Sound) -> None:
@@ -561,6 +569,7 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("status_steps_join", _status_jumps),
     ("state_matches_database", _stale_snapshot),
     ("state_matches_database", _no_snapshot),
+    ("state_matches_database", _no_snapshot_of_what_was_over_after_removal_began),
     ("state_matches_database", _snapshot_of_nothing),
     ("offsets_match_database", _offset_ahead),
     ("offsets_match_database", _carried_left),
@@ -689,3 +698,15 @@ def test_tally_counts_the_records_of_this_run_only() -> None:
     assert (whole.p50_ms, whole.p99_ms, whole.seconds) == (1_000, 1_000, 1.0)
     assert tally(answers, {0: 3}).requests == 5
     assert tally(answers, {0: 9}).requests == 0
+
+
+def test_snapshot_may_be_gone_of_what_was_over_when_removal_reached_it() -> None:
+    """Of its kind and exchange alone, and never of what still runs."""
+    made = sound()
+    over = made.withdrawals[PAID]
+    assert over.executed_at is not None
+    made.snapshots_removed = {("withdrawal", over.exchange): over.executed_at, ("order", over.exchange): NOW + timedelta(days=400)}
+    del made.snapshots[PAID]
+    assert all_hold(check_all(made.evidence()), frozenset({"state_matches_database"}))
+    del made.snapshots[RESTING]
+    assert not all_hold(check_all(made.evidence()), frozenset({"state_matches_database"}))
