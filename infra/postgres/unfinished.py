@@ -89,7 +89,8 @@ async def due_work(
     """Orders and withdrawals that wait for their next attempt and are due (pipeline/retries), the first due first.
 
     `answering_since`: the exchange answers now, and since then at least, so that also what failed before that is due. None while it answers
-    nothing: only what must be answered itself is due then, as its deadline is over.
+    nothing: only what must be answered itself is due then, as its deadline is over. What failed later than now did so by a clock that was
+    set back since, so its time says nothing.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(
@@ -101,7 +102,7 @@ async def due_work(
                 SELECT 'withdraw', withdrawal_id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM withdrawals
                 WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND retry_at IS NOT NULL
             ) AS waiting
-            WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4))
+            WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4 OR updated_at > $3))
             ORDER BY retry_at, id LIMIT $5
             """,
             exchange,

@@ -82,7 +82,8 @@ async def test_append_only_triggers_are_there_for_every_kind_of_change(database_
     assert [(row["table"], row["tgtype"], row["tgenabled"]) for row in rows] == [
         ("audit_events", 2 + 8 + 16 + 32, b"O"),
         ("balance_imports", 2 + 8 + 16 + 32, b"O"),
-        ("realised_results", 2 + 8 + 16 + 32, b"O"),
+        # Its rows go when they count for nothing any more; what still counts stays by a trigger of its own.
+        ("realised_results", 2 + 16 + 32, b"O"),
         ("transfers", 2 + 8 + 16 + 32, b"O"),
     ]
 

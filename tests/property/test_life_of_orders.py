@@ -42,6 +42,7 @@ class Life:
         rules: tuple[tuple[int, Callable[[], str]], ...] = (
             (6, self._request), (3, self._copy), (2, self._cancel), (1, self._broken), (6, self._intake), (8, self._execute),
             (5, self._time), (1, self._set_clock), (2, self._land), (6, self._fill), (2, self._end), (4, self._look_up), (5, self._settle),
+            (2, self._retry),
         )  # fmt: skip
         weights, actions = [weight for weight, _ in rules], [action for _, action in rules]
         for _ in range(STEPS):
@@ -140,6 +141,10 @@ class Life:
         status = self.dice.choice([OrderStatus.CANCELED, OrderStatus.EXPIRED, OrderStatus.REJECTED])
         self.world.exchange.end(standing, status)
         return f"{standing.exchange_order_id} {status}"
+
+    def _retry(self) -> str:
+        self.world.retry()
+        return ""
 
     def _look_up(self) -> str:
         self.world.look_up()

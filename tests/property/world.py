@@ -28,7 +28,7 @@ from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltScope
 from schemas.orders import OrderStatus, Side
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result
-from schemas.routing import Report, ReportedFee, RoutedOrder
+from schemas.routing import Action, Report, ReportedFee, RoutedOrder
 from schemas.state import ORDER_STATE
 from tests.unit.builders import (
     EXCHANGE,
@@ -202,6 +202,16 @@ class World:
         self._publish(carried)
         self._store(changes)
 
+    def retry(self) -> None:
+        """The retry queue: what is due is queued again, also where it is queued already."""
+        for order in self.orders.values():
+            if order.retry_at is not None and (order.retry_at <= self.now or order.updated_at > self.now):
+                self.queue.append(
+                    RoutedOrder(
+                        schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1
+                    )
+                )
+
     def look_up(self) -> None:
         """The reconciler: one report for each order without an end, and for each that ended without the exchange's own word."""
         for order in self.orders.values():
@@ -363,6 +373,7 @@ class World:
         for order in self.orders.values():
             assert per_order[order.order_id] == order.hold_amount, "an order's hold is not what its transfers say"
             assert (order.status in TERMINAL) <= (order.hold_amount == 0), "an order that is over holds funds"
+            assert order.retry_at is None or order.status is OrderStatus.ACCEPTED, "an order that moved on waits for its next attempt"
 
     def finish(self) -> None:
         """Lets everything come to its end: all is read, all horizons pass, every resting order ends."""
@@ -371,6 +382,7 @@ class World:
             self.exchange.land()
             self.tick(60)
             self.intake(100)
+            self.retry()
             self.execute(100, lambda _: "accepted")
             for standing in self.exchange.books.values():
                 self.exchange.end(standing, OrderStatus.CANCELED)
