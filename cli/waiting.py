@@ -29,20 +29,22 @@ _HELD_BY: Final = {
     ("announcement", "expected"): "the sender",
 }
 _WAITING: Final = text("""
-    SELECT 'order' AS what, exchange, status, count(*) AS count, min(requested_at) AS oldest_at FROM orders
-    WHERE executed_at IS NULL AND status IN ('accepted', 'submitting', 'in_doubt') GROUP BY exchange, status
+    SELECT 'order' AS what, exchange, status, retry_at IS NOT NULL AS is_tried_again, count(*) AS count, min(requested_at) AS oldest_at
+    FROM orders WHERE executed_at IS NULL AND status IN ('accepted', 'submitting', 'in_doubt')
+    GROUP BY exchange, status, retry_at IS NOT NULL
     UNION ALL
-    SELECT 'cancel', orders.exchange, 'pending', count(*), min(cancels.requested_at) FROM cancels JOIN orders USING (order_id)
+    SELECT 'cancel', orders.exchange, 'pending', false, count(*), min(cancels.requested_at) FROM cancels JOIN orders USING (order_id)
     WHERE NOT cancels.ended GROUP BY orders.exchange
     UNION ALL
-    SELECT 'withdrawal', exchange, status, count(*), min(requested_at) FROM withdrawals WHERE executed_at IS NULL GROUP BY exchange, status
+    SELECT 'withdrawal', exchange, status, retry_at IS NOT NULL, count(*), min(requested_at)
+    FROM withdrawals WHERE executed_at IS NULL GROUP BY exchange, status, retry_at IS NOT NULL
     UNION ALL
-    SELECT 'deposit', exchange, status, count(*), min(detected_at) FROM deposits
+    SELECT 'deposit', exchange, status, false, count(*), min(detected_at) FROM deposits
     WHERE status IN ('detected', 'confirming') GROUP BY exchange, status
     UNION ALL
-    SELECT 'announcement', exchange, 'expected', count(*), min(requested_at) FROM deposit_announcements
+    SELECT 'announcement', exchange, 'expected', false, count(*), min(requested_at) FROM deposit_announcements
     WHERE executed_at IS NULL GROUP BY exchange
-    ORDER BY 1, 2, 3
+    ORDER BY 1, 2, 3, 4
 """)
 _HALTS: Final = text("SELECT scope, target FROM halts WHERE scope IN ('all', 'exchange') AND level = 'halt'")
 _STORED: Final = text("""
@@ -63,8 +65,9 @@ async def waiting_rows(connection: AsyncConnection, now: datetime) -> list[Row]:
     """One row for each kind, exchange and state of which there is one: how many, the oldest, and who holds them up."""
     everything, exchanges = await halted_exchanges(connection)
     rows: list[Row] = []
-    for what, exchange, status, count, oldest_at in await connection.execute(_WAITING):
-        held_by = _HELD_BY.get((what, status), "–")
+    for what, exchange, status, is_tried_again, count, oldest_at in await connection.execute(_WAITING):
+        # Its last attempt reached nothing; nothing is tried while the exchange answers nothing.
+        held_by = "the exchange, which takes nothing" if is_tried_again else _HELD_BY.get((what, status), "–")
         if status == "accepted" and (everything or exchange in exchanges):
             held_by = "a halt"
         rows.append({

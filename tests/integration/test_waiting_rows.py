@@ -30,10 +30,11 @@ _PARTITION = text("""
 
 async def _fill(connection: AsyncConnection) -> None:
     orders = [("a", "binance", "accepted"), ("b", "binanceus", "accepted"), ("c", "binance", "in_doubt"), ("d", "binance", "in_doubt")]
-    orders += [("e", "binance", "submitting"), ("rests", "binance", "new")]
+    orders += [("e", "binance", "submitting"), ("rests", "binance", "new"), ("f", "binanceus", "accepted")]
     for number, (name, exchange, status) in enumerate(orders):
         at = NOW - timedelta(seconds=100 + number)
         await connection.execute(_ORDER, {"id": name, "number": number, "exchange": exchange, "status": status, "at": at})
+    await connection.execute(text("UPDATE orders SET retry_at = updated_at WHERE order_id = 'f'"))
     for number, ended in enumerate((False, True)):
         values = {"number": number, "at": NOW - timedelta(seconds=7), "order_id": "rests", "ended": ended}
         await connection.execute(_CANCEL, values)
@@ -61,6 +62,7 @@ async def test_lag_tells_everything_that_waits_and_who_holds_it_up(database_url:
         ("order", "binance", "in_doubt", 2, 103, "the exchange's proof"),
         ("order", "binance", "submitting", 1, 104, "the exchange's answer"),
         ("order", "binanceus", "accepted", 1, 101, "a worker"),
+        ("order", "binanceus", "accepted", 1, 106, "the exchange, which takes nothing"),
     ]
 
 
