@@ -16,10 +16,11 @@ Invariants:
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final
 
 from pipeline.cancels import count_cancel_sent, end_expired_cancels, end_unconfirmed_cancels, repeat_pending_cancels
-from pipeline.changes import Changes, order_fields
+from pipeline.changes import Changes, PendingCancel, order_fields
 from pipeline.gate.context import HaltBook
 from pipeline.invariants import InvariantViolation
 from pipeline.order import RESTING, Order
@@ -103,9 +104,11 @@ def plan(
             end_expired_cancels(order, changes)
             # Without a cancel that waits, and without a halt or a correction that asks for one, the record is a copy that was overtaken:
             # its producer was told that the order stands. So it does under a halt that only keeps orders from being sent.
-            asked_for = changes.cancels.get(order.order_id) or order.corrected_at or _is_canceled_by_halt(order, canceling, usd_assets)
-            if order.status in RESTING and not again and asked_for:
-                decided.cancels.append(reference_of(order))
+            without_end = order.corrected_at is not None or _is_canceled_by_halt(order, canceling, usd_assets)
+            waiting = changes.cancels.get(order.order_id, [])
+            if order.status in RESTING and not again and (waiting or without_end):
+                before = None if without_end else _latest_deadline(waiting)
+                decided.cancels.append(replace(reference_of(order), cancel_before=before))
             # Otherwise the cancel stays pending: it ends with its order, or is sent when a look-up finds the order resting.
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
             if changes.cancels.get(order.order_id):
@@ -132,6 +135,12 @@ def is_stopped(order: Order | Submission, level: HaltLevel, usd_assets: Collecti
     `infra.postgres.gate` says the same in SQL for what rests.
     """
     return level is HaltLevel.HALT or order.side is not Side.SELL or order.symbol.partition("/")[2] not in usd_assets
+
+
+def _latest_deadline(waiting: Sequence[PendingCancel]) -> datetime | None:
+    """Until when somebody wants the order canceled; None where one of them wants it without end."""
+    deadlines = [cancel.expires_at for cancel in waiting if cancel.expires_at is not None]
+    return max(deadlines) if len(deadlines) == len(waiting) else None
 
 
 def _is_canceled_by_halt(order: Order, canceling: HaltBook, usd_assets: Collection[str]) -> bool:

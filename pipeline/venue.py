@@ -85,7 +85,9 @@ class OrderReference:
 
     `paper` comes with a simulated order that may rest: no exchange has it in its books, so whoever asks for it brings it along. `market_id`
     is the venue's own name of the market when the order was accepted: an order must be found whatever has become of its market since. By
-    `terms` another order that has lost its client order id is told from this one; without them every such order may be this one."""
+    `terms` another order that has lost its client order id is told from this one; without them every such order may be this one.
+
+    `cancel_before`, UTC: a cancel that was asked for by then alone is not handed over later. None: it was asked for without end."""
 
     mode: Mode
     order_id: str
@@ -100,6 +102,7 @@ class OrderReference:
     terms: OrderTerms | None = None
     sent_with: KeyVersion | None = None
     market_id: str | None = None
+    cancel_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

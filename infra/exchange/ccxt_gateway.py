@@ -159,9 +159,17 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
             return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
         exchange, market_id = knowing(exchange, reference)
-        call = Call(order=True, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
-        gone = False
         params = self._named(reference, self._venue.cancel_parameter)
+        deadline_ms = None
+        if reference.cancel_before is not None:
+            deadline_ms = milliseconds(reference.cancel_before)
+            window_ms = self._window_ms(self._clock(), reference.cancel_before)
+            if window_ms is None:
+                return TOO_LATE
+            # The venue itself turns away what arrives after the deadline.
+            params[self._venue.order.receive_window] = window_ms
+        call = Call(order=True, deadline_ms=deadline_ms, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
+        gone = False
         if self._venue.cancel_id_parameter is not None:
             params[self._venue.cancel_id_parameter] = canceled_id(reference.client_order_id)
         async with self._calling(call):

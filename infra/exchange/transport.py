@@ -53,13 +53,15 @@ class Call:
     """One account call: what it may do, and what is known of it.
 
     `order` calls hand over one request at most. `signed_ms` is the timestamp to sign, by the venue's clock, and `not_after_ms` the end of
-    its receive window by this machine's, both in ms since 1970. `last_look` may stop an order behind all queues; what it raises is kept in
+    its receive window by this machine's, both in ms since 1970; a call may wait for the venue until then. `deadline_ms` is when it must not
+    be handed over any more, by this machine's clock. `last_look` may stop an order behind all queues; what it raises is kept in
     `look_failure`. `form` is what the request must say, whole.
     """
 
     order: bool = False
     signed_ms: int | None = None
     not_after_ms: int | None = None
+    deadline_ms: int | None = None
     form: WireForm | None = None
     last_look: Callable[[], Awaitable[Refused | None]] | None = None
     look_failure: Exception | None = None
@@ -69,6 +71,11 @@ class Call:
     http_status: int | None = None
     answer: Any = None
     text: str = ""
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether it must not be handed over any more."""
+        ends = [end for end in (self.not_after_ms, self.deadline_ms) if end is not None]
+        return bool(ends) and now_ms > min(ends)
 
     def evidence(self, row: Venue) -> Evidence:
         """What a rule of the venue's white list is held against."""
@@ -107,10 +114,10 @@ class ReportingConnector(aiohttp.TCPConnector):
             if call is not None:
                 call.unconnected = not call.connected
             raise
-        if call is not None and call.not_after_ms is not None and self._wall_clock_ms() > call.not_after_ms:
+        if call is not None and call.is_over(self._wall_clock_ms()):
             connection.close()
             call.handed_over = False
-            raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its receive window was over when the connection stood")
+            raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its time was over when the connection stood")
         if call is not None:
             call.connected = True
             call.unconnected = False
@@ -183,8 +190,8 @@ async def _admit(exchange: Any, call: Call | None) -> None:
         raise NotHandedOver(ReasonCode.EXCHANGE_UNAVAILABLE, text) if call is not None and call.order else RateLimitExceeded(text)
     if call is not None and call.last_look is not None:
         await _look(call, call.last_look)
-    if not_after_ms is not None and exchange.wall_clock_ms() > not_after_ms:
-        raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its receive window was over before it could be sent")
+    if call is not None and call.is_over(exchange.wall_clock_ms()):
+        raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its time was over before it could be sent")
 
 
 async def _look(call: Call, last_look: Callable[[], Awaitable[Refused | None]]) -> None:

@@ -198,6 +198,10 @@ async def test_receive_window_ends_at_the_deadline(left_ms: int, window: str) ->
         await gateway.submit(submission(submitting_at=intent, expires_at=intent + left))
         await gateway.withdraw(payout(submitting_at=intent, expires_at=intent + left))
         assert [arrived.body["recvWindow"] for arrived in venue.arrivals if arrived.method == "POST"] == [window, window]
+        venue.answers["DELETE", ORDER] = answers(200, order_row("co-1-c", status="CANCELED"))
+        await gateway.cancel(reference(cancel_before=datetime.now(UTC) + left + timedelta(seconds=1)))
+        (signed,) = [int(arrived.query["recvWindow"]) for arrived in venue.arrivals if arrived.method == "DELETE"]
+        assert signed <= min(left_ms + 1_000, 5_000)
 
 
 async def test_request_with_too_little_left_or_past_its_deadline_is_not_sent() -> None:
@@ -208,12 +212,14 @@ async def test_request_with_too_little_left_or_past_its_deadline_is_not_sent() -
             outcomes = [
                 await gateway.submit(submission(submitting_at=intent, expires_at=expires)),
                 await gateway.withdraw(payout(submitting_at=intent, expires_at=expires)),
+                await gateway.cancel(reference(cancel_before=expires)),
             ]
-            assert [getattr(outcome, "reason_code", outcome) for outcome in outcomes] == [ReasonCode.REQUEST_EXPIRED] * 2
-            assert not [arrived for arrived in venue.arrivals if arrived.method == "POST"]
+            assert [getattr(outcome, "reason_code", outcome) for outcome in outcomes] == [ReasonCode.REQUEST_EXPIRED] * 3
+            assert not [arrived for arrived in venue.arrivals if arrived.method in {"POST", "DELETE"}]
 
 
-async def test_deadline_that_passes_while_the_connection_is_made_stops_the_request() -> None:
+@pytest.mark.parametrize("name", ["order", "cancel"])
+async def test_deadline_that_passes_while_the_connection_is_made_stops_the_request(name: str) -> None:
     """The last look is where the first byte is next: behind the connection, which may stand late."""
     intent = datetime.now(UTC)
     late = False
@@ -231,10 +237,15 @@ async def test_deadline_that_passes_while_the_connection_is_made_stops_the_reque
             return await resolve(*arguments, **named)
 
         connector._resolve_host = slow  # type: ignore[method-assign,union-attr,assignment]
-        outcome = await gateway.submit(submission(submitting_at=intent, expires_at=intent + timedelta(seconds=30)))
+        deadline = intent + timedelta(seconds=30)
+        if name == "order":
+            outcome = await gateway.submit(submission(submitting_at=intent, expires_at=deadline))
+        else:
+            outcome = await gateway.cancel(reference(cancel_before=deadline))  # type: ignore[assignment]
         assert late
+        # Stopped on this side: it is not the exchange that has turned it away.
         assert outcome == Refused(ReasonCode.REQUEST_EXPIRED, getattr(outcome, "detail", ""))
-        assert venue.orders_arrived() == []
+        assert not [arrived for arrived in venue.arrivals if arrived.method in {"POST", "DELETE"}]
 
 
 def _delisted() -> dict[str, object]:

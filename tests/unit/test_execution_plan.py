@@ -318,3 +318,21 @@ def test_submission_without_an_intent_cannot_be_made() -> None:
     """No recorded time, no signature."""
     with pytest.raises(InvariantViolation):
         submission_of(replace(order_of(status=S.SUBMITTING), submitting_at=None))
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "halted", "before"),
+    [
+        ([NOW + DAY, NOW + 2 * DAY], False, NOW + 2 * DAY),
+        ([NOW + DAY, None], False, None),
+        ([NOW + DAY], True, None),
+        ([], True, None),
+    ],
+    ids=["the last deadline", "one without end", "a halt as well", "a halt alone"],
+)
+def test_cancel_goes_out_for_as_long_as_somebody_wants_it(deadlines: list[Any], halted: bool, before: Any) -> None:
+    """What comes after that is not handed over any more; a halt wants it without end."""
+    cancels = [pending_cancel(number, expires_at=deadline) for number, deadline in enumerate(deadlines)]
+    rows = frozenset({Halt(HaltScope.ALL, "", HaltLevel.HALT)}) if halted else frozenset()
+    decided, _ = _planned(order_of(status=S.NEW), _work(Action.CANCEL), cancels=cancels, halts=HaltBook(rows, canceling=rows))
+    assert [reference.cancel_before for reference in decided.cancels] == [before]
