@@ -33,7 +33,7 @@ from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdr
 from pipeline.invariants import Retryable
 from pipeline.payouts import absence_is_proven
 from pipeline.rules import Rules
-from pipeline.venue import LookUpFailed
+from pipeline.venue import KeyVersion, LookUpFailed
 from pipeline.withdrawal import TERMINAL, VenueWithdrawal, Withdrawal
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
@@ -105,14 +105,18 @@ def _report(withdrawal: Withdrawal, finding: WithdrawalFinding, at: datetime) ->
 
 
 def windows_of(withdrawals: Iterable[Withdrawal]) -> list[list[Withdrawal]]:
-    """The withdrawals of one account, oldest first, in groups that one question about the history can cover."""
+    """The withdrawals that were sent with one key id, oldest first, in groups that one question about the history can cover. Those that
+    were sent with different keys under that id are asked about apart: one key may answer for some of them only."""
     groups: list[list[Withdrawal]] = []
+    newest: dict[KeyVersion | None, list[Withdrawal]] = {}
     sent = [(one.sent_from, one) for one in withdrawals if one.sent_from is not None]
     for sent_from, withdrawal in sorted(sent, key=lambda pair: pair[0]):
-        first = groups[-1][0].sent_from if groups else None
-        if first is None or sent_from - first > _WINDOW:
-            groups.append([])
-        groups[-1].append(withdrawal)
+        group = newest.get(withdrawal.sent_with)
+        first = group[0].sent_from if group else None
+        if group is None or first is None or sent_from - first > _WINDOW:
+            newest[withdrawal.sent_with] = group = []
+            groups.append(group)
+        group.append(withdrawal)
     return groups
 
 
@@ -199,15 +203,18 @@ class WithdrawalWatch:
             # By the exchange's own id: one that moves from one page or span to the next comes twice.
             by_client_id: dict[str, dict[str, VenueWithdrawal]] = {}
             looks: list[datetime] = []
+            sent_at = min(one.submitting_at for one in group if one.submitting_at is not None)
             for since, until in spans_of(group, self._clock()):
-                history = await gateway.withdrawal_history(user_id, api_key_id, since, until)
+                history = await gateway.withdrawal_history(user_id, api_key_id, since, until, group[0].sent_with, sent_at)
                 if isinstance(history, LookUpFailed):
                     log.debug("withdrawal_history_unknown", exchange=account[0], detail=history.detail)
-                    return
+                    looks.clear()
+                    break
                 looks.append(history.looked_up_at)
                 for row in history.rows:
                     by_client_id.setdefault(row.client_withdrawal_id, {})[row.exchange_withdrawal_id] = row
-            for one in group:
+            # A history that was not shown whole says nothing of its group; the others are asked about all the same.
+            for one in group if looks else ():
                 try:
                     report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._rules)
                 except ValueError as error:

@@ -20,6 +20,7 @@ from pipeline.venue import (
     AccountBalances,
     Confirmed,
     InDoubt,
+    KeyVersion,
     LookUpFailed,
     LookUpOutcome,
     Market,
@@ -135,10 +136,20 @@ class WithdrawalGateway(Protocol):
         ...
 
     async def withdrawal_history(
-        self, user_id: str, api_key_id: str, since: datetime, until: datetime
+        self,
+        user_id: str,
+        api_key_id: str,
+        since: datetime,
+        until: datetime,
+        sent_with: KeyVersion | None = None,
+        sent_at: datetime | None = None,
     ) -> WithdrawalHistory | LookUpFailed:
         """Every withdrawal of an account that carries a client id of ours and was accepted between the two times (UTC, at most 90 days
-        apart); `LookUpFailed` unless the venue showed the whole list and told its clock. Raises only what the credential source raises."""
+        apart); `LookUpFailed` unless the venue showed the whole list and told its clock. Raises only what the credential source raises.
+
+        `sent_with`, or `sent_at` where that was not kept, says which account is meant: a key that was replaced by one of another account
+        tells nothing, so it is `LookUpFailed` as well.
+        """
         ...
 
     async def withdrawal_networks(self, user_id: str, api_key_id: str) -> dict[tuple[str, str], Network]:

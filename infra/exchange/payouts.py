@@ -17,12 +17,13 @@ from typing import Any, Final
 
 from infra.exchange.account_calls import TOO_LATE, AccountCalls, whole_list
 from infra.exchange.gateway import LastLook, VenueUnavailable
+from infra.exchange.key_accounts import is_account_of, other_account
 from infra.exchange.reading import UnreadableBooks, amount, milliseconds, note_unreadable, reading, shown, text
 from infra.exchange.transport import Call
 from infra.exchange.venues import VenueWithdrawals
 from infra.exchange.wire import asked, withdrawal_form
 from pipeline.booking import storable
-from pipeline.venue import InDoubt, LookUpFailed, Refused
+from pipeline.venue import InDoubt, KeyVersion, LookUpFailed, Refused
 from pipeline.withdrawal import Network, Taken, VenueWithdrawal, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
 from schemas.reasons import ReasonCode
 
@@ -77,7 +78,13 @@ class PayoutCalls(AccountCalls):
         return Taken(taken_as) if taken_as else InDoubt(f"{self.exchange} answered without an id of the withdrawal")
 
     async def withdrawal_history(
-        self, user_id: str, api_key_id: str, since: datetime, until: datetime
+        self,
+        user_id: str,
+        api_key_id: str,
+        since: datetime,
+        until: datetime,
+        sent_with: KeyVersion | None = None,
+        sent_at: datetime | None = None,
     ) -> WithdrawalHistory | LookUpFailed:
         names = self._venue.withdrawals
         if names is None:
@@ -86,6 +93,8 @@ class PayoutCalls(AccountCalls):
         if isinstance(account, Refused):
             return LookUpFailed(account.detail)
         credentials, exchange = account
+        if not is_account_of(credentials, sent_with, sent_at):
+            return LookUpFailed(other_account(api_key_id))
         # Before the question: a history never counts as read later than it was.
         looked_up_at = await self._connection.venue_time()
         if looked_up_at is None:

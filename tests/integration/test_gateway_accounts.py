@@ -3,14 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
 from infra.exchange.ccxt_gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
 from pipeline.venue import Found, KeyVersion, LookUpFailed, Refused
+from pipeline.withdrawal import WithdrawalHistory
 from schemas.reasons import ReasonCode
-from tests.integration.scripted_venue import ORDER, ScriptedVenue, order_row, reference, running_venue, submission, trade_row
+from tests.integration.scripted_venue import ORDER, ScriptedVenue, answers, order_row, reference, running_venue, submission, trade_row
 
 
 @dataclass
@@ -82,3 +84,15 @@ async def test_order_whose_key_is_replaced_between_intent_and_call_is_not_sent()
         assert isinstance(outcome, Refused), outcome
         assert outcome.reason_code is ReasonCode.EXCHANGE_UNAVAILABLE
         assert made.venue.orders_arrived() == []
+
+
+async def test_history_of_another_accounts_withdrawals_is_no_answer() -> None:
+    """A payout that was sent with the key before would look absent there; a key of the same account answers for it."""
+    since, until = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC)
+    for known, account, answered in ((None, None, False), ("7", "8", False), ("7", "7", True)):
+        async with _replaced(account) as made:
+            made.venue.answers["GET", "/sapi/v1/capital/withdraw/history"] = answers(200, [])
+            found = await made.gateway.withdrawal_history("alice", "key-1", since, until, KeyVersion(1, known), until)
+            assert isinstance(found, WithdrawalHistory if answered else LookUpFailed), found
+            asked = [arrived.path for arrived in made.venue.arrivals if arrived.path.endswith("/withdraw/history")]
+            assert bool(asked) is answered

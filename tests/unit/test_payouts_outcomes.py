@@ -375,6 +375,16 @@ def test_history_of_long_is_asked_for_in_windows() -> None:
     assert groups == [["w200"], ["w81", "w79", "w2", "w1"]]
 
 
+def test_withdrawals_that_were_sent_with_different_keys_are_asked_about_apart() -> None:
+    """A key that was replaced under its id may answer for some of them only."""
+    versions = {"a": 1, "b": 2, "c": 1, "d": None}
+    sent = [
+        withdrawal_of(status=_S.IN_DOUBT, withdrawal_id=name, submitting_at=NOW - timedelta(minutes=9 - number), key_version=version)
+        for number, (name, version) in enumerate(versions.items())
+    ]
+    assert [[one.withdrawal_id for one in group] for group in windows_of(sent)] == [["a", "c"], ["b"], ["d"]]
+
+
 def test_history_is_asked_from_the_first_attempt_on_for_ever() -> None:
     """Each attempt carries the same client id: an earlier one that the exchange took late must not lie outside what is asked for, however
     many came after it; and no question covers more than the exchange answers."""
