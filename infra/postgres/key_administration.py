@@ -61,6 +61,10 @@ _STANDING: Final = """
     WHERE user_id = $1 AND api_key_id = $2 AND executed_at IS NULL AND status IN ('submitting', 'in_doubt', 'processing')
     ORDER BY id LIMIT $3
 """
+_WATCHED: Final = """
+    SELECT (SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND watched_until > $3)
+        + (SELECT count(*) FROM withdrawals WHERE user_id = $1 AND api_key_id = $2 AND watched_until > $3)
+"""
 _NAMED_MAX: Final = 5
 
 
@@ -70,15 +74,27 @@ async def what_stands(connection: Connection, user_id: str, api_key_id: str) -> 
     return [f"{row['id']} ({row['status']})" for row in rows]
 
 
-async def _require_answerable(changing: UserChange, key: NewKey) -> None:
-    """What was sent with a key is looked up and canceled with it: another account's books would seem to prove that it was never there."""
+async def _require_answerable(changing: UserChange, key: NewKey, now: datetime) -> str:
+    """What was sent with a key is looked up and canceled with it: another account's books would seem to prove that it was never there.
+
+    Returns what to tell of what counts as not executed and is only watched: it holds nothing up, as a key that somebody else may have must
+    go at once.
+    """
     standing = await what_stands(changing.connection, changing.user_id, key.api_key_id)
     before = await changing.connection.fetchval(
         "SELECT account_id FROM api_keys WHERE user_id = $1 AND api_key_id = $2", changing.user_id, key.api_key_id
     )
     known = before or key.account_before
-    if not standing or (key.account_id is not None and key.account_id == known):
-        return
+    if key.account_id is not None and key.account_id == known:
+        return ""
+    if not standing:
+        watched = await changing.connection.fetchval(_WATCHED, changing.user_id, key.api_key_id, now)
+        if not watched:
+            return ""
+        return (
+            f" {watched} orders or withdrawals that counted as not executed are still watched, and the new key is not proven to be of "
+            "their account: they are not found with it. Look at the exchange's own list for the 24 hours after their end."
+        )
     named = ", ".join(standing[:_NAMED_MAX]) + (" and more" if len(standing) > _NAMED_MAX else "")
     why = "belongs to another account" if known and key.account_id else "is not proven to belong to the same account"
     raise NotDone(
@@ -95,10 +111,10 @@ async def _keep_account(changing: UserChange, key: NewKey) -> None:
         "UPDATE api_keys SET account_id = $3 WHERE user_id = $1 AND api_key_id = $2", changing.user_id, key.api_key_id, key.account_id
     )
     if key.account_id == key.account_before:
-        for table, watched in (("orders", " OR watched_until IS NOT NULL"), ("withdrawals", "")):
+        for table in ("orders", "withdrawals"):
             await changing.connection.execute(
                 f"UPDATE {table} SET account_id = $3 WHERE user_id = $1 AND api_key_id = $2 AND key_version = $4 "  # noqa: S608 — literals
-                f"AND account_id IS NULL AND (executed_at IS NULL{watched})",
+                f"AND account_id IS NULL AND (executed_at IS NULL OR watched_until IS NOT NULL)",
                 changing.user_id,
                 key.api_key_id,
                 key.account_id,
@@ -129,8 +145,7 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
         until = "" if key.expires_at is None else f", until {key.expires_at.isoformat(timespec='seconds')}"
         if key_needs_two(key.permissions):
             await changing.require_approval("keys add", f"key {key.api_key_id} for {permissions} at {key.exchange}{until}")
-        if before is not None:
-            await _require_answerable(changing, key)
+        unanswered = "" if before is None else await _require_answerable(changing, key, by.at)
         await changing.connection.execute(
             """
             INSERT INTO api_keys (user_id, api_key_id, exchange, permissions, expires_at, encryption_key_id, ciphertext, status, created_at)
@@ -152,7 +167,7 @@ async def add_key(database: Database, key: NewKey, *, replace: bool, by: By) -> 
         was = "" if before is None else f", in place of one that was {before['status']}"
         what = f"key {key.api_key_id} for {permissions}{until}{was}"
         changing.record(EventType.KEY_ADDED, what, key.exchange, more={"target_id": key.api_key_id})
-    return Done(f"User {key.user_id} has {what} at {key.exchange}. `orchestrator keys check` asks the exchange about it.")
+    return Done(f"User {key.user_id} has {what} at {key.exchange}. `orchestrator keys check` asks the exchange about it.{unanswered}")
 
 
 async def revoke_key(database: Database, user_id: str, api_key_id: str, by: By) -> Done:

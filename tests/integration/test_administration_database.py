@@ -333,6 +333,21 @@ async def test_key_with_something_standing_is_not_replaced_by_one_that_could_not
         assert await stored_key(database, "alice", "k1") == before
 
 
+async def test_key_of_another_account_takes_the_place_of_one_whose_orders_are_only_watched(database_url: str) -> None:
+    """A key that somebody else may have must go at once; what the new one cannot find any more is said. One of the same account can."""
+    async with opened(database_url, "alice") as database:
+        await add_key(database, a_key("alice"), replace=False, by=by(1))
+        await rows(database, _ORDER, "o1", "rejected", NOW, NOW)
+        await rows(database, "UPDATE orders SET watched_until = $1", NOW + timedelta(hours=24))
+        same = await add_key(database, a_key("alice", account_id="7", account_before="7", version_before=1), replace=True, by=by(2))
+        assert "watched" not in same.what
+        other = await add_key(database, a_key("alice", account_id="8", account_before="7"), replace=True, by=by(3))
+        assert "1 orders or withdrawals that counted as not executed are still watched" in other.what
+        await rows(database, "UPDATE orders SET watched_until = $1", NOW - timedelta(hours=24))
+        over = await add_key(database, a_key("alice", account_id="9", account_before="8"), replace=True, by=by(4))
+        assert "watched" not in over.what
+
+
 async def test_key_of_the_same_account_takes_the_place_and_answers_for_what_stands(database_url: str) -> None:
     """The database counts replacements, and what was sent with the key before learns whose it is; encrypting anew is no replacement."""
     async with opened(database_url, "alice") as database:
