@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -38,11 +39,45 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{REQUIRE_KCAT} is set and kcat is not installed: no test was run. Install it: apt-get install kcat")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notes on tests that take another client in kcat's place that they do; the note reaches the report from any process of the run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Notes on tests that take another client in kcat's place that they do; the note reaches the report from any process of the run.
+
+    In a run of several processes, tests that wait and tests that compute take turns.
+    """
+    if hasattr(config, "workerinput"):
+        from tests.distribution import mixed
+
+        items[:] = mixed(items)
     for item in items:
         if not kcat.IS_INSTALLED and item.get_closest_marker("prefers_kcat") is not None:
             item.user_properties.append((_OTHER_CLIENT, "true"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps groups together; see tests/distribution.py. None (pytest-xdist's own) where something else was asked for."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    # Loaded in the process that deals out alone, and only where pytest-xdist is.
+    from tests.distribution import GroupScheduling, groups_of
+
+    groups = groups_of(Path(__file__).parent)
+    return GroupScheduling(config, log, {f"tests/{file}": group for file, group in groups.items()})
+
+
+@pytest.fixture(autouse=True)
+def undivided_group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fails a test whose group was divided among processes: what they share would be started in each, and nobody would notice."""
+    group = request.node.get_closest_marker("xdist_group")
+    worker = getattr(request.config, "workerinput", None)
+    if group is None or worker is None or not request.config.option.loadgroup:
+        return
+    note = tmp_path_factory.getbasetemp().parent / f"group-{group.args[0]}"
+    try:
+        with note.open("x") as file:
+            file.write(worker["workerid"])
+    except FileExistsError:
+        assert note.read_text() == worker["workerid"], f"the group {group.args[0]} was divided: see tests/distribution.py"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
-import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,7 +28,9 @@ from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.migrate import migrate
 from infra.postgres.step import connect
 from infra.settings import Settings
+from infra.verification.topics import read_offsets
 from schemas.topics import Topics
+from tests import prepared
 
 USERS = tuple(f"user-{number}" for number in range(8))
 OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
@@ -65,9 +67,8 @@ class Installation:
 
     def start_worker(self, module: str = "tests.worker_under_test", **extra: str) -> subprocess.Popen[bytes]:
         """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has."""
-        log = (self.log_directory / f"worker-{len(self.workers)}.log").open("wb")
-        argv = [sys.executable, "-m", module]
-        worker = subprocess.Popen(argv, env=self.environment(extra), cwd=Path(__file__).parents[1], stderr=log, stdout=log)
+        with (self.log_directory / f"worker-{len(self.workers)}.log").open("wb") as log:
+            worker = prepared.start(module, env=self.environment(extra), output=log.fileno())
         self.workers.append(worker)
         return worker
 
@@ -122,8 +123,10 @@ class Installation:
         finally:
             await producer.stop()
 
-    async def read(self, topic: str) -> list[ConsumerRecord]:
-        """Everything that a read_committed consumer sees of a topic now."""
+    @asynccontextmanager
+    async def following(self, topic: str) -> AsyncIterator[Callable[[], Awaitable[list[ConsumerRecord]]]]:
+        """A read_committed consumer of a topic. Each call of what it gives returns the records up to the topic's end as of the call that
+        no call before has returned."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.settings.kafka_bootstrap_servers,
             isolation_level="read_committed",
@@ -135,16 +138,25 @@ class Installation:
         try:
             partitions = [TopicPartition(topic, number) for number in range(self.settings.kafka_partitions)]
             consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
             await consumer.seek_to_beginning(*partitions)
-            records: list[ConsumerRecord] = []
-            deadline = monotonic() + 30
-            while any([await consumer.position(partition) < ends[partition] for partition in partitions]) and monotonic() < deadline:
-                for fetched in (await consumer.getmany(timeout_ms=200)).values():
-                    records += fetched
-            return records
+
+            async def read_on() -> list[ConsumerRecord]:
+                ends = await consumer.end_offsets(partitions)
+                records: list[ConsumerRecord] = []
+                deadline = monotonic() + 30
+                while any([await consumer.position(partition) < ends[partition] for partition in partitions]) and monotonic() < deadline:
+                    for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                        records += fetched
+                return records
+
+            yield read_on
         finally:
             await consumer.stop()
+
+    async def read(self, topic: str) -> list[ConsumerRecord]:
+        """Everything that a read_committed consumer sees of a topic now."""
+        async with self.following(topic) as read_on:
+            return await read_on()
 
     async def results(self) -> list[dict[str, Any]]:
         return [json.loads(record.value) for record in await self.read(self.topics.results)]
@@ -153,16 +165,30 @@ class Installation:
         """Waits for the final answer to each of these records, by (partition, offset). Fails on a second one."""
         wanted = {(record.partition, record.offset) for record in sent}
         deadline = monotonic() + within_seconds
+        finals: list[dict[str, Any]] = []
+        # One consumer for all looks: a new one each time would cost as much as the workers that are waited for.
+        async with self.following(self.topics.results) as read_on:
+            while True:
+                finals += [result for record in await read_on() if (result := json.loads(record.value))["final"]]
+                counts = Counter((result["source"]["partition"], result["source"]["offset"]) for result in finals)
+                assert not {source: count for source, count in counts.items() if count > 1}, "answered twice"
+                if wanted <= set(counts):
+                    return {(result["source"]["partition"], result["source"]["offset"]): result for result in finals}
+                if monotonic() > deadline:
+                    logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
+                    raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
+                await asyncio.sleep(0.3)
+
+    async def until_at_rest(self, within_seconds: float) -> None:
+        """Waits until no input partition has anything left, not even a marker of a transaction that its offset must move past."""
+        deadline = monotonic() + within_seconds
         while True:
-            finals = [result for result in await self.results() if result["final"]]
-            counts = Counter((result["source"]["partition"], result["source"]["offset"]) for result in finals)
-            assert not {source: count for source, count in counts.items() if count > 1}, "answered twice"
-            if wanted <= set(counts):
-                return {(result["source"]["partition"], result["source"]["offset"]): result for result in finals}
-            if monotonic() > deadline:
-                logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
-                raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
-            await asyncio.sleep(0.3)
+            rows = await read_offsets(self.settings, self.settings.kafka_bootstrap_servers or "")
+            behind = [row for row in rows if row.end_offset > (row.committed_offset or 0)]
+            if not behind:
+                return
+            assert monotonic() < deadline, f"still waiting: {behind}"
+            await asyncio.sleep(0.1)
 
     def accepted_orders(self) -> list[OrderAccepted]:
         """The orders that the exchange's own log says it accepted."""
@@ -208,16 +234,12 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each."""
     master_key = new_master_key()
-    simulator = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"),
-        "--venue-timeout-ms", "1000", "--parent-pipe", *simulator_options,
-        stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+    simulator = prepared.start_piped(
+        "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"), "--venue-timeout-ms", "1000", "--parent-pipe",
+        *simulator_options,
     )  # fmt: skip
     try:
-        if simulator.stdout is None:
-            raise RuntimeError("the simulator has no output")
-        async with asyncio.timeout(20):
-            url = json.loads(await simulator.stdout.readline())["url"]
+        url = json.loads(await asyncio.to_thread(_first_line, simulator))["url"]
         values: dict[str, Any] = {
             "kafka_bootstrap_servers": kafka,
             "database_url": database_url,
@@ -247,9 +269,19 @@ async def installation(
         finally:
             await _stop(made.workers)
     finally:
-        if simulator.returncode is None:
-            simulator.terminate()
-            await simulator.wait()
+        simulator.terminate()
+        await asyncio.to_thread(simulator.wait)
+        for pipe in (simulator.stdin, simulator.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _first_line(program: subprocess.Popen[bytes]) -> bytes:
+    """The first line that it prints; AssertionError where it does not in time."""
+    assert program.stdout is not None
+    readable, _, _ = select.select([program.stdout], [], [], 60)
+    assert readable, "the simulated exchange did not start"
+    return program.stdout.readline()
 
 
 async def _add_users(settings: Settings, simulator_url: str, user_ids: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ async def _all_credited(made: Installation, amounts: dict[str, Decimal]) -> None
             await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("point", "topic"), _POINTS, ids=[f"{point.value}-{topic}" for point, topic in _POINTS])
 async def test_resumes_deposits_from(
     point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
@@ -53,7 +53,7 @@ async def test_resumes_deposits_from(
         sent = await made.publish([announcement(number, amount=f"25.{number}") for number in range(_DEPOSITS)])
         amounts = await _send(made)
         first = made.start_worker(TEST_AT=f"{point}@{topic}:1", TEST_ONCE=unique_file(tmp_path), **QUICK)
-        assert await ended(first, 60) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
         made.start_worker(**QUICK)
         finals = await made.final_results(sent, 90)
         assert {result["status"] for result in finals.values()} == {"completed"}
@@ -61,7 +61,7 @@ async def test_resumes_deposits_from(
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_two_workers_that_watch_the_same_accounts_credit_once(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ def _paid_by_client_id(made: Installation) -> Counter[str]:
     return Counter(record.withdraw_order_id for record in paid_out(made).accepted)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_withdrawal_whose_answer_is_lost_is_paid_once(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """Taken by the exchange and answered with silence, an error or nonsense: in doubt, found in the history, never sent again."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
@@ -51,7 +51,7 @@ async def test_withdrawal_whose_answer_is_lost_is_paid_once(kafka: str, database
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_withdrawal_that_was_not_taken_is_never_sent_again_and_its_funds_are_free(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ async def _paid_after(made: Installation, at: str, then: str, directory: Path, *
     sent = await made.publish([withdrawal(number, expires_at=FAR) for number in range(_WITHDRAWALS)])
     first = made.start_worker(TEST_AT=at, TEST_THEN=then, TEST_ONCE=unique_file(directory), **QUICK, **broken)
     if then == "kill":
-        assert await ended(first, 60) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
     else:
         async with asyncio.timeout(60):
             while "partitions_assigned" not in made.worker_log(0):
@@ -108,36 +108,38 @@ async def _paid_after(made: Installation, at: str, then: str, directory: Path, *
     if then != "kill":
         # Others have done its work. Now it wakes up, and must notice that it is a zombie.
         first.send_signal(signal.SIGCONT)
-        assert await ended(first, 40) != 0, made.worker_log(0)
+        assert await ended(first, 90) != 0, made.worker_log(0)
         await asyncio.sleep(1)
     return _WITHDRAWALS - unsent
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("point", "topic"), _POINTS, ids=[point.value for point, _ in _POINTS])
 async def test_resumes_payouts_from(
     point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
     """After kill -9 at the point the next owner finishes: one answer and one pay-out per key, all promises hold."""
-    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+    # One partition: of a second one a batch could be cut off anywhere, also between intent and call.
+    async with installation(kafka, database_url, unique_prefix, tmp_path, kafka_partitions=1) as made:
         wanted = await _paid_after(made, f"{point}@{topic}:1", "kill", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == wanted and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) <= {1}
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", [CrashPoint.AFTER_SUBMITTING_COMMIT, CrashPoint.AFTER_EXCHANGE_CALL], ids=str)
 async def test_zombie_pays_nothing_again(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """A worker that is paused around the call until another has finished its work wakes up and changes nothing."""
-    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+    # One partition: of a second one a batch could be cut off anywhere, also between intent and call.
+    async with installation(kafka, database_url, unique_prefix, tmp_path, kafka_partitions=1) as made:
         wanted = await _paid_after(made, f"{point}@trade.orders.binance:1", "stop", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == wanted and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) <= {1}
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_worker_that_sends_blindly_again_is_found_out(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """The control: without the rule of doubt the exchange pays twice, and verification says so by name."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
@@ -145,7 +147,7 @@ async def test_worker_that_sends_blindly_again_is_found_out(kafka: str, database
         sent = await made.publish([withdrawal(number, expires_at=FAR) for number in range(_WITHDRAWALS)])
         at = "after_exchange_call@trade.orders.binance:1"
         first = made.start_worker(TEST_AT=at, TEST_ONCE=unique_file(tmp_path), **QUICK)
-        assert await ended(first, 60) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
         made.start_worker(TEST_BROKEN="blind_payout", **QUICK)
         async with asyncio.timeout(60):
             while max(_paid_by_client_id(made).values(), default=0) < 2:

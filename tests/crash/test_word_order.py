@@ -9,7 +9,7 @@ from tests.installation import ended, installation, order, unique_file
 from tests.promises import assert_promises_hold
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_word_of_a_resolved_order_is_not_overtaken_by_its_doubt(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -28,5 +28,5 @@ async def test_word_of_a_resolved_order_is_not_overtaken_by_its_doubt(
         # The next worker takes both in one batch: it puts the first in doubt and calls for the second, which hangs.
         await made.faults({"kind": "hang_before_accept", "next_n": 1})
         made.start_worker("agents")
-        await made.final_results(sent, 60)
+        await made.final_results(sent, 120)
         await assert_promises_hold(made)

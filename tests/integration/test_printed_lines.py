@@ -55,11 +55,16 @@ def _printed_by_up(shell: Shell, program: str) -> Iterator[str]:
     with output.open("wb") as out, (shell.directory / "up.err").open("wb") as errors:
         up = subprocess.Popen([program, "up", "--workers", "1"], cwd=shell.directory, env=shell.environment, stdout=out, stderr=errors)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 240
         while "Ctrl-C stops everything." not in output.read_text() and up.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         assert "Ctrl-C stops everything." in output.read_text(), (shell.directory / "up.err").read_text()
         yield output.read_text()
+    except BaseException:
+        # Shown where a line fails: whether `up` still ran, and what it said.
+        sys.stderr.write(f"up {'runs' if up.poll() is None else f'has ended with {up.returncode}'}; it wrote:\n")
+        sys.stderr.write((shell.directory / "up.err").read_text())
+        raise
     finally:
         up.terminate()
         try:
@@ -74,7 +79,7 @@ def _lines(printed: str) -> list[str]:
 
 
 class _Codes:
-    """The codes of one second factor, each of a later step than the one before: a code is accepted once."""
+    """The codes of one second factor, each of a later step than the one before: a code is accepted once, and the next one's already."""
 
     def __init__(self, shown: str) -> None:
         found = re.search(r"otpauth://\S+", shown)
@@ -84,10 +89,10 @@ class _Codes:
         self._factor, self._step = parsed, 0
 
     def next(self) -> str:
-        while (step := int(time.time()) // 30) <= self._step:
-            time.sleep(0.5)
-        self._step = step
-        return self._factor.at(step * 30)
+        self._step = max(self._step + 1, int(time.time()) // 30)
+        while self._step > int(time.time()) // 30 + 1:
+            time.sleep(0.2)
+        return self._factor.at(self._step * 30)
 
 
 def _run_all(lines: list[str], elsewhere: Shell, code: Callable[[], str]) -> list[str]:

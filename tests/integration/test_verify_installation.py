@@ -84,7 +84,7 @@ async def _execute(made: Installation, *statements: str) -> None:
         await connection.close(timeout=10)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_verify_reports_each_damage_by_name(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +97,7 @@ async def test_verify_reports_each_damage_by_name(
         await made.final_results([record for number, record in enumerate(sent) if number != 24], 60)
         await assert_promises_hold(made)
         worker.terminate()
-        worker.wait(30)
+        worker.wait(90)
         assert await reported(made, capsys) == (0, set())
         assert await reported(made, capsys, from_topic=True) == (0, set())
         for damage, repair, names in DAMAGES:
@@ -111,7 +111,7 @@ async def test_verify_reports_each_damage_by_name(
         await _answer_comes_again(made, capsys)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_verify_while_requests_arrive_takes_none_for_broken(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
