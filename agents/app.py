@@ -216,7 +216,7 @@ def compose(
     halt_watch = HaltWatch(partial(read_halts, database))
     runner = StepRunner(database, utc_now, settings.stall_seconds_max / 2)
     calls = {exchange: CallRecord() for exchange in gateways}
-    isolation = Isolation(runner, topics, rules, quarantine_limit_of(settings), utc_now)
+    isolation = Isolation(runner, topics, rules, quarantine_limit_of(settings), utc_now, reached)
     context = StepContext(runner, topics, rules, utc_now, reached, isolation)
     steps: dict[str, Step] = {
         topics.requests: IntakeStep(context, market_data, networks, verifier, limits, unseal, settings.batch_size_max),

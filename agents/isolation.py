@@ -33,6 +33,7 @@ from infra.postgres.step import StepTransaction
 from infra.settings import Settings
 from pipeline.audit import AuditTrail
 from pipeline.changes import Changes, OutputRecord
+from pipeline.crash_points import CrashPoint, Reached, pass_by
 from pipeline.invariants import Fenced, InvariantViolation, MustStop, Retryable
 from pipeline.ledger import Ledger
 from pipeline.quarantine import QUARANTINE_ACCOUNT, Failure, InputRecord, Named, Stage, note, quarantine_id_of, text_of
@@ -138,12 +139,15 @@ def quarantine_limit_of(settings: Settings) -> QuarantineLimit:
 class Isolation:
     """See the module."""
 
-    def __init__(self, runner: "StepRunner", topics: Topics, rules: Rules, limit: QuarantineLimit, clock: "Clock") -> None:
+    def __init__(
+        self, runner: "StepRunner", topics: Topics, rules: Rules, limit: QuarantineLimit, clock: "Clock", reached: Reached = pass_by
+    ) -> None:
         self._runner = runner
         self._topics = topics
         self._rules = rules
         self._limit = limit
         self._clock = clock
+        self._reached = reached
 
     async def set_aside(self, step: "Step", batch: "Batch", failure: Failure) -> tuple[OutputRecord, ...]:
         """Ends a batch of one record that cannot be decided; returns what it publishes.
@@ -179,9 +183,12 @@ class Isolation:
             await self.note(transaction, record, failure, named, changes, sparing=sparing)
             noted = True
             await transaction.store(changes, changes.now - self._rules.key_lifetime)
-            return await transaction.finish(batch.next_offset, changes.outputs, changes.now)
+            finished = await transaction.finish(batch.next_offset, changes.outputs, changes.now)
+            self._reached(CrashPoint.BEFORE_SET_ASIDE_COMMIT, batch.partition.topic)
+            return finished
 
         outputs: tuple[OutputRecord, ...] = await self._runner.run(batch, attempt)
+        self._reached(CrashPoint.AFTER_SET_ASIDE_COMMIT, batch.partition.topic)
         self.tell(record, failure, named, new=noted)
         return outputs
 

@@ -16,6 +16,8 @@ class CrashPoint(StrEnum):
     AFTER_OUTCOME_COMMIT = "after_outcome_commit"
     BEFORE_SETTLEMENT_COMMIT = "before_settlement_commit"
     AFTER_SETTLEMENT_COMMIT = "after_settlement_commit"
+    BEFORE_SET_ASIDE_COMMIT = "before_set_aside_commit"
+    AFTER_SET_ASIDE_COMMIT = "after_set_aside_commit"
     BEFORE_KAFKA_COMMIT = "before_kafka_commit"
     AFTER_KAFKA_COMMIT = "after_kafka_commit"
 

@@ -5,7 +5,9 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import asyncpg
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from pipeline.crash_points import CrashPoint
 from tests.installation import Installation, ended, installation, order, unique_file
@@ -67,6 +69,30 @@ async def test_resumes_from_settlement(point: CrashPoint, kafka: str, database_u
         # Accepted by the exchange, but never answered: only a look-up can tell.
         await made.faults({"kind": "drop_after_accept", "probability": 1})
         await _answers_after(made, f"{point}@trade.reports:1", "kill", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "point", [CrashPoint.BEFORE_SET_ASIDE_COMMIT, CrashPoint.AFTER_SET_ASIDE_COMMIT], ids=lambda point: point.value
+)
+async def test_resumes_from_set_aside(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
+    """After kill -9 while a record that cannot be decided is set aside, it is set aside once, and the orders around it are executed."""
+    async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
+        orders = made.topics.orders("binance")
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        try:
+            # No piece of work of ours: whoever reads it can decide nothing about it.
+            await producer.send_and_wait(orders, b"garbage", partition=0)
+        finally:
+            await producer.stop()
+        await _answers_after(made, f"{point}@{orders.removeprefix(unique_prefix)}:1", "kill", tmp_path)
+        connection = await asyncpg.connect(database_url, timeout=10)
+        try:
+            assert await connection.fetchval("SELECT count(*) FROM quarantine") == 1
+        finally:
+            await connection.close()
+        letters = [record.value for record in await made.read(made.topics.requests_dlq)]
+        assert letters.count(b"garbage") == 1
 
 
 @pytest.mark.parametrize(
