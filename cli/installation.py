@@ -11,6 +11,7 @@ Start with `find_installation`.
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from cli.output import CommandFailed, Exit
 from infra.settings import Settings
 
 FILE_NAME: Final = "endpoints.json"
+# Another one at each start of the machine (random(4)).
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 # What `up` writes and every command may take over, by the names of the settings.
 _ADDRESSES: Final = ("kafka_bootstrap_servers", "database_url")
 _TAKEN_OVER: Final = (
@@ -111,10 +114,18 @@ class Installation:
 
 
 def process_started(pid: int) -> str | None:
-    """When a process started, as text that identifies it together with its number; None where there is no such process."""
+    """When a process started, as text that identifies it together with its number; None where there is no such process.
+
+    On Linux counted from the machine's own start: the time of day at which a process started is another one after the clock was set (by
+    NTP, or because a virtual machine goes on), and a running installation would look like one that has ended.
+    """
     try:
+        if sys.platform == "linux":
+            # Source: proc_pid_stat(5). Field 22, in clock ticks; the command's name stands in parentheses and may hold anything.
+            ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+            return f"{_BOOT_ID.read_text(encoding='ascii').strip()} {ticks}"
         return f"{psutil.Process(pid).create_time():.2f}"
-    except psutil.Error:
+    except (OSError, psutil.Error):
         return None
 
 

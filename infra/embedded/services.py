@@ -115,7 +115,8 @@ async def _ended_by_itself(running: dict[Service, Running]) -> AsyncIterator[Non
 
     async def watch(service: Running) -> None:
         endings.append(await service.until_ended())
-        if block is not None:
+        # Once, also where both end at the same moment: a block that is cancelled twice stays cancelled, and its error would not be told.
+        if block is not None and len(endings) == 1:
             block.cancel()
 
     watchers = [asyncio.create_task(watch(service)) for service in running.values()]

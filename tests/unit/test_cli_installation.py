@@ -2,8 +2,11 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -104,6 +107,25 @@ def test_file_of_a_process_that_has_ended_is_not_used(directory: Path, started: 
         with pytest.raises(CommandFailed, match="has ended without cleaning up") as raised:
             _ = found.kafka
     assert raised.value.code is Exit.OUT_OF_REACH
+
+
+def test_running_installation_is_found_after_the_clock_was_set(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NTP, or a virtual machine that goes on, sets the time of day; the process that wrote the file runs on all the same."""
+    with announced(directory, _running()):
+        if sys.platform == "linux":
+            an_hour_earlier = psutil.boot_time() - 3_600
+            monkeypatch.setattr("psutil._pslinux.boot_time", lambda: an_hour_earlier)
+        assert find_installation().kafka == "127.0.0.1:9001"
+
+
+def test_process_is_told_from_others_and_from_none() -> None:
+    """Two processes have not started at once, and one that has ended has no start."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        mine, started = process_started(os.getpid()), process_started(other.pid)
+        assert None not in {mine, started}
+        assert mine != started
+        other.communicate(b"\n")
+    assert process_started(other.pid) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff"])
