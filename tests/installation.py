@@ -28,6 +28,7 @@ from infra.postgres.accounts import NewUser, add_users
 from infra.postgres.migrate import migrate
 from infra.postgres.step import connect
 from infra.settings import Settings
+from infra.verification.topics import read_offsets
 from schemas.topics import Topics
 
 USERS = tuple(f"user-{number}" for number in range(8))
@@ -163,6 +164,17 @@ class Installation:
                 logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
                 raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
             await asyncio.sleep(0.3)
+
+    async def until_at_rest(self, within_seconds: float) -> None:
+        """Waits until no input partition has anything left, not even a marker of a transaction that its offset must move past."""
+        deadline = monotonic() + within_seconds
+        while True:
+            rows = await read_offsets(self.settings, self.settings.kafka_bootstrap_servers or "")
+            behind = [row for row in rows if row.end_offset > (row.committed_offset or 0)]
+            if not behind:
+                return
+            assert monotonic() < deadline, f"still waiting: {behind}"
+            await asyncio.sleep(0.1)
 
     def accepted_orders(self) -> list[OrderAccepted]:
         """The orders that the exchange's own log says it accepted."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
 from mode.utils.futures import notify
@@ -100,6 +100,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             # aiokafka raises it alone, never in place of records that it has already handed out.
             for partition, offset in error.args[0].items():
                 self._pause_out_of_range(consumer, partition, offset)
+            return {}
+        except NoOffsetForPartitionError as error:
+            # A fetch that began before a rebalance meets a partition of the new assignment that is not sought yet, and of which the broker
+            # does not tell an offset (the first one is committed by its owner a moment before). The seek is under way and decides.
+            if error.args[0] not in self._sought:
+                raise
             return {}
         chunks: dict[TP, list[Chunk]] = {}
         for partition, records in fetched.items():

@@ -8,6 +8,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import NoOffsetForPartitionError
 
 from infra.kafka.transport import Chunk, CommittedOffset, OrchestratorApp
 
@@ -53,8 +54,9 @@ async def topic(kafka: str, unique_prefix: str) -> str:
     return name
 
 
-async def test_seek_without_a_committed_offset_reads_from_the_beginning_again(kafka: str, topic: str, tmp_path: Path) -> None:
-    """The first records of a partition are handed out again after they were dropped, although nothing was ever committed."""
+@pytest.fixture
+async def app_and_chunks(kafka: str, topic: str, tmp_path: Path) -> AsyncIterator[tuple[OrchestratorApp, asyncio.Queue[Chunk]]]:
+    """An app that reads the topic, and what it was handed out."""
     chunks: asyncio.Queue[Chunk] = asyncio.Queue()
     app = OrchestratorApp(
         f"{topic}.group", owner=_Owner(), client_options={"bootstrap_servers": kafka}, chunk_records_max=100, broker=f"kafka://{kafka}",
@@ -71,11 +73,40 @@ async def test_seek_without_a_committed_offset_reads_from_the_beginning_again(ka
     app.agent(app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"))(collect)
     await app.start()
     try:
-        async with asyncio.timeout(60):
-            first = await chunks.get()
-            assert (first.start_offset, first.records[0].offset) == (0, 0)
-            await app.consumer.perform_seek()
-            again = await chunks.get()
-            assert (again.start_offset, again.records[0].offset) == (0, 0)
+        yield app, chunks
     finally:
-        await app.stop()
+        async with asyncio.timeout(60):
+            await app.stop()
+
+
+async def test_seek_without_a_committed_offset_reads_from_the_beginning_again(
+    app_and_chunks: tuple[OrchestratorApp, asyncio.Queue[Chunk]],
+) -> None:
+    """The first records of a partition are handed out again after they were dropped, although nothing was ever committed."""
+    app, chunks = app_and_chunks
+    async with asyncio.timeout(60):
+        first = await chunks.get()
+        assert (first.start_offset, first.records[0].offset) == (0, 0)
+        await app.consumer.perform_seek()
+        again = await chunks.get()
+        assert (again.start_offset, again.records[0].offset) == (0, 0)
+
+
+async def test_fetch_that_meets_a_rebalance_before_the_seek_ends_nothing(
+    kafka: str, topic: str, app_and_chunks: tuple[OrchestratorApp, asyncio.Queue[Chunk]]
+) -> None:
+    """A rebalance leaves this error for a fetch that began before it, where the group has no offset yet; the next records arrive."""
+    app, chunks = app_and_chunks
+    thread, partition = app.consumer._thread, TopicPartition(topic, 0)
+
+    async def leave_error() -> None:
+        thread._consumer._fetcher._set_error(partition, NoOffsetForPartitionError(partition))
+
+    async with asyncio.timeout(60):
+        assert len((await chunks.get()).records) == 5
+        await thread.call_thread(leave_error)
+        while partition in thread._consumer._fetcher._records:
+            await asyncio.sleep(0.02)
+        async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+            await producer.send_and_wait(topic, b"next")
+        assert [record.value for record in (await chunks.get()).records] == [b"next"]
