@@ -242,7 +242,7 @@ class _Load:
         stage = self._stage
         before = await standing(stage.database, stage.settings)
         self._answered_before = before.answered
-        rest = Rest(stage.settings, stage.kafka, stage.database, stage.simulator.log_path, before.read + len(records))
+        rest = Rest(stage.settings, stage.kafka, stage.database, stage.simulator.log_path, before.read + len(records), self._pool.paused)
         with self._progress:
             await self._publish(records, deposits)
             restless = await self._come_to_rest(rest)

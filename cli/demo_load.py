@@ -28,6 +28,8 @@ from schemas.topics import Topics
 _CHUNK: Final = 100
 _POLL_SECONDS: Final = 0.5
 _SEND_SECONDS_MAX: Final = 60.0
+# Longer than the pause between two rounds of look-ups in a demo.
+_REST_SECONDS: Final = 1.5
 
 
 async def publish(
@@ -122,30 +124,49 @@ async def begin_offsets(settings: Settings, bootstrap_servers: str) -> dict[int,
 
 @dataclass(slots=True)
 class Rest:
-    """Waits until the system is at rest with `expected` records read. `why_not` says what kept it from it, for people."""
+    """Waits until the system is at rest with `expected` records read. `paused` counts the workers that stand still and may go on;
+    `why_not` says what kept it from rest, for people.
+
+    Rest is what every look sees for `_REST_SECONDS`, with all workers awake: one that wakes up says what it had in hand, and a report of
+    its look-ups would be left behind when all have stopped.
+    """
 
     settings: Settings
     bootstrap_servers: str
     database: Database
     exchange_log: Path
     expected: int
+    paused: Callable[[], int]
     why_not: str = "it was not looked at yet"
 
     async def reached(self, seconds: float, answered: Callable[[int], None]) -> bool:
         """Whether everything read, answered and settled within `seconds`; the exchange's prices must be held still."""
         deadline = monotonic() + seconds
+        since: float | None = None
         while True:
-            try:
-                if await self._is_reached(answered):
-                    return True
-            except Retryable as error:
-                # The broker may still be looking for the group's coordinator.
-                self.why_not = str(error)
-            if monotonic() > deadline:
-                return False
+            if not await self._is_reached(answered):
+                since = None
+                if monotonic() > deadline:
+                    return False
+            elif since is None:
+                since = monotonic()
+            elif monotonic() - since >= _REST_SECONDS:
+                return True
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _is_reached(self, answered: Callable[[int], None]) -> bool:
+        paused = self.paused()
+        try:
+            is_quiet = await self._nothing_is_under_way(answered)
+        except Retryable as error:
+            # The broker may still be looking for the group's coordinator.
+            self.why_not = str(error)
+            return False
+        if is_quiet and paused:
+            self.why_not = f"{paused} workers are paused"
+        return is_quiet and not paused
+
+    async def _nothing_is_under_way(self, answered: Callable[[int], None]) -> bool:
         now = await standing(self.database, self.settings)
         answered(now.answered)
         self.why_not = f"{self.expected - now.read} records are not read, {now}"

@@ -13,7 +13,7 @@ Start with `supervised_workers`.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -69,6 +69,14 @@ class WorkerPool:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def paused(self) -> int:
+        """How many workers were stopped by a signal, and may go on later as if nothing had happened."""
+        count = 0
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                count += process.status() == psutil.STATUS_STOPPED
+        return count
 
     async def keep(self, number: int) -> None:
         """Keeps one worker running until it is cancelled or given up."""

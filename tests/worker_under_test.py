@@ -105,12 +105,17 @@ def _end_late() -> None:
     agents.worker.compose = compose_late
 
 
+def _answers(outputs: Sequence[OutputRecord]) -> bool:
+    """Whether a final answer is among them."""
+    return any(record.topic.endswith("trade.results") and b'"final":true' in (record.value or b"") for record in outputs)
+
+
 def _transactional_id_per_worker() -> None:
     """Each worker uses ids of its own: a worker that is paused with a final answer in hand is not fenced when its partition moves."""
     publish = transactions.PartitionProducer.publish
 
     async def pause_and_publish(self: transactions.PartitionProducer, outputs: Sequence[OutputRecord], next_offset: int) -> None:
-        if any(record.topic.endswith("trade.results") and b'"final":true' in (record.value or b"") for record in outputs):
+        if _answers(outputs):
             _pause_once()
         await publish(self, outputs, next_offset)
 
@@ -161,9 +166,9 @@ def _no_fence_in_the_database() -> None:
 
 
 def _offsets_outside_the_transaction() -> None:
-    """Outputs are committed first, the offset afterwards in a transaction of its own; a worker may die between the two."""
+    """Outputs are committed first, the offset afterwards in a transaction of its own; the first worker that answers an order dies between
+    the two. (What a batch of another topic publishes need not be an answer, and a record twice that is none breaks no promise.)"""
     publish = transactions.PartitionProducer.publish
-    remaining = [5]
 
     async def publish_then_commit(self: transactions.PartitionProducer, outputs: Sequence[OutputRecord], next_offset: int) -> None:
         if not outputs:
@@ -172,8 +177,7 @@ def _offsets_outside_the_transaction() -> None:
         await self._producer.begin_transaction()
         await self._send(outputs)
         await self._producer.commit_transaction()
-        remaining[0] -= 1
-        if remaining[0] == 0 and _once():
+        if ".orders." in self._partition.topic and _answers(outputs) and _once():
             _kill()
         await publish(self, (), next_offset)
 

@@ -85,6 +85,18 @@ async def test_worker_that_ignores_the_request_to_stop_is_killed(tmp_path: Path,
     assert not any(process.is_running() for process in processes)
 
 
+async def test_paused_workers_are_counted_until_they_go_on(tmp_path: Path) -> None:
+    """One that stands still is neither gone nor done: it will say what it had in hand."""
+    async with supervised_workers(2, script("import time; print('up', flush=True); time.sleep(600)"), {}, tmp_path, lambda _: None) as pool:
+        await until(lambda: all("up" in _log(tmp_path, number) for number in (1, 2)))
+        assert pool.paused() == 0
+        stopped = pool.processes()[1]
+        stopped.send_signal(signal.SIGSTOP)
+        await until(lambda: pool.paused() == 1)
+        stopped.send_signal(signal.SIGCONT)
+        await until(lambda: pool.paused() == 0)
+
+
 def _log(logs: Path, number: int) -> str:
     log = logs / f"worker-{number}.log"
     return log.read_text() if log.exists() else ""
