@@ -42,7 +42,8 @@ from pipeline.invariants import Retryable
 _WORKER: Final = (sys.executable, "-m", "agents")
 # What the simulated exchange can stand in for.
 _SIMULATED: Final = frozenset({"binance", "binanceus"})
-_FIRST_CONTACT_SECONDS: Final = 10.0
+# Includes all migrations of an empty database, on a machine that starts everything else at the same time.
+_FIRST_CONTACT_SECONDS: Final = 90.0
 _POLL_SECONDS: Final = 0.2
 
 

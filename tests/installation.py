@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +30,7 @@ from infra.postgres.step import connect
 from infra.settings import Settings
 from infra.verification.topics import read_offsets
 from schemas.topics import Topics
+from tests import prepared
 
 USERS = tuple(f"user-{number}" for number in range(8))
 OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
@@ -66,9 +67,8 @@ class Installation:
 
     def start_worker(self, module: str = "tests.worker_under_test", **extra: str) -> subprocess.Popen[bytes]:
         """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has."""
-        log = (self.log_directory / f"worker-{len(self.workers)}.log").open("wb")
-        argv = [sys.executable, "-m", module]
-        worker = subprocess.Popen(argv, env=self.environment(extra), cwd=Path(__file__).parents[1], stderr=log, stdout=log)
+        with (self.log_directory / f"worker-{len(self.workers)}.log").open("wb") as log:
+            worker = prepared.start(module, env=self.environment(extra), output=log.fileno())
         self.workers.append(worker)
         return worker
 
@@ -220,16 +220,12 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each."""
     master_key = new_master_key()
-    simulator = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"),
-        "--venue-timeout-ms", "1000", "--parent-pipe", *simulator_options,
-        stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+    simulator = prepared.start_piped(
+        "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"), "--venue-timeout-ms", "1000", "--parent-pipe",
+        *simulator_options,
     )  # fmt: skip
     try:
-        if simulator.stdout is None:
-            raise RuntimeError("the simulator has no output")
-        async with asyncio.timeout(20):
-            url = json.loads(await simulator.stdout.readline())["url"]
+        url = json.loads(await asyncio.to_thread(_first_line, simulator))["url"]
         values: dict[str, Any] = {
             "kafka_bootstrap_servers": kafka,
             "database_url": database_url,
@@ -259,9 +255,19 @@ async def installation(
         finally:
             await _stop(made.workers)
     finally:
-        if simulator.returncode is None:
-            simulator.terminate()
-            await simulator.wait()
+        simulator.terminate()
+        await asyncio.to_thread(simulator.wait)
+        for pipe in (simulator.stdin, simulator.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _first_line(program: subprocess.Popen[bytes]) -> bytes:
+    """The first line that it prints; AssertionError where it does not in time."""
+    assert program.stdout is not None
+    readable, _, _ = select.select([program.stdout], [], [], 60)
+    assert readable, "the simulated exchange did not start"
+    return program.stdout.readline()
 
 
 async def _add_users(settings: Settings, simulator_url: str, user_ids: Sequence[str]) -> None:

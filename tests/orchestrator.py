@@ -25,7 +25,7 @@ from cli.main import run
 
 _ROOT = Path(__file__).parents[1]
 # Includes the first start of everything on a busy machine.
-_READY_SECONDS_MAX = 120.0
+_READY_SECONDS_MAX = 240.0
 _COMMAND_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 90.0
 
@@ -157,6 +157,10 @@ def running_up(data_dir: Path, errors_file: Path, *, workers: int = 1, settings:
     try:
         until_ready(up)
         yield up
+    except BaseException:
+        # Shown where a test fails: whether `up` still ran, and what it said.
+        sys.stderr.write(f"up {'runs' if up.process.poll() is None else f'has ended with {up.process.returncode}'}; it wrote:\n{up.errors}")
+        raise
     finally:
         if up.process.poll() is None:
             up.process.send_signal(signal.SIGINT)

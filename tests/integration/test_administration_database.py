@@ -392,7 +392,7 @@ _WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AN
 
 
 async def _until_somebody_waits(database: Database) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not await rows(database, _WAITING):
             await asyncio.sleep(0.02)
 

@@ -498,5 +498,5 @@ def test_simulator_alone_tells_its_address_and_stops_when_asked(tmp_path: Path) 
         with urllib.request.urlopen(f"{url}/api/v3/time", timeout=10) as answer:  # noqa: S310 — the address it told
             assert "serverTime" in json.load(answer)
         simulator.send_signal(signal.SIGTERM)
-        assert simulator.wait(30) == 0
+        assert simulator.wait(90) == 0
     assert (tmp_path / "simulator").is_dir()

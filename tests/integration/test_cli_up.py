@@ -186,7 +186,7 @@ async def test_up_stopped_by_ctrl_c_in_a_terminal_lets_workers_finish_first(tmp_
         shown = _read_until(parent, b"Everything has stopped.", 60)
         assert b"ended by itself" not in shown
         assert b"Traceback" not in shown
-        assert up.wait(30) == 0
+        assert up.wait(90) == 0
         await _nothing_is_left(data_dir, descendants)
     finally:
         up.kill()

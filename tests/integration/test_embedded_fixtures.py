@@ -114,7 +114,7 @@ async def test_shared_servers_stop_after_the_last_user_was_killed(tmp_path: Path
         addresses = [await asyncio.to_thread(user.stdout.readline) for user in users if user.stdout is not None]
         assert addresses[0] == addresses[1] != ""
         users[0].send_signal(signal.SIGKILL)
-        users[0].wait(10)
+        users[0].wait(90)
         host, _, port = addresses[1].strip().rpartition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
@@ -122,7 +122,7 @@ async def test_shared_servers_stop_after_the_last_user_was_killed(tmp_path: Path
     finally:
         for user in users:
             user.kill()
-            user.communicate(timeout=10)
+            user.communicate(timeout=90)
     async with asyncio.timeout(60):
         while _processes_naming(str(directory)):
             await asyncio.sleep(0.1)

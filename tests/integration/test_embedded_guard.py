@@ -184,7 +184,7 @@ async def test_account_keeps_one_capability_and_dies_with_its_guard(tmp_path: Pa
     command = Command(("/bin/sh", "-c", f"{status}; cat {closed / 'secret'}; exec sleep 1000"), tmp_path / "log", account=nobody)
     server = await GuardedServer.start(command)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "read" not in server.log_tail():
                 await asyncio.sleep(0.02)
         found = dict(line.split(":", 1) for line in server.log_tail().splitlines() if ":" in line)

@@ -148,7 +148,7 @@ async def test_services_lose_nothing_acknowledged_when_the_guards_are_killed(tmp
         for pid in guards:
             os.kill(pid, signal.SIGKILL)
         # The owner notices that its services are gone and ends.
-        assert await asyncio.wait_for(owner.wait(), 30) == 1
+        assert await asyncio.wait_for(owner.wait(), 60) == 1
     await until_none_named(str(tmp_path))
     async with services(_settings(tmp_path), progress=print) as again:
         assert await _read(again, 1) == ([b"one"], [b"one"])

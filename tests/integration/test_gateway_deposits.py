@@ -62,7 +62,7 @@ async def test_history_shows_each_deposit_once_with_the_exchange_s_word(tmp_path
         assert credited.status is DepositStatus.CREDITED and credited.completed_at is not None and credited.completed_at >= began
         await simulator.admin("POST", "deposits/mark", {"id": held["id"], "status": 2})
         assert (await _shown(gateway))[held["id"]].status is DepositStatus.REJECTED
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while late["id"] not in await _shown(gateway):
                 await asyncio.sleep(0.05)
         # What came before the window is not shown.

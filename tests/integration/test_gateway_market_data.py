@@ -163,7 +163,7 @@ async def test_feed_defect_is_logged_and_raised_by_stop(monkeypatch: pytest.Monk
             feed.start()
             task = feed._task
             assert task is not None
-            await asyncio.wait([task], timeout=10)
+            await asyncio.wait([task], timeout=60)
             with pytest.raises(Exception, match="a defect"):
                 await feed.stop()
         assert "market_data_stopped" in [line["event"] for line in logs]

@@ -53,7 +53,7 @@ async def test_last_look_comes_after_the_wait_for_a_slot() -> None:
         await gateway.quotes(["BTC/USDT"])
         venue.answers["POST", ORDER] = hang
         first = asyncio.create_task(gateway.submit(submission(), look))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not venue.orders_arrived():
                 await asyncio.sleep(0.01)
         second = asyncio.create_task(gateway.submit(submission(), look))

@@ -55,11 +55,16 @@ def _printed_by_up(shell: Shell, program: str) -> Iterator[str]:
     with output.open("wb") as out, (shell.directory / "up.err").open("wb") as errors:
         up = subprocess.Popen([program, "up", "--workers", "1"], cwd=shell.directory, env=shell.environment, stdout=out, stderr=errors)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 240
         while "Ctrl-C stops everything." not in output.read_text() and up.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         assert "Ctrl-C stops everything." in output.read_text(), (shell.directory / "up.err").read_text()
         yield output.read_text()
+    except BaseException:
+        # Shown where a line fails: whether `up` still ran, and what it said.
+        sys.stderr.write(f"up {'runs' if up.poll() is None else f'has ended with {up.returncode}'}; it wrote:\n")
+        sys.stderr.write((shell.directory / "up.err").read_text())
+        raise
     finally:
         up.terminate()
         try:

@@ -183,7 +183,7 @@ def test_end_of_the_parents_pipe_stops_it_cleanly(tmp_path: Path) -> None:
     simulator = start(_options(tmp_path))
     assert simulator.child.stdin is not None
     simulator.child.stdin.close()
-    assert simulator.child.wait(10) == 0
+    assert simulator.child.wait(90) == 0
     simulator.stop()
 
 
@@ -229,7 +229,7 @@ async def test_nothing_is_durable_before_its_fdatasync_has_ended(tmp_path: Path,
         asyncio.run_coroutine_threadsafe(hold(), loop).result(10)
 
     monkeypatch.setattr(os, "fdatasync", held)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         writer = asyncio.create_task(journal.run())
         journal.append(AccountOpened(1, 1, "k", "u", {}))
         first = asyncio.create_task(journal.durable())
@@ -263,7 +263,7 @@ async def test_write_that_fails_ends_the_exchange_and_confirms_nothing(tmp_path:
     writer = asyncio.create_task(journal.run())
     journal.append(AccountOpened(1, 1, "k", "u", {}))
     waiting = asyncio.create_task(journal.durable())
-    await asyncio.wait_for(writer, 10)
+    await asyncio.wait_for(writer, 60)
     await asyncio.sleep(0)
     assert not waiting.done()
     assert [str(failure) for failure in failures] == ["[Errno 28] No space left on device"]

@@ -92,7 +92,7 @@ async def test_take_over_waits_for_the_step_under_way_and_finds_what_it_stored(d
 
 async def _is_waiting(url: str) -> None:
     """Returns when some session of the test's database waits for a lock."""
-    async with plain_connection(url) as connection, asyncio.timeout(10):
+    async with plain_connection(url) as connection, asyncio.timeout(60):
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         while not await connection.fetchval(query):
             await asyncio.sleep(0.01)

@@ -97,7 +97,7 @@ async def test_verify_reports_each_damage_by_name(
         await made.final_results([record for number, record in enumerate(sent) if number != 24], 60)
         await assert_promises_hold(made)
         worker.terminate()
-        worker.wait(30)
+        worker.wait(90)
         assert await reported(made, capsys) == (0, set())
         assert await reported(made, capsys, from_topic=True) == (0, set())
         for damage, repair, names in DAMAGES:

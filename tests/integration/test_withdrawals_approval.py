@@ -143,5 +143,5 @@ async def test_halt_stops_withdrawals_and_short_waits_are_refused_where_money_is
         keys = tmp_path / "keys.pem"
         keys.write_bytes(issuer().public_pem())
         worker = made.start_worker("agents", ORCHESTRATOR_TOKEN_KEYS_FILE=str(keys), **hasty)
-        assert worker.wait(30) == 2
+        assert worker.wait(90) == 2
         assert "ADDRESS_WAIT_HOURS" in made.worker_log(1)

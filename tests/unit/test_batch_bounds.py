@@ -121,7 +121,7 @@ async def _worked_off(worker: _Worker, chunks: list[Chunk]) -> None:
         task.put(cast(faust.EventT, event), chunk)
     task.start()
     worker.go.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not worker.failures and (not worker.published or worker.published[-1] < chunks[-1].next_offset):
             await asyncio.sleep(0)
         await task.stop(5)
@@ -167,7 +167,7 @@ async def test_queue_of_large_records_stops_the_fetching_until_it_is_short() -> 
     assert 30 < held_after < 40
     task.start()
     worker.go.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not worker.published or worker.published[-1] < 60:
             await asyncio.sleep(0)
         await task.stop(5)
@@ -185,12 +185,12 @@ async def test_partition_without_its_next_record_stands_behind_what_was_fetched_
     task.stand()
     task.start()
     worker.go.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "seek 400" not in worker.calls:
             await asyncio.sleep(0)
     assert not task.stands
     task.put(cast(faust.EventT, _Event()), Chunk(_KAFKA_PARTITION, (_record(400, 10, 0),), 400, 401))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while worker.published[-1] != 401:
             await asyncio.sleep(0)
     await task.stop(5)
@@ -203,7 +203,7 @@ async def test_partition_whose_records_are_there_after_all_goes_on_where_it_was(
     worker = _Worker(stands=True, looks=[Passed(0, None)])
     task = worker.task()
     task.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "seek 0" not in worker.calls:
             await asyncio.sleep(0)
     await task.stop(5)

@@ -56,12 +56,12 @@ async def test_lines_of_a_pipe_come_when_they_are_written() -> None:
     read_end, write_end = os.pipe()
     lines = numbered_lines(read_end, 1_000)
     os.write(write_end, b"first\nsec")
-    assert await asyncio.wait_for(anext(lines), 5) == Line(1, b"first")
+    assert await asyncio.wait_for(anext(lines), 60) == Line(1, b"first")
     os.write(write_end, b"ond\n")
-    assert await asyncio.wait_for(anext(lines), 5) == Line(2, b"second")
+    assert await asyncio.wait_for(anext(lines), 60) == Line(2, b"second")
     os.close(write_end)
     with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(anext(lines), 5)
+        await asyncio.wait_for(anext(lines), 60)
     os.close(read_end)
 
 
@@ -75,7 +75,7 @@ async def test_silence_after_a_line_does_not_block_the_event_loop() -> None:
         await asyncio.sleep(0.001)
         assert not waiting.done()
         os.write(write_end, b"x\n")
-        assert await asyncio.wait_for(waiting, 5) == Line(number, b"x")
+        assert await asyncio.wait_for(waiting, 60) == Line(number, b"x")
     os.close(write_end)
     os.close(read_end)
 
@@ -88,7 +88,7 @@ async def test_waiting_for_a_silent_pipe_can_be_canceled_without_a_thread_left()
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
     assert threading.active_count() == threads
     os.close(write_end)
     os.close(read_end)

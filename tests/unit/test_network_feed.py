@@ -37,7 +37,7 @@ async def test_network_feed_asks_more_seldom_after_each_refusal(monkeypatch: pyt
     before = failed._value.get()
     feed = NetworkFeed("binance", cast(WithdrawalGateway, _Silent()), _keys)
     monkeypatch.setattr(network_feed.asyncio, "sleep", sleep)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         running = asyncio.create_task(feed.run())
         await enough.wait()
         running.cancel()

@@ -18,7 +18,8 @@ import orjson
 from infra.exchange.simulator.journal import LOG_NAME
 from infra.exchange.simulator.options import SimulatorOptions, to_arguments
 
-READY_SECONDS_MAX: Final = 20.0
+# Python and its libraries load within a second or two, on a machine that starts everything else at the same time within half a minute.
+READY_SECONDS_MAX: Final = 90.0
 
 
 class SimulatorNotReady(Exception):
