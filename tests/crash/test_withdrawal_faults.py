@@ -122,7 +122,7 @@ async def test_resumes_payouts_from(
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         wanted = await _paid_after(made, f"{point}@{topic}:1", "kill", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == wanted and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) <= {1}
         await assert_promises_hold(made)
 
 
@@ -133,7 +133,7 @@ async def test_zombie_pays_nothing_again(point: CrashPoint, kafka: str, database
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         wanted = await _paid_after(made, f"{point}@trade.orders.binance:1", "stop", tmp_path)
         paid = _paid_by_client_id(made)
-        assert len(paid) == wanted and set(paid.values()) == {1}
+        assert len(paid) == wanted and set(paid.values()) <= {1}
         await assert_promises_hold(made)
 
 

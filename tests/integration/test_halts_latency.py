@@ -42,7 +42,7 @@ async def _accepted_since(made: Installation, since: float) -> list[float]:
 
 async def _until_busy(made: Installation, since: float) -> None:
     """Waits until orders are accepted again, and for a while."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             times = await _accepted_since(made, since)
             if times and max(times) - min(times) >= _BUSY_SECONDS:
