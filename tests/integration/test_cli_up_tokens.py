@@ -56,25 +56,17 @@ def test_up_with_tokens_required_trades_with_one_code(tmp_path: Path) -> None:
         assert _answers(up, _order("none")) == [("rejected", "AUTH_TOKEN_MISSING")]
         assert _answers(up, _order("early"), *with_token) == [("rejected", "SESSION_UNKNOWN")]
         lines = _session("begin") + _order("one") + _order("two", "0.002")
-        answers = _answers(up, lines, *with_token, "--totp", _code(app))
+        used = int(time.time()) // 30
+        answers = _answers(up, lines, *with_token, "--totp", str(app.generate_otp(used)))
         assert sorted(answers, key=str) == [("completed", None), ("executed", None), ("executed", None)]
         assert [row["orders_used"] for row in up.run("sessions", "list", "--json").json] == [2]
         _replace_issuer(data_dir)
         assert _answers(up, _order("late"), *with_token) == [("rejected", "AUTH_TOKEN_INVALID")]
-        _check_bot(up, app, tmp_path)
+        _check_bot(up, app, used, tmp_path)
     finally:
         up.process.terminate()
         up.wait()
     assert "Traceback" not in up.errors
-
-
-def _code(app: Any, last: list[int] = [-1]) -> str:  # noqa: B006 — the newest step of this test's only authenticator
-    """A code that was not given before; waits for the next step where need be."""
-    step = max(last[0] + 1, int(time.time()) // 30)
-    while step > int(time.time()) // 30 + 1:
-        time.sleep(0.2)
-    last[0] = step
-    return str(app.generate_otp(step))
 
 
 def _replace_issuer(data_dir: Path) -> None:
@@ -85,16 +77,14 @@ def _replace_issuer(data_dir: Path) -> None:
     time.sleep(2)
 
 
-def _check_bot(up: Up, app: Any, directory: Path) -> None:
-    """Runs the program of the guide, with a code that is still good."""
+def _check_bot(up: Up, app: Any, used: int, directory: Path) -> None:
+    """Runs the program of the guide; `used` is the step of the last code that was accepted."""
     [program] = re.findall(r"^```python\n(.*?)^```$", _GUIDE, re.MULTILINE | re.DOTALL)
     key = directory / "issuer.pem"
     key.write_bytes(issuer("RS256", None).private_pem())
-    # The program asks for the code of this very moment.
-    step = int(time.time()) // 30
-    _code(app)
-    while int(time.time()) // 30 <= step + 1:
-        time.sleep(0.5)
+    # The program asks for the code of its own moment.
+    while int(time.time()) // 30 <= used:
+        time.sleep(0.2)
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": str(up.addresses["kafka_bootstrap_servers"]),

@@ -109,7 +109,7 @@ async def test_announcements_end_and_what_does_not_fit_is_disputed(
         made.start_worker("agents", **QUICK)
         first = await arrive(made, USERS[0])
         await shown_as(made, first, "credited")
-        soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+        soon = (datetime.now(UTC) + timedelta(seconds=10)).isoformat()
         sent = await made.publish(
             [
                 announcement(0),

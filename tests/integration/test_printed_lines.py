@@ -79,7 +79,7 @@ def _lines(printed: str) -> list[str]:
 
 
 class _Codes:
-    """The codes of one second factor, each of a later step than the one before: a code is accepted once."""
+    """The codes of one second factor, each of a later step than the one before: a code is accepted once, and the next one's already."""
 
     def __init__(self, shown: str) -> None:
         found = re.search(r"otpauth://\S+", shown)
@@ -89,10 +89,10 @@ class _Codes:
         self._factor, self._step = parsed, 0
 
     def next(self) -> str:
-        while (step := int(time.time()) // 30) <= self._step:
-            time.sleep(0.5)
-        self._step = step
-        return self._factor.at(step * 30)
+        self._step = max(self._step + 1, int(time.time()) // 30)
+        while self._step > int(time.time()) // 30 + 1:
+            time.sleep(0.2)
+        return self._factor.at(self._step * 30)
 
 
 def _run_all(lines: list[str], elsewhere: Shell, code: Callable[[], str]) -> list[str]:
