@@ -28,6 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Set where every test must run, as in CI: what is missing is an error there, and not a line in a report.
 REQUIRE_KCAT = "TESTS_REQUIRE_KCAT"
+# The directories of tests that start servers and workers.
+_WAITING = frozenset({"crash", "integration"})
 _OTHER_CLIENT = "ran with another client than kcat"
 
 
@@ -38,11 +40,28 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{REQUIRE_KCAT} is set and kcat is not installed: no test was run. Install it: apt-get install kcat")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notes on tests that take another client in kcat's place that they do; the note reaches the report from any process of the run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Notes on tests that take another client in kcat's place that they do; the note reaches the report from any process of the run.
+
+    In a run of several processes, tests that wait and tests that compute take turns.
+    """
+    if hasattr(config, "workerinput"):
+        items[:] = mixed(items)
     for item in items:
         if not kcat.IS_INSTALLED and item.get_closest_marker("prefers_kcat") is not None:
             item.user_properties.append((_OTHER_CLIENT, "true"))
+
+
+def mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests in such an order that those with servers and workers, which wait half of their time, and the others, which compute, come to
+    their end together: the processes of a run are more than the cores, so neither cores nor waits stand idle. Within either kind tests
+    with a time limit of their own, the longest there are, come first, so that none is left running alone at the end. Groups are put before
+    all of them by pytest-xdist."""
+    kinds: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for item in sorted(items, key=lambda item: item.get_closest_marker("timeout") is None):
+        kinds[item.path.parent.name in _WAITING].append(item)
+    places = [((number + 0.5) / len(kind), item) for kind in kinds for number, item in enumerate(kind)]
+    return [item for _, item in sorted(places, key=lambda place: place[0])]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,6 +12,9 @@ from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import SimulatorClient, client_of, new_id, now_ms
 
+# They share one simulated exchange.
+pytestmark = pytest.mark.xdist_group("simulator_ccxt")
+
 D = Decimal
 
 

@@ -14,6 +14,9 @@ from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import ORDER, Answer, SimulatorClient, client_of, new_id, now_ms, until
 
+# They share one simulated exchange.
+pytestmark = pytest.mark.xdist_group("simulator_faults")
+
 VENUE_TIMEOUT_MS = 400
 DISCONNECTED = "disconnected"
 TIMED_OUT = "timed out"

@@ -17,6 +17,9 @@ from infra.exchange.simulator.records import OrderAccepted, read_log
 from infra.exchange.simulator.symbols import make_symbols
 from tests.integration.simulator_client import SimulatorClient, client_of, new_id, now_ms, until
 
+# They share one simulated exchange.
+pytestmark = pytest.mark.xdist_group("simulator_orders")
+
 D = Decimal
 
 

@@ -11,6 +11,9 @@ from infra.exchange.simulator.options import SimulatorOptions
 from infra.exchange.simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import ORDER, SimulatorClient, client_of, new_id, now_ms
 
+# They share one simulated exchange.
+pytestmark = pytest.mark.xdist_group("simulator_wire")
+
 
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:

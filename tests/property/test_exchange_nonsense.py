@@ -25,6 +25,9 @@ from pipeline.withdrawal import Taken, WithdrawalHistory, WithdrawalSubmission
 from schemas.orders import Mode
 from tests.integration.scripted_venue import API_KEY, EXCHANGE_INFO, SECRET, order_row, submission, trade_row
 
+# They share one reader.
+pytestmark = pytest.mark.xdist_group("exchange_nonsense")
+
 NOW = datetime.now(UTC)
 OUR_ID = "co" + "1" * 28
 PAYOUT_ID = "cw" + "2" * 28
