@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -28,8 +29,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Set where every test must run, as in CI: what is missing is an error there, and not a line in a report.
 REQUIRE_KCAT = "TESTS_REQUIRE_KCAT"
-# The directories of tests that start servers and workers.
-_WAITING = frozenset({"crash", "integration"})
 _OTHER_CLIENT = "ran with another client than kcat"
 
 
@@ -46,22 +45,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     In a run of several processes, tests that wait and tests that compute take turns.
     """
     if hasattr(config, "workerinput"):
+        from tests.distribution import mixed
+
         items[:] = mixed(items)
     for item in items:
         if not kcat.IS_INSTALLED and item.get_closest_marker("prefers_kcat") is not None:
             item.user_properties.append((_OTHER_CLIENT, "true"))
 
 
-def mixed(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The tests in such an order that those with servers and workers, which wait half of their time, and the others, which compute, come to
-    their end together: the processes of a run are more than the cores, so neither cores nor waits stand idle. Within either kind tests
-    with a time limit of their own, the longest there are, come first, so that none is left running alone at the end. Groups are put before
-    all of them by pytest-xdist."""
-    kinds: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
-    for item in sorted(items, key=lambda item: item.get_closest_marker("timeout") is None):
-        kinds[item.path.parent.name in _WAITING].append(item)
-    places = [((number + 0.5) / len(kind), item) for kind in kinds for number, item in enumerate(kind)]
-    return [item for _, item in sorted(places, key=lambda place: place[0])]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps groups together; see tests/distribution.py. None (pytest-xdist's own) where something else was asked for."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    # Loaded in the process that deals out alone, and only where pytest-xdist is.
+    from tests.distribution import GroupScheduling, groups_of
+
+    groups = groups_of(Path(__file__).parent)
+    return GroupScheduling(config, log, {f"tests/{file}": group for file, group in groups.items()})
+
+
+@pytest.fixture(autouse=True)
+def undivided_group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fails a test whose group was divided among processes: what they share would be started in each, and nobody would notice."""
+    group = request.node.get_closest_marker("xdist_group")
+    worker = getattr(request.config, "workerinput", None)
+    if group is None or worker is None or not request.config.option.loadgroup:
+        return
+    note = tmp_path_factory.getbasetemp().parent / f"group-{group.args[0]}"
+    try:
+        with note.open("x") as file:
+            file.write(worker["workerid"])
+    except FileExistsError:
+        assert note.read_text() == worker["workerid"], f"the group {group.args[0]} was divided: see tests/distribution.py"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
