@@ -8,7 +8,7 @@ import signal
 import subprocess
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -123,8 +123,10 @@ class Installation:
         finally:
             await producer.stop()
 
-    async def read(self, topic: str) -> list[ConsumerRecord]:
-        """Everything that a read_committed consumer sees of a topic now."""
+    @asynccontextmanager
+    async def following(self, topic: str) -> AsyncIterator[Callable[[], Awaitable[list[ConsumerRecord]]]]:
+        """A read_committed consumer of a topic. Each call of what it gives returns the records up to the topic's end as of the call that
+        no call before has returned."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.settings.kafka_bootstrap_servers,
             isolation_level="read_committed",
@@ -136,16 +138,25 @@ class Installation:
         try:
             partitions = [TopicPartition(topic, number) for number in range(self.settings.kafka_partitions)]
             consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
             await consumer.seek_to_beginning(*partitions)
-            records: list[ConsumerRecord] = []
-            deadline = monotonic() + 30
-            while any([await consumer.position(partition) < ends[partition] for partition in partitions]) and monotonic() < deadline:
-                for fetched in (await consumer.getmany(timeout_ms=200)).values():
-                    records += fetched
-            return records
+
+            async def read_on() -> list[ConsumerRecord]:
+                ends = await consumer.end_offsets(partitions)
+                records: list[ConsumerRecord] = []
+                deadline = monotonic() + 30
+                while any([await consumer.position(partition) < ends[partition] for partition in partitions]) and monotonic() < deadline:
+                    for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                        records += fetched
+                return records
+
+            yield read_on
         finally:
             await consumer.stop()
+
+    async def read(self, topic: str) -> list[ConsumerRecord]:
+        """Everything that a read_committed consumer sees of a topic now."""
+        async with self.following(topic) as read_on:
+            return await read_on()
 
     async def results(self) -> list[dict[str, Any]]:
         return [json.loads(record.value) for record in await self.read(self.topics.results)]
@@ -154,16 +165,19 @@ class Installation:
         """Waits for the final answer to each of these records, by (partition, offset). Fails on a second one."""
         wanted = {(record.partition, record.offset) for record in sent}
         deadline = monotonic() + within_seconds
-        while True:
-            finals = [result for result in await self.results() if result["final"]]
-            counts = Counter((result["source"]["partition"], result["source"]["offset"]) for result in finals)
-            assert not {source: count for source, count in counts.items() if count > 1}, "answered twice"
-            if wanted <= set(counts):
-                return {(result["source"]["partition"], result["source"]["offset"]): result for result in finals}
-            if monotonic() > deadline:
-                logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
-                raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
-            await asyncio.sleep(0.3)
+        finals: list[dict[str, Any]] = []
+        # One consumer for all looks: a new one each time would cost as much as the workers that are waited for.
+        async with self.following(self.topics.results) as read_on:
+            while True:
+                finals += [result for record in await read_on() if (result := json.loads(record.value))["final"]]
+                counts = Counter((result["source"]["partition"], result["source"]["offset"]) for result in finals)
+                assert not {source: count for source, count in counts.items() if count > 1}, "answered twice"
+                if wanted <= set(counts):
+                    return {(result["source"]["partition"], result["source"]["offset"]): result for result in finals}
+                if monotonic() > deadline:
+                    logs = "\n".join(self.worker_log(number)[-3_000:] for number in range(len(self.workers)))
+                    raise AssertionError(f"{len(wanted - set(counts))} of {len(wanted)} records without a final answer\n{logs}")
+                await asyncio.sleep(0.3)
 
     async def until_at_rest(self, within_seconds: float) -> None:
         """Waits until no input partition has anything left, not even a marker of a transaction that its offset must move past."""

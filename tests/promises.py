@@ -9,7 +9,7 @@ from pipeline.verification.promises import check_all
 from tests.installation import Installation
 
 # What is true a moment after the last answer: the workers move their offsets past transaction markers when they are idle.
-_SETTLE_SECONDS = 30.0
+_SETTLE_SECONDS = 90.0
 
 
 async def findings_of(made: Installation) -> list[Finding]:

@@ -21,12 +21,11 @@ async def _answers_after(made: Installation, at: str, then: str, directory: Path
     sent = await made.publish([order(number) for number in range(REQUESTS)])
     first = made.start_worker(TEST_AT=at, TEST_THEN=then, TEST_ONCE=unique_file(directory))
     if then == "kill":
-        assert await ended(first, 40) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
     else:
-        while "partitions_assigned" not in made.worker_log(0):
-            await asyncio.sleep(0.05)
+        await made.event(0, "partitions_assigned", 120)
     made.start_worker()
-    finals = await made.final_results(sent, 60)
+    finals = await made.final_results(sent, 120)
     ends = Counter((result["status"], result["reason_code"]) for result in finals.values())
     # What was in doubt is not sent again by itself: it ends as not executed, once that is proven.
     assert ends.keys() <= {("executed", None), NOT_EXECUTED}, ends
@@ -35,7 +34,7 @@ async def _answers_after(made: Installation, at: str, then: str, directory: Path
     if then != "kill":
         # Others have done its work. Now it wakes up, and must notice that it is a zombie.
         first.send_signal(signal.SIGCONT)
-        assert await ended(first, 40) != 0, made.worker_log(0)
+        assert await ended(first, 90) != 0, made.worker_log(0)
         await asyncio.sleep(1)
     assert len(made.accepted_orders()) == ends["executed", None]
     await assert_promises_hold(made)
