@@ -53,7 +53,7 @@ async def test_resumes_deposits_from(
         sent = await made.publish([announcement(number, amount=f"25.{number}") for number in range(_DEPOSITS)])
         amounts = await _send(made)
         first = made.start_worker(TEST_AT=f"{point}@{topic}:1", TEST_ONCE=unique_file(tmp_path), **QUICK)
-        assert await ended(first, 60) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
         made.start_worker(**QUICK)
         finals = await made.final_results(sent, 90)
         assert {result["status"] for result in finals.values()} == {"completed"}

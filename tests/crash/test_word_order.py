@@ -28,5 +28,5 @@ async def test_word_of_a_resolved_order_is_not_overtaken_by_its_doubt(
         # The next worker takes both in one batch: it puts the first in doubt and calls for the second, which hangs.
         await made.faults({"kind": "hang_before_accept", "next_n": 1})
         made.start_worker("agents")
-        await made.final_results(sent, 60)
+        await made.final_results(sent, 120)
         await assert_promises_hold(made)

@@ -63,7 +63,7 @@ class Trial:
             sent = await producer.send_and_wait(self.made.topics.requests, value, key=b"alice", headers=headers)
         finally:
             await producer.stop()
-        return (await self.made.final_results([sent], 60))[sent.partition, sent.offset]
+        return (await self.made.final_results([sent], 120))[sent.partition, sent.offset]
 
 
 async def test_what_operators_change_holds_for_the_next_request(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:

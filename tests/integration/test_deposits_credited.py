@@ -56,7 +56,7 @@ async def test_deposit_that_arrives_is_credited_once_and_answers_its_announcemen
         other = await arrive(made, USERS[1], "7.5")
         await shown_as(made, first, "credited")
         await shown_as(made, other, "credited")
-        final = (await made.final_results(sent, 30))[sent[0].partition, sent[0].offset]
+        final = (await made.final_results(sent, 120))[sent[0].partition, sent[0].offset]
         assert (final["status"], final["filled_quantity"], final["exchange_order_id"]) == ("completed", "25", first["id"])
         assert await credited_amounts(made) == {first["id"]: [Decimal(25)], other["id"]: [Decimal("7.5")]}
         assert (await balance(made, USERS[1]))[0] == OPENING["USDT"] + Decimal("7.5")
@@ -118,7 +118,7 @@ async def test_announcements_end_and_what_does_not_fit_is_disputed(
                 announcement(8, idempotency_key="again", expires_at=soon),
             ]
         )
-        finals = await made.final_results(sent, 40)
+        finals = await made.final_results(sent, 120)
         told = [finals[one.partition, one.offset] for one in sent]
         assert [(one["status"], one["reason_code"]) for one in told] == [
             ("completed", None), ("failed", "REQUEST_EXPIRED"), ("rejected", "REQUEST_UNSUPPORTED"), ("failed", "REQUEST_EXPIRED"),

@@ -36,7 +36,7 @@ async def test_operator_has_the_last_word_on_an_order_that_no_look_up_proves(
         assert "waits for a second operator" in (await say("olga"))["reason"]
         assert (await commands.rows("SELECT status FROM orders"))[0]["status"] == "in_doubt"
         assert "agreed by olga" in (await say("otto"))["evidence"]
-        (final,) = (await made.final_results(sent, 30)).values()
+        (final,) = (await made.final_results(sent, 120)).values()
         assert (final["status"], final["reason_code"]) == ("rejected", "ORDER_NOT_EXECUTED")
         (ended,) = await commands.rows("SELECT status, watched_until, hold_amount FROM orders")
         assert (ended["status"], ended["hold_amount"]) == ("rejected", 0)

@@ -101,7 +101,7 @@ async def test_only_an_operator_with_token_and_code_changes_anything(
             sent = await producer.send_and_wait(made.topics.requests, value, key=b"alice", headers=alice.headers())
         finally:
             await producer.stop()
-        answer = (await made.final_results([sent], 60))[sent.partition, sent.offset]
+        answer = (await made.final_results([sent], 120))[sent.partition, sent.offset]
         assert answer["reason_code"] == "TRADING_HALTED"
         await asyncio.to_thread(_commands_work, cli_settings(made, tokens), ana, tmp_path)
 

@@ -42,13 +42,13 @@ async def test_halt_of_each_scope_stops_what_it_covers_and_nothing_else(
             applied = await commands.command(word, **scope)
             assert (applied.event["event_type"], applied.event["account"], applied.event["actor"]) == ("HALT_SET", "ana", "@unverified")
             sent = await made.publish([order(number + each, **fields) for each, fields in enumerate((alice, ether, sale))])
-            seen[name] = _codes(await made.final_results(sent, 60), sent)
+            seen[name] = _codes(await made.final_results(sent, 120), sent)
             lifted = await commands.command("resume", **scope)
             assert lifted.event["event_type"] == "HALT_LIFTED"
             assert await commands.halts() == []
             number += 3
         sent = await made.publish([order(number + each, **fields) for each, fields in enumerate((alice, ether, sale))])
-        seen["resumed"] = _codes(await made.final_results(sent, 60), sent)
+        seen["resumed"] = _codes(await made.final_results(sent, 120), sent)
         halted, reduced = "TRADING_HALTED", "REDUCE_ONLY"
         assert seen == {
             "all": [halted, halted, halted],
@@ -79,7 +79,7 @@ async def test_halt_stops_orders_that_wait_for_their_turn_and_lets_cancels_pass(
         await commands.until("some are sent", "SELECT 1 FROM orders WHERE status = 'submitting'")
         applied = await commands.command("halt")
         assert applied.event["event_type"] == "HALT_SET"
-        finals = await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 120)
         codes = _codes(finals, sent)
         accepted = made.accepted_orders()
         assert set(codes) == {None, "TRADING_HALTED"}
@@ -94,7 +94,7 @@ async def test_halt_stops_orders_that_wait_for_their_turn_and_lets_cancels_pass(
         assert finals.get((resting.partition, resting.offset)) is None
         cancel = {"schema_version": 1, "type": "cancel", "idempotency_key": "c", "user_id": _ALICE, "mode": "live"}
         (canceled,) = await made.publish([{**cancel, "target_idempotency_key": "key-0"}])
-        finals = await made.final_results([canceled, resting], 60)
+        finals = await made.final_results([canceled, resting], 120)
         assert finals[canceled.partition, canceled.offset]["status"] == "executed"
         assert finals[resting.partition, resting.offset]["status"] == "canceled"
         assert await commands.rows("SELECT sum(pending) AS held FROM balances") == [{"held": 0}]
@@ -114,7 +114,7 @@ async def test_cancel_open_ends_at_the_exchange_what_would_not_pass(
         await commands.until("all rest", "SELECT 1 FROM orders WHERE status = 'new' HAVING count(*) = 3")
         await made.faults({"method": "DELETE", "kind": "drop_before_accept", "next_n": 1})
         await commands.command(word, scope="user", target=_ALICE, cancel_open=True)
-        finals = await made.final_results([sent[name] for name in canceled], 60)
+        finals = await made.final_results([sent[name] for name in canceled], 120)
         for name, record in sent.items():
             answer = finals.get((record.partition, record.offset))
             assert (answer or {}).get("status") == ("canceled" if name in canceled else None)
@@ -136,8 +136,8 @@ async def test_halt_survives_the_restart_of_every_worker(kafka: str, database_ur
             await ended(worker, 10)
         made.start_worker()
         sent = await made.publish([order(number) for number in range(4)])
-        assert _codes(await made.final_results(sent, 60), sent) == ["TRADING_HALTED"] * 4
+        assert _codes(await made.final_results(sent, 120), sent) == ["TRADING_HALTED"] * 4
         await commands.command("resume")
         sent = await made.publish([order(number) for number in range(4, 8)])
-        assert _codes(await made.final_results(sent, 60), sent) == [None] * 4
+        assert _codes(await made.final_results(sent, 120), sent) == [None] * 4
         assert len(made.accepted_orders()) == 4

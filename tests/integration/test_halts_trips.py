@@ -28,7 +28,7 @@ async def _tripped(commands: Commands, count: int) -> list[dict[str, Any]]:
 async def _answer(made: Installation, number: int, **fields: Any) -> str | None:
     """The reason code of the final answer to a new order."""
     (sent,) = await made.publish([order(number, user_id=_ALICE, **fields)])
-    code: str | None = (await made.final_results([sent], 60))[sent.partition, sent.offset]["reason_code"]
+    code: str | None = (await made.final_results([sent], 120))[sent.partition, sent.offset]["reason_code"]
     return code
 
 
@@ -66,7 +66,7 @@ async def test_exchange_is_halted_by_orders_in_doubt_and_by_stale_prices(
         assert "it loses answers" in event["reason"]
         assert [(row["target"], row["set_by"]) for row in await commands.halts()] == [("binance", "@trips")]
         assert await _answer(made, 5) == "TRADING_HALTED"
-        finals = await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 120)
         assert {finals[record.partition, record.offset]["reason_code"] for record in sent} == {"ORDER_NOT_EXECUTED"}
         await commands.command("resume", scope="exchange", target="binance")
         await _stays_lifted(commands, 1)

@@ -96,7 +96,7 @@ async def test_lag_tools_see_zero_on_every_input_partition_when_idle(
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         made.start_worker()
         sent = [*await made.publish([order(number) for number in range(20)], 0), *await made.publish([order(20)], 1)]
-        await made.final_results(sent, 40)
+        await made.final_results(sent, 120)
         before = await _assert_no_lag(made, tools)
         # The orders went through a topic on which every batch ends with the marker of a transaction.
         assert sum(offset for (topic, _), offset in before.items() if topic == made.topics.orders("binance")) > len(sent)

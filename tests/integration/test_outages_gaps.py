@@ -82,7 +82,7 @@ async def test_records_deleted_unread_stop_their_partition_alone_until_an_operat
         row = next(row for row in json.loads(output) if (row["topic"], row["partition"]) == (topic, 0))
         assert (code, row["missing"], row["resume_at"]) == (1, f"{lost[0].offset}-{lost[-1].offset}", kept[0].offset)
         await accept(made, said)
-        await made.final_results(kept, 60)
+        await made.final_results(kept, 120)
 
         # On the fly, in the same worker.
         second.send_signal(signal.SIGSTOP)
@@ -95,7 +95,7 @@ async def test_records_deleted_unread_stop_their_partition_alone_until_an_operat
         said = await stopped_at(made, 1, lost[0].offset, lost[-1].offset)
         await made.final_results(await made.publish([order(40)], partition=1), 60)
         await accept(made, said)
-        await made.final_results(kept, 60)
+        await made.final_results(kept, 120)
         assert second.poll() is None, made.worker_log(1)
         keys = {result["idempotency_key"] for result in await made.results()}
         assert len(keys) == 8

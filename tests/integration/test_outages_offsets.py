@@ -29,7 +29,7 @@ async def work_and_stop(made: Installation, first: int) -> None:
     await made.final_results(await made.publish([order(number) for number in range(first, first + 8)]), START_SECONDS_MAX)
     await assert_promises_hold(made)
     worker.terminate()
-    assert await ended(worker, 30) == ExitCode.DONE
+    assert await ended(worker, 90) == ExitCode.DONE
 
 
 async def refused(made: Installation) -> str:

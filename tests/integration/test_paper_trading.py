@@ -134,10 +134,10 @@ async def test_paper_orders_end_as_the_market_makes_them(kafka: str, database_ur
         assert told["too much"]["reason_code"] == "BALANCE_INSUFFICIENT"
         await simulation.resting(2)
         await simulation.price("39000")
-        crossed = (await made.final_results([rests], 60))[rests.partition, rests.offset]
+        crossed = (await made.final_results([rests], 120))[rests.partition, rests.offset]
         assert tuple(crossed[part] for part in shown) == ("executed", "filled", "0.001", "39000")
         (canceled,) = await made.publish([_cancel(12, 11)])
-        finals = await made.final_results([canceled, stays], 60)
+        finals = await made.final_results([canceled, stays], 120)
         assert finals[canceled.partition, canceled.offset]["status"] == "executed"
         assert finals[stays.partition, stays.offset]["status"] == "canceled"
         rate = Decimal(told["sale"]["fee"]) / 40
@@ -161,7 +161,7 @@ async def test_paper_and_real_funds_do_not_help_each_other(kafka: str, database_
         poor = _paper(1, user_id=_BOB)
         unpaid = {**order(2, user_id=_ALICE, side="sell", symbol="ETH/USDT"), "quantity": "1"}
         sent = await made.publish([poor, poor, unpaid, order(3, user_id=_ALICE, side="buy"), _limit(4, "39000")])
-        finals = await made.final_results(sent[:4], 60)
+        finals = await made.final_results(sent[:4], 120)
         answers = [finals[record.partition, record.offset] for record in sent[:4]]
         assert [(answer["reason_code"], answer["mode"], answer["replayed"]) for answer in answers] == [
             ("BALANCE_INSUFFICIENT", "paper", False),
@@ -172,7 +172,7 @@ async def test_paper_and_real_funds_do_not_help_each_other(kafka: str, database_
         assert [record.client_order_id for record in made.accepted_orders()] == [answers[3]["client_order_id"]]
         await simulation.resting(1)
         (wrong,) = await made.publish([_cancel(5, 4, mode="live")])
-        answer = (await made.final_results([wrong], 60))[wrong.partition, wrong.offset]
+        answer = (await made.final_results([wrong], 120))[wrong.partition, wrong.offset]
         assert answer["reason_code"] == "ORDER_NOT_FOUND"
         days = await simulation.commands.rows("SELECT user_id, trades, volume_usd FROM user_days")
         assert [(row["user_id"], row["trades"], row["volume_usd"]) for row in days] == [(_ALICE, 1, 40)]
@@ -191,15 +191,15 @@ async def test_interrupted_paper_orders_are_executed_once(
         sent = await made.publish([_paper(number) for number in range(10)])
         first = made.start_worker(TEST_AT=f"{point}@trade.orders.binance:1", TEST_THEN=then, TEST_ONCE=unique_file(tmp_path))
         if then == "kill":
-            assert await ended(first, 40) == -9, made.worker_log(0)
+            assert await ended(first, 90) == -9, made.worker_log(0)
         else:
             await simulation.commands.until("it is at the point", "SELECT 1 FROM orders WHERE status = 'submitting'")
         await simulation.price("41000")
         made.start_worker()
-        finals = await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 120)
         if then == "stop":
             first.send_signal(signal.SIGCONT)
-            assert await ended(first, 40) != 0, made.worker_log(0)
+            assert await ended(first, 90) != 0, made.worker_log(0)
         assert {result["status"] for result in finals.values()} == {"executed"}
         events = await simulation.commands.events(_ALICE)
         kinds = Counter(event["event_type"] for event in events)
@@ -216,10 +216,10 @@ async def test_stored_outcome_of_a_paper_order_survives_kill_9(kafka: str, datab
         point = f"{CrashPoint.AFTER_OUTCOME_COMMIT}@trade.orders.binance:1"
         sent = await made.publish([_paper(1)])
         first = made.start_worker(TEST_AT=point, TEST_THEN="kill", TEST_ONCE=unique_file(tmp_path))
-        assert await ended(first, 40) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
         await simulation.price("41000")
         made.start_worker()
-        (answer,) = (await made.final_results(sent, 60)).values()
+        (answer,) = (await made.final_results(sent, 120)).values()
         assert (answer["status"], answer["average_price"]) == ("executed", "40000")
         await simulation.nothing_real_happened(_ALICE)
 
@@ -236,11 +236,11 @@ async def test_resting_paper_order_is_not_filled_at_an_old_price(
         await made.faults(_NO_PRICES)
         await simulation.price("38000")
         canceled = await made.publish([_cancel(3, 2)])
-        finals = await made.final_results([*canceled, other], 60)
+        finals = await made.final_results([*canceled, other], 120)
         assert finals[other.partition, other.offset]["status"] == "canceled"
         assert (rests.partition, rests.offset) not in finals
         await made.faults()
-        answer = (await made.final_results([rests], 60))[rests.partition, rests.offset]
+        answer = (await made.final_results([rests], 120))[rests.partition, rests.offset]
         assert (answer["status"], answer["average_price"]) == ("executed", "39000")
         await simulation.nothing_real_happened(_ALICE)
 
@@ -255,7 +255,7 @@ async def test_paper_order_waits_for_a_price_until_its_deadline(kafka: str, data
         # Killed with the orders accepted: the next worker never hears a price.
         point = f"{CrashPoint.AFTER_INTAKE_COMMIT}@trade.requests:1"
         first = made.start_worker(TEST_AT=point, TEST_THEN="kill", TEST_ONCE=unique_file(tmp_path))
-        assert await ended(first, 40) == -9, made.worker_log(0)
+        assert await ended(first, 90) == -9, made.worker_log(0)
         await made.faults(_NO_PRICES)
         made.start_worker()
         finals = await made.final_results([ends], 90)
@@ -267,7 +267,7 @@ async def test_paper_order_waits_for_a_price_until_its_deadline(kafka: str, data
         )
         assert len(requeued) == 2
         await made.faults()
-        answer = (await made.final_results([waits], 60))[waits.partition, waits.offset]
+        answer = (await made.final_results([waits], 120))[waits.partition, waits.offset]
         assert answer["status"] == "executed"
         await simulation.nothing_real_happened(_ALICE)
 

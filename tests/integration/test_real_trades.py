@@ -174,7 +174,7 @@ async def test_recorded_trades_as_requests_are_executed_at_the_prices_of_the_tap
             _publish(kafka, made.topics.requests, [(trade.user, json.dumps(trade.request)) for trade in tape[::2]]),
         )
         sent = await made.read(made.topics.requests)
-        finals = await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 120)
         assert len(sent) == len(finals) == len(tape)
 
         key_of = {(record.partition, record.offset): json.loads(record.value)["idempotency_key"] for record in sent}

@@ -118,11 +118,11 @@ async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
             own = await decide("approve_withdrawal", "user-0", "user-0")
             assert (own["event_type"], own["reason_code"]) == ("COMMAND_REFUSED", "APPROVAL_NOT_ALLOWED")
             assert (await decide("refuse_withdrawal", "user-1", "ana"))["event_type"] == "OPERATOR_DECIDED"
-            finals = await made.final_results(sent[1:], 60)
+            finals = await made.final_results(sent[1:], 120)
             codes = {result["user_id"]: result["reason_code"] for result in finals.values()}
             assert codes == {"user-1": "APPROVAL_REFUSED", "user-2": "REQUEST_EXPIRED"}
             assert (await decide("approve_withdrawal", "user-0", "ana"))["event_type"] == "OPERATOR_DECIDED"
-            assert {result["status"] for result in (await made.final_results(sent, 60)).values()} == {"completed", "rejected"}
+            assert {result["status"] for result in (await made.final_results(sent, 120)).values()} == {"completed", "rejected"}
         assert [record.label for record in paid_out(made).accepted] == ["user-0"]
         assert [await balance(made, user) for user in ("user-1", "user-2")] == [(1_000_000, 0)] * 2
         await assert_promises_hold(made)
@@ -140,7 +140,7 @@ async def test_halt_stops_withdrawals_and_short_waits_are_refused_where_money_is
         async with commanding(made) as commands:
             await commands.command("reduce", scope="user", target="user-0")
             sent = await made.publish([withdrawal(0, address=LISTED_NOW), withdrawal(1, address=LISTED_NOW), withdrawal(2)])
-            finals = await made.final_results(sent, 60)
+            finals = await made.final_results(sent, 120)
         told = [(result["status"], result["reason_code"]) for result in (finals[record.partition, record.offset] for record in sent)]
         assert told == [("rejected", "TRADING_HALTED"), ("completed", None), ("rejected", "ADDRESS_NOT_ALLOWED")]
         # Without a base address of its own an exchange is the real one: it is refused before anything is opened.

@@ -20,7 +20,7 @@ async def test_withdrawal_to_allowed_address_is_completed_once(kafka: str, datab
         made.start_worker("agents", **QUICK)
         await made.event(0, "networks_known", 40)
         sent = await made.publish([withdrawal(0), withdrawal(1, address=FAILING), withdrawal(0)])
-        finals = await made.final_results(sent, 60)
+        finals = await made.final_results(sent, 120)
         paid, failed, copy = (finals[record.partition, record.offset] for record in sent)
         assert (paid["status"], paid["filled_quantity"], paid["fee"]) == ("completed", "100", "0.5"), paid
         assert (failed["status"], failed["reason_code"]) == ("failed", "EXCHANGE_REFUSED"), failed

@@ -35,4 +35,4 @@ async def test_withdrawal_that_the_exchange_has_twice_halts_its_user(
                 await asyncio.sleep(0.1)
         assert await balance(made, "user-0") == (1_000_000, 100)
         sent = await made.publish([withdrawal(8)])
-        assert [result["reason_code"] for result in (await made.final_results(sent, 30)).values()] == ["TRADING_HALTED"]
+        assert [result["reason_code"] for result in (await made.final_results(sent, 120)).values()] == ["TRADING_HALTED"]
