@@ -43,7 +43,7 @@ async def _all_credited(made: Installation, amounts: dict[str, Decimal]) -> None
             await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("point", "topic"), _POINTS, ids=[f"{point.value}-{topic}" for point, topic in _POINTS])
 async def test_resumes_deposits_from(
     point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
@@ -61,7 +61,7 @@ async def test_resumes_deposits_from(
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_two_workers_that_watch_the_same_accounts_credit_once(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

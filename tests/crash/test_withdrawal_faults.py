@@ -34,7 +34,7 @@ def _paid_by_client_id(made: Installation) -> Counter[str]:
     return Counter(record.withdraw_order_id for record in paid_out(made).accepted)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_withdrawal_whose_answer_is_lost_is_paid_once(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """Taken by the exchange and answered with silence, an error or nonsense: in doubt, found in the history, never sent again."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
@@ -51,7 +51,7 @@ async def test_withdrawal_whose_answer_is_lost_is_paid_once(kafka: str, database
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_withdrawal_that_was_not_taken_is_never_sent_again_and_its_funds_are_free(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -113,7 +113,7 @@ async def _paid_after(made: Installation, at: str, then: str, directory: Path, *
     return _WITHDRAWALS - unsent
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("point", "topic"), _POINTS, ids=[point.value for point, _ in _POINTS])
 async def test_resumes_payouts_from(
     point: CrashPoint, topic: str, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
@@ -127,7 +127,7 @@ async def test_resumes_payouts_from(
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", [CrashPoint.AFTER_SUBMITTING_COMMIT, CrashPoint.AFTER_EXCHANGE_CALL], ids=str)
 async def test_zombie_pays_nothing_again(point: CrashPoint, kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """A worker that is paused around the call until another has finished its work wakes up and changes nothing."""
@@ -139,7 +139,7 @@ async def test_zombie_pays_nothing_again(point: CrashPoint, kafka: str, database
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_worker_that_sends_blindly_again_is_found_out(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """The control: without the rule of doubt the exchange pays twice, and verification says so by name."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:

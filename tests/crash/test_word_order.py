@@ -9,7 +9,7 @@ from tests.installation import ended, installation, order, unique_file
 from tests.promises import assert_promises_hold
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_word_of_a_resolved_order_is_not_overtaken_by_its_doubt(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def descendants_using(path: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_demo_of_every_kind_keeps_every_promise_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +94,7 @@ async def test_demo_with_killed_and_paused_workers_keeps_every_promise(
     assert figures["withdrawals_completed"] > 30 and figures["deposits_credited"] > 75
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
 def test_demo_that_is_ended_early_leaves_no_process(tmp_path: Path, signum: signal.Signals) -> None:
     """Whether it is asked or killed in the middle of its load, servers, exchange and workers are gone soon after."""

@@ -41,7 +41,7 @@ async def shown_as(made: Installation, deposit: dict[str, str], status: str) -> 
     await until(is_so)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_deposit_that_arrives_is_credited_once_and_answers_its_announcement(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -63,7 +63,7 @@ async def test_deposit_that_arrives_is_credited_once_and_answers_its_announcemen
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_deposit_that_is_taken_back_is_reversed_and_freezes_who_is_short(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ async def test_deposit_that_is_taken_back_is_reversed_and_freezes_who_is_short(
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_announcements_end_and_what_does_not_fit_is_disputed(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

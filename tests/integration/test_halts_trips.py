@@ -148,4 +148,4 @@ async def _rewrite(commands: Commands, seq: int, before: str, after: str) -> Non
         await commands.rows("SET session_replication_role = origin")
 
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)

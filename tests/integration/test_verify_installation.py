@@ -84,7 +84,7 @@ async def _execute(made: Installation, *statements: str) -> None:
         await connection.close(timeout=10)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_verify_reports_each_damage_by_name(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +111,7 @@ async def test_verify_reports_each_damage_by_name(
         await _answer_comes_again(made, capsys)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_verify_while_requests_arrive_takes_none_for_broken(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ async def _operator(at: GateInstallation, name: str, directory: Path) -> tuple[s
     return str(file), authenticator
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_withdrawal_needs_scope_code_listed_address_and_above_an_amount_an_operator(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -86,7 +86,7 @@ async def test_withdrawal_needs_scope_code_listed_address_and_above_an_amount_an
         assert told[-3:] == ["COMMAND_REFUSED", "OPERATOR_DECIDED", "COMMAND_REFUSED"]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
@@ -128,7 +128,7 @@ async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
         await assert_promises_hold(made)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_halt_stops_withdrawals_and_short_waits_are_refused_where_money_is_real(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:

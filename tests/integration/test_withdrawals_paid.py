@@ -12,7 +12,7 @@ from tests.withdrawing import ADDRESS, FAILING, QUICK, allow_withdrawals, balanc
 FEE = Decimal("0.5")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_withdrawal_to_allowed_address_is_completed_once(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
     """One is paid out, one is taken and not paid: amount and fee leave the ledger for the first alone, as the exchange's log has it."""
     async with installation(kafka, database_url, unique_prefix, tmp_path, "--withdrawal-fee", str(FEE)) as made:

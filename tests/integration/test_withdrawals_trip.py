@@ -11,7 +11,7 @@ from tests.integration.simulator_client import SimulatorClient
 from tests.withdrawing import ADDRESS, APPLY, QUICK, allow_withdrawals, balance, run_sql, withdrawal
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_withdrawal_that_the_exchange_has_twice_halts_its_user(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
