@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from sqlalchemy import text
 
 from cli.administration import administering, asking, change, key_id_of
+from cli.confirmation import confirm
 from cli.installation import Installation
 from cli.operator_commands import KAFKA_SECONDS_MAX, producing, unsent
 from cli.operator_options import Credentials
@@ -92,9 +93,10 @@ async def retry(installation: Installation, quarantine_id: str, *, reason: str, 
         await administration.tell(Done(done.what + then, done.changed))
 
 
-async def drop(installation: Installation, quarantine_id: str, *, reason: str, credentials: Credentials) -> None:
-    """Marks an entry as dealt with. Changes nothing else: what it names stays as it is."""
+async def drop(installation: Installation, quarantine_id: str, *, reason: str, yes: bool, credentials: Credentials) -> None:
+    """Marks an entry as dealt with. Changes nothing else: what it names stays as it is. Raises CommandFailed."""
     asked = asking("quarantine drop", key_id_of(quarantine_id), credentials, reason)
+    await asyncio.to_thread(confirm, "quarantine drop", asked.about.target_id, yes)
     await change(installation, asked, lambda database, by: move_record(database, quarantine_id, QuarantineState.DROPPED, by))
 
 

@@ -113,7 +113,9 @@ def test_record_that_is_not_safe_to_publish_is_refused_with_what_to_do_instead(
     assert told in ended.errors
     assert len(_records(installed, name)) == before
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "open"
-    assert "dropped" in installed.ran("quarantine", "drop", entry, *WHY).output
+    assert installed.run("quarantine", "drop", entry, *WHY).code == 2
+    assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "open"
+    assert "dropped" in installed.ran("quarantine", "drop", entry, "--yes", *WHY).output
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "dropped"
     events = [event["event_type"] for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
     assert events == ["RECORD_DROPPED"]
@@ -122,7 +124,7 @@ def test_record_that_is_not_safe_to_publish_is_refused_with_what_to_do_instead(
 @pytest.mark.parametrize("command", ["show", "retry", "drop"])
 def test_unknown_entry_is_told(installed: Administered, command: str) -> None:
     """Exit code 1 and what to look at; nothing is written."""
-    why = () if command == "show" else WHY
+    why = {"show": (), "retry": WHY, "drop": ("--yes", *WHY)}[command]
     ended = installed.run("quarantine", command, "q0", *why)
     assert ended.code == 1
     assert "quarantine list" in ended.errors
