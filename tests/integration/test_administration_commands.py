@@ -371,7 +371,7 @@ _TOKEN = ("tokens", "issue", "alice", "--signing-key", "/nonexistent")
 @pytest.mark.parametrize(
     ("arguments", "given", "says"),
     [
-        (("users", "add", "@system"), "", "does not begin with @"),
+        (("users", "add", "@system"), "", "must not begin with @"),
         (("users", "add", "o" + "0" * 32), "", "must not look like an order id"),
         (("users", "add", "two words"), "", "The user id cannot be used"),
         (("users", "add", "ä"), "", "The user id cannot be used"),
