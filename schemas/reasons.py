@@ -12,11 +12,7 @@ _FORM: Final = re.compile(r"[A-Z]{1,32}(?:_[A-Z]{1,32}){1,5}")
 
 
 class ReasonCode(StrEnum):
-    """Why a request was not executed, or not executed again.
-
-    A code that a newer release has stored or published reads as itself, though it is none of the members: it decides nothing, and a copy
-    of the request must get the answer that the first had.
-    """
+    """Why a request was not executed, or not executed again."""
 
     AUTH_TOKEN_MISSING = "AUTH_TOKEN_MISSING"
     AUTH_TOKEN_INVALID = "AUTH_TOKEN_INVALID"
@@ -86,6 +82,8 @@ class ReasonCode(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "ReasonCode | None":
+        """A code that a newer release has stored or published reads as itself, though it is none of the members: it decides nothing, and a
+        copy of the request must get the answer that the first had."""
         if not isinstance(value, str) or not _FORM.fullmatch(value):
             return None
         newer = str.__new__(cls, value)

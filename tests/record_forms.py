@@ -26,7 +26,7 @@ from pipeline.changes import OutputRecord
 from schemas.commands import COMMAND, DECISION, DOUBT_DECISION
 from schemas.deposits import DEPOSIT_STATE, DepositState
 from schemas.results import RESULT, Result
-from schemas.routing import ON_REPORTS, OnReports, ReportedFee, RoutedOrder
+from schemas.routing import ON_REPORTS, OnReports, RoutedOrder
 from schemas.state import ORDER_STATE, OrderState
 from schemas.withdrawals import WITHDRAWAL_STATE, WithdrawalState
 
@@ -45,7 +45,7 @@ READERS: Final[dict[str, TypeAdapter[Any]]] = {
 _MODELS: Final[dict[str, Any]] = {
     **{f"report {model.__name__}": model for model in get_args(OnReports)},
     "work RoutedOrder": RoutedOrder,
-    **{f"command {name}": adapter._type for name, adapter in _COMMANDS.items()},  # noqa: SLF001 — pydantic has no other way to ask
+    **{f"command {name}": adapter._type for name, adapter in _COMMANDS.items()},
     **{f"state {model.__name__}": model for model in _STATES},
 }
 
@@ -132,7 +132,7 @@ def understood(kind: str, value: bytes) -> dict[str, Any]:
     except ValidationError as error:
         return {"refused": str(error)}
     fields = json.loads(TypeAdapter(type(read)).dump_json(read, exclude_unset=isinstance(read, BaseModel)))
-    return {"as": f"{kind.split()[0]} {type(read).__name__}", "fields": fields}
+    return {"as": f"{kind.split(maxsplit=1)[0]} {type(read).__name__}", "fields": fields}
 
 
 def main() -> None:
