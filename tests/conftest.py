@@ -34,6 +34,7 @@ _OTHER_CLIENT = "ran with another client than kcat"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Ends the run before it begins where kcat or the last release must be there and is not. Raises UsageError."""
+    config.addinivalue_line("markers", "deep: looks longer than `make test` does; `make deep` runs it")
     config.addinivalue_line("markers", "prefers_kcat: publishes with kcat, or where it is not installed with the library it is made of")
     if os.environ.get(REQUIRE_KCAT) and not kcat.IS_INSTALLED:
         raise pytest.UsageError(f"{REQUIRE_KCAT} is set and kcat is not installed: no test was run. Install it: apt-get install kcat")

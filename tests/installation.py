@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -29,6 +29,7 @@ from infra.postgres.migrate import migrate
 from infra.postgres.step import connect
 from infra.settings import Settings
 from schemas.topics import Topics
+from tests.last_release import environment_of
 
 USERS = tuple(f"user-{number}" for number in range(8))
 OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
@@ -63,11 +64,13 @@ class Installation:
         }
         return {**os.environ, **own, **extra}
 
-    def start_worker(self, module: str = "tests.worker_under_test", **extra: str) -> subprocess.Popen[bytes]:
-        """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has."""
+    def start_worker(self, module: str = "tests.worker_under_test", source: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
+        """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has. `source`
+        is another release's code to run (tests.last_release)."""
         log = (self.log_directory / f"worker-{len(self.workers)}.log").open("wb")
         argv = [sys.executable, "-m", module]
-        worker = subprocess.Popen(argv, env=self.environment(extra), cwd=Path(__file__).parents[1], stderr=log, stdout=log)
+        environment = self.environment(extra if source is None else {**environment_of(source), **extra})
+        worker = subprocess.Popen(argv, env=environment, cwd=source or Path(__file__).parents[1], stderr=log, stdout=log)
         self.workers.append(worker)
         return worker
 
@@ -89,6 +92,14 @@ class Installation:
             if monotonic() > deadline:
                 raise AssertionError(f"no {name} within {within_seconds} s:\n{self.worker_log(number)[-4_000:]}")
             await asyncio.sleep(0.05)
+
+    async def records_worked_on(self, number: int, topic: str) -> int:
+        """How many input records of a topic a worker has committed, by its own metrics."""
+        address = (await self.event(number, "worker_started", 60))["health"]
+        async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        prefix = f'orchestrator_records_total{{topic="{topic}"}} '
+        return sum(round(float(line.removeprefix(prefix))) for line in lines if line.startswith(prefix))
 
     def end(self, number: int) -> dict[str, Any]:
         """What a worker said about its end; empty when it ended without a word."""
@@ -204,9 +215,11 @@ async def installation(
     directory: Path,
     *simulator_options: str,
     users: Sequence[str] = USERS,
+    before_migration: Callable[[Installation], Awaitable[object]] | None = None,
     **overrides: Any,
 ) -> AsyncIterator[Installation]:
-    """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each."""
+    """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each. `before_migration` is
+    awaited while the database is as it was given, without users."""
     master_key = new_master_key()
     simulator = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"),
@@ -238,11 +251,13 @@ async def installation(
             **overrides,
         }
         settings = Settings(**values)
-        await migrate(database_url)
-        await ensure_topics(settings, kafka)
-        await _add_users(settings, url, users)
         made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory, simulator.pid)
         try:
+            if before_migration is not None:
+                await before_migration(made)
+            await migrate(database_url)
+            await ensure_topics(settings, kafka)
+            await _add_users(settings, url, users)
             yield made
         finally:
             await _stop(made.workers)
