@@ -95,7 +95,7 @@ class Installation:
 
     async def records_worked_on(self, number: int, topic: str) -> int:
         """How many input records of a topic a worker has committed, by its own metrics."""
-        address = (await self.event(number, "worker_started", 60))["health"]
+        address = (await self.event(number, "worker_started", 120))["health"]
         async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         prefix = f'orchestrator_records_total{{topic="{topic}"}} '
