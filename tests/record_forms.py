@@ -124,7 +124,10 @@ def forms() -> Iterator[tuple[str, str, bytes]]:
 def understood(kind: str, value: bytes) -> dict[str, Any]:
     """What a reader makes of a record: `as` which kind, with which `fields`; or that it is `refused`, and why."""
     if kind == "stored outputs":
-        return {"as": kind, "fields": {"records": repr(unpack(value))}}
+        try:
+            return {"as": kind, "fields": {"records": repr(unpack(value))}}
+        except ValueError as error:
+            return {"refused": str(error)}
     if kind not in READERS:
         return {"refused": "no such kind is known"}
     try:
