@@ -1,5 +1,6 @@
 """Withdrawals where it is asked who sends: token, second factor, the list of addresses, and an operator's approval by the command line."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,13 +102,16 @@ async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
         await allow_withdrawals(made)
         made.start_worker("agents", **QUICK)
+        # A deadline that passes while the worker starts would leave nothing to approve.
+        await made.event(0, "worker_started", 90)
         soon = (datetime.now(UTC) + timedelta(seconds=6)).isoformat()
         large = {"amount": "20000"}
         sent = await made.publish([withdrawal(0, **large), withdrawal(1, **large), withdrawal(2, **large, expires_at=soon)])
         by_user: dict[str, str] = {}
-        while len(by_user) < 3:
-            rows = await run_sql(made, "SELECT user_id, withdrawal_id FROM withdrawals")
-            by_user = {row["user_id"]: row["withdrawal_id"] for row in rows}
+        async with asyncio.timeout(60):
+            while len(by_user) < 3:
+                rows = await run_sql(made, "SELECT user_id, withdrawal_id FROM withdrawals")
+                by_user = {row["user_id"]: row["withdrawal_id"] for row in rows}
         async with commanding(made) as commands:
 
             async def decide(word: str, user: str, operator: str) -> dict[str, Any]:
