@@ -92,8 +92,9 @@ lock: .venv/.installed ## Write the lock files anew from requirements*.in (needs
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --universal --python-version 3.11 requirements-dev.in -o requirements-dev.lock
 	@.venv/bin/uv pip compile --quiet --no-header --generate-hashes --allow-unsafe --universal --python-version 3.11 requirements-build.in -o requirements-build.lock
 
-deep: .venv/.installed ## Look longer than the suite does: 100,000 operations on the ledger with cuts between, 1,000,000 orders that grow old
-	@HYPOTHESIS_PROFILE=deep GROWTH_ROWS=1000000 exec $(VENV_PYTHON) -m pytest -s tests/property/test_ledger_stateful.py tests/integration/test_retention.py $(PYTEST_ARGS)
+deep: .venv/.installed ## Look longer than the suite does: 100,000 cut operations, 1,000,000 orders that grow old, take-overs between releases
+	@HYPOTHESIS_PROFILE=deep GROWTH_ROWS=1000000 $(VENV_PYTHON) -m pytest -s tests/property/test_ledger_stateful.py tests/integration/test_retention.py $(PYTEST_ARGS)
+	@exec $(VENV_PYTHON) -m pytest -n 2 -m deep tests/crash $(PYTEST_ARGS)
 
 bench: .venv/.installed ## Measure against two baselines, print a table, write bench/latest.json
 	@exec $(VENV_PYTHON) -m bench.run $(BENCH_ARGS)

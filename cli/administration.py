@@ -66,9 +66,7 @@ def _checked(adapter: TypeAdapter[Value], value: str, what: str) -> Value:
 
 
 def user_id_of(text: str) -> str:
-    """A user id as the contract has it. Raises CommandFailed."""
-    if text.startswith("@"):
-        raise usage("A user id does not begin with @: those are the system's own accounts.")
+    """A user id as the contract has it, no name of the system's own accounts. Raises CommandFailed."""
     return _checked(_USER_ID, text, "user id")
 
 

@@ -20,6 +20,8 @@ IRREVERSIBLE: Final[dict[str, str]] = {
     "keys add --replace": "puts another key in the place of one that is in use: the older one is gone here",
     "keys revoke": "ends the use of the key here: orders that rest at the exchange can no longer be looked up or canceled with it",
     "balances import": "books what the exchange account holds, once and for all: it cannot be taken back or imported again",
+    "quarantine drop": "gives it up for good: nothing publishes the record again, and what it names stays as it is",
+    "offsets accept-loss": "lets the partition go on without the missing records: whoever sent them gets no answer from here",
     "withdrawals approve": "lets the money leave: no chain gives it back",
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.permitted import ExchangeNotPermitted, require_permitted
+from cli.durability_checks import check_waiting_times
 from cli.findings import Finding, Findings
 from cli.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
 from cli.output import Exit, as_called, print_table, printable, say, wrapped, write_line
@@ -154,7 +155,7 @@ async def examine() -> Findings:
         return [*findings, *wrong]
     installation = find_installation()
     settings = installation.settings
-    findings += [*check_file(), *check_settings(settings), *check_data_directory(settings)]
+    findings += [*check_file(), *check_settings(settings), *check_waiting_times(settings), *check_data_directory(settings)]
     findings += [*check_master_key(settings), *check_authentication(settings)]
     of_services = await asyncio.gather(
         _within_limit(check_broker, installation, "broker"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
-from cli.operator_options import Credentials, Reason, with_credentials
+from cli.operator_options import Credentials, Reason, Yes, with_credentials
 
 offsets_app = typer.Typer(
     invoke_without_command=True, help="Where the workers stand in their input topics, and records that were lost before they were read."
@@ -45,6 +45,7 @@ def offsets_accept_loss(
     position: Annotated[int, typer.Option("--from", min=0, help="Where it stands, as `orchestrator offsets` shows it.")],
     resume_at: Annotated[int, typer.Option("--to", min=0, help="Where it goes on, as `orchestrator offsets` shows it.")],
     reason: Reason,
+    yes: Yes = False,
     *,
     credentials: Credentials,
 ) -> None:
@@ -60,6 +61,7 @@ def offsets_accept_loss(
             position=position,
             resume_at=resume_at,
             reason=reason,
+            yes=yes,
             credentials=credentials,
         )
     )

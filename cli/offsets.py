@@ -12,11 +12,12 @@ from aiokafka.errors import KafkaError
 from sqlalchemy import text
 
 from cli.administration import asking, change
+from cli.confirmation import confirm
 from cli.installation import Installation
 from cli.lag import input_topics
 from cli.operator_options import Credentials
 from cli.orders import reading
-from cli.output import Cell, Exit, print_table, reason_of, say
+from cli.output import Cell, Exit, print_table, printable, reason_of, say
 from infra.kafka.connection import client_options
 from infra.postgres.administration import Done
 from infra.postgres.gaps import accept_loss
@@ -114,10 +115,20 @@ async def show_offsets(installation: Installation, *, as_json: bool) -> Exit:
 
 
 async def accept(
-    installation: Installation, *, topic: str, partition: int, position: int, resume_at: int, reason: str, credentials: Credentials
+    installation: Installation,
+    *,
+    topic: str,
+    partition: int,
+    position: int,
+    resume_at: int,
+    reason: str,
+    yes: bool,
+    credentials: Credentials,
 ) -> None:
     """Lets a partition go on that stands at just these missing records. Raises CommandFailed."""
     asked = asking("offsets accept-loss", f"{topic}/{partition}", credentials, reason)
+    missing = printable(f"records {position} to {resume_at - 1} of {topic}/{partition}")
+    await asyncio.to_thread(confirm, "offsets accept-loss", missing, yes)
 
     async def accepted(database: Database, by: By) -> Done:
         return await accept_loss(database, installation.settings.consumer_group, topic, partition, position, resume_at, by)

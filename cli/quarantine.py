@@ -7,13 +7,17 @@ Invariants:
 """
 
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import msgpack
 from aiokafka.errors import KafkaError
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.administration import administering, asking, change, key_id_of
+from cli.confirmation import confirm
 from cli.installation import Installation
 from cli.operator_commands import KAFKA_SECONDS_MAX, producing, unsent
 from cli.operator_options import Credentials
@@ -34,6 +38,7 @@ _LIST: Final = text("""
     WHERE (CAST(:state AS text) IS NULL OR state = :state) AND (CAST(:user_id AS text) IS NULL OR user_id = :user_id)
     ORDER BY set_aside_at DESC, quarantine_id LIMIT :limit
 """)
+_OPEN: Final = text("SELECT count(*) AS entries, min(set_aside_at) AS oldest_at FROM quarantine WHERE state = 'open'")
 _ONE: Final = text("SELECT * FROM quarantine WHERE quarantine_id = :id")
 _SHOWN_BYTES_MAX: Final = 2_000
 
@@ -45,6 +50,20 @@ async def show_quarantine(
     async with reading(installation) as connection:
         rows = await rows_of(connection, _LIST, state=state.value if state else None, user_id=user_id, limit=limit)
     print_table(rows, _LISTED, as_json=as_json, nothing="Nothing is set aside.")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEntries:
+    """How many entries nobody has dealt with, and since when the oldest is there, UTC; None without any."""
+
+    entries: int
+    oldest_at: datetime | None
+
+
+async def open_entries(connection: AsyncConnection) -> OpenEntries:
+    """What is set aside and not dealt with yet."""
+    row = (await connection.execute(_OPEN)).one()
+    return OpenEntries(row.entries, row.oldest_at)
 
 
 async def show_record(installation: Installation, quarantine_id: str, *, as_json: bool) -> None:
@@ -92,9 +111,10 @@ async def retry(installation: Installation, quarantine_id: str, *, reason: str, 
         await administration.tell(Done(done.what + then, done.changed))
 
 
-async def drop(installation: Installation, quarantine_id: str, *, reason: str, credentials: Credentials) -> None:
-    """Marks an entry as dealt with. Changes nothing else: what it names stays as it is."""
+async def drop(installation: Installation, quarantine_id: str, *, reason: str, yes: bool, credentials: Credentials) -> None:
+    """Marks an entry as dealt with. Changes nothing else: what it names stays as it is. Raises CommandFailed."""
     asked = asking("quarantine drop", key_id_of(quarantine_id), credentials, reason)
+    await asyncio.to_thread(confirm, "quarantine drop", asked.about.target_id, yes)
     await change(installation, asked, lambda database, by: move_record(database, quarantine_id, QuarantineState.DROPPED, by))
 
 

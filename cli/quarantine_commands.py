@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.ending import finish
-from cli.operator_options import Credentials, Reason, with_credentials
+from cli.operator_options import Credentials, Reason, Yes, with_credentials
 
 quarantine_app = typer.Typer(no_args_is_help=True, help="Records that could not be decided and were set aside.")
 
@@ -61,9 +61,9 @@ def quarantine_retry(entry: _Id, reason: Reason, *, credentials: Credentials) ->
 
 @quarantine_app.command("drop")
 @with_credentials
-def quarantine_drop(entry: _Id, reason: Reason, *, credentials: Credentials) -> None:
-    """Mark an entry as dealt with; what it names stays as it is."""
+def quarantine_drop(entry: _Id, reason: Reason, yes: Yes = False, *, credentials: Credentials) -> None:
+    """Give an entry up: it is marked as dealt with for good, and what it names stays as it is."""
     from cli.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.quarantine import drop  # noqa: PLC0415 — the module's invariant
 
-    finish(drop(find_installation(), entry, reason=reason, credentials=credentials))
+    finish(drop(find_installation(), entry, reason=reason, yes=yes, credentials=credentials))

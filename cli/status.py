@@ -8,10 +8,13 @@ from typing import Final
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cli.approvals import COLUMNS, REQUESTS
 from cli.cooldowns import COOLDOWN_COLUMNS, running_cooldowns
 from cli.installation import Installation
 from cli.orders import Row, reading
-from cli.output import Cell, table_lines, to_json, write_line
+from cli.output import Cell, as_called, table_lines, to_json, to_text, write_line
+from cli.quarantine import OpenEntries, open_entries
+from cli.users import rows_of
 from pipeline import order, withdrawal
 from schemas.commands import TRIPS_ACCOUNT
 from schemas.orders import OrderStatus, WithdrawalStatus
@@ -34,7 +37,8 @@ _DRIFTS: Final = text("""
 """)
 # By whom and why: a freeze is an event of its user, whose newest 1,000 are looked at.
 _FROZEN: Final = text("""
-    SELECT users.user_id, frozen.told ->> 'ts_event' AS frozen_at, frozen.told ->> 'reason' AS reason,
+    SELECT users.user_id, frozen.told ->> 'ts_event' AS frozen_at,
+        COALESCE(frozen.told ->> 'operator_reason', frozen.told ->> 'reason') AS reason,
         COALESCE(frozen.told ->> 'claimed_operator' || ' (claimed)', frozen.told ->> 'actor') AS frozen_by
     FROM users LEFT JOIN LATERAL (
         SELECT newest.told FROM (
@@ -79,9 +83,15 @@ async def _by_state(connection: AsyncConnection, statement: TextClause, states: 
     return [rows[exchange] for exchange in sorted(rows)]
 
 
+def _set_aside_line(found: OpenEntries) -> str:
+    if not found.entries:
+        return "none is open"
+    return as_called(f"{found.entries} open, the oldest since {to_text(found.oldest_at)}: see `orchestrator quarantine list --state open`")
+
+
 async def show_status(installation: Installation, *, as_json: bool) -> None:
-    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, frozen users, locked second factors and running
-    cooldowns."""
+    """Prints the halts in force, unfinished orders and withdrawals, balances that differ, what waits for a second operator, records that
+    were set aside, frozen users, locked second factors and running cooldowns."""
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
         orders = await _by_state(connection, _ORDERS, _ORDER_STATES)
@@ -89,10 +99,13 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
         drifts: list[Row] = [dict(row) for row in (await connection.execute(_DRIFTS, {"limit": _LISTED_MAX})).mappings()]
         frozen: list[Row] = [dict(row) for row in (await connection.execute(_FROZEN, {"limit": _LISTED_MAX})).mappings()]
         locked = await _users(connection, _LOCKED)
+        waiting: list[Row] = await rows_of(connection, REQUESTS, all=False, limit=_LISTED_MAX)
+        set_aside = await open_entries(connection)
         cooldowns = await running_cooldowns(connection, installation)
     if as_json:
         report: dict[str, Cell] = {"halts": halts, "orders": orders, "withdrawals": withdrawals}
         report |= {"balance_drifts": drifts, "frozen_users": [row["user_id"] for row in frozen], "freezes": frozen}
+        report |= {"approvals": waiting, "quarantine": {"open": set_aside.entries, "oldest_at": set_aside.oldest_at}}
         report |= {"locked_second_factors": locked, "cooldowns": cooldowns}
         write_line(to_json(report))
         return
@@ -103,6 +116,9 @@ async def show_status(installation: Installation, *, as_json: bool) -> None:
     lines += ["", "== balances that differ from the exchange's"]
     differing = ("user_id", "exchange", "asset", "ledger_amount", "exchange_amount", "usd", "first_seen_at", "above_since")
     lines += table_lines(drifts, differing) if drifts else ["none"]
+    lines += ["", "== approvals that are not over"]
+    lines += table_lines(waiting, COLUMNS) if waiting else ["none"]
+    lines += ["", "== records that were set aside", _set_aside_line(set_aside)]
     lines += ["", "== frozen users"]
     lines += table_lines(frozen, ("user_id", "frozen_by", "frozen_at", "reason")) if frozen else ["none"]
     lines += ["", "== locked second factors"]

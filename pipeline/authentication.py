@@ -30,6 +30,7 @@ from jwt import PyJWK
 from pipeline.gate.context import Refusal
 from pipeline.session import SESSION_CLAIM_LENGTH_MAX, session_id_of
 from schemas.reasons import ReasonCode
+from schemas.requests import is_reserved
 from schemas.times import MICROSECONDS_END
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
@@ -330,6 +331,8 @@ def _read_claims(payload: bytes | None, rules: TokenRules, issuer_key: str) -> _
     user_id = claims.get("sub")
     if not isinstance(user_id, str) or not user_id:
         return _invalid("the token has no `sub` that names a user")
+    if is_reserved(user_id):
+        return _invalid("the token's `sub` begins with @, as the system's own accounts do: nobody acts under their names")
     expires_at, issued_at = _date(claims.get("exp")), _date(claims.get("iat"))
     not_before = _date(claims.get("nbf", 0))
     if expires_at is None or issued_at is None or not_before is None:

@@ -4,8 +4,11 @@ The table in docs/reason-codes.md is generated from it and from `MEANING`. `fix_
 "other".
 """
 
+import re
 from enum import StrEnum
 from typing import Final
+
+_FORM: Final = re.compile(r"[A-Z]{1,32}(?:_[A-Z]{1,32}){1,5}")
 
 
 class ReasonCode(StrEnum):
@@ -76,6 +79,16 @@ class ReasonCode(StrEnum):
     ORDER_NOT_CANCELABLE = "ORDER_NOT_CANCELABLE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
     ORDER_NOT_EXECUTED = "ORDER_NOT_EXECUTED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ReasonCode | None":
+        """A code that a newer release has stored or published reads as itself, though it is none of the members: it decides nothing, and a
+        copy of the request must get the answer that the first had."""
+        if not isinstance(value, str) or not _FORM.fullmatch(value):
+            return None
+        newer = str.__new__(cls, value)
+        newer._name_ = newer._value_ = value
+        return newer
 
 
 _FIX_OTHER: Final = 99

@@ -41,6 +41,7 @@ from schemas.wire import SCHEMA_VERSION, WireModel
 
 KEY_LENGTH_MAX: Final = 255
 USER_ID_LENGTH_MAX: Final = 128
+RESERVED_PREFIX: Final = "@"
 ORDERS_MAX: Final = 1_000_000_000
 SESSION_SYMBOLS_MAX: Final = 100
 SESSION_ID: Final = r"^s[0-9a-f]{32}$"
@@ -74,7 +75,15 @@ def _in_bounds(value: datetime) -> datetime:
         raise PydanticCustomError("time_out_of_bounds", "{bound}", {"bound": str(error)}) from None
 
 
-def _require_no_order_id(value: str) -> str:
+def is_reserved(user_id: str) -> bool:
+    """Whether a name is one of the system's own accounts (`@commands`, `@quarantine`, `@fees` …): no user has it, and nobody acts under it.
+    They own what nobody else does in the ledger, and their audit chains tell of what nobody is proven to have done."""
+    return user_id.startswith(RESERVED_PREFIX)
+
+
+def _require_name_of_a_user(value: str) -> str:
+    if is_reserved(value):
+        raise PydanticCustomError("user_id", "must not begin with @: those are the system's own accounts")
     # Audit keys are `order_id:seq` or `account:seq`: a user who is called like an order would share its keys, and compaction keep one.
     if _ORDER_ID.fullmatch(value):
         raise PydanticCustomError("user_id", "must not look like an order id")
@@ -84,8 +93,8 @@ def _require_no_order_id(value: str) -> str:
 UserId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=USER_ID_LENGTH_MAX, pattern=_PRINTABLE),
-    AfterValidator(_require_no_order_id),
-    Field(json_schema_extra={"not": {"pattern": f"^{_ORDER_ID.pattern}$"}}),
+    AfterValidator(_require_name_of_a_user),
+    Field(json_schema_extra={"not": {"pattern": f"^({RESERVED_PREFIX}|{_ORDER_ID.pattern}$)"}}),
 ]
 Version = Annotated[Literal[1], BeforeValidator(_require_version)]
 Deadline = Annotated[

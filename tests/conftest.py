@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from infra.embedded.services import Endpoints
 from infra.postgres.migrate import migrate
-from tests import kcat
+from tests import kcat, last_release
 from tests.servers import fresh_database, shared_servers, template_database
 
 # The profile of tests that have none of their own: how long an example takes says nothing on a machine that is busy with others.
@@ -29,14 +29,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Set where every test must run, as in CI: what is missing is an error there, and not a line in a report.
 REQUIRE_KCAT = "TESTS_REQUIRE_KCAT"
+REQUIRE_HISTORY = "TESTS_REQUIRE_HISTORY"
 _OTHER_CLIENT = "ran with another client than kcat"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ends the run before it begins where kcat must be there and is not. Raises UsageError."""
+    """Ends the run before it begins where kcat or the last release must be there and is not. Raises UsageError."""
+    config.addinivalue_line("markers", "deep: looks longer than `make test` does; `make deep` runs it")
     config.addinivalue_line("markers", "prefers_kcat: publishes with kcat, or where it is not installed with the library it is made of")
     if os.environ.get(REQUIRE_KCAT) and not kcat.IS_INSTALLED:
         raise pytest.UsageError(f"{REQUIRE_KCAT} is set and kcat is not installed: no test was run. Install it: apt-get install kcat")
+    if os.environ.get(REQUIRE_HISTORY) and last_release.ABSENCE is not None:
+        raise pytest.UsageError(f"{REQUIRE_HISTORY} is set and {last_release.LEFT_OUT}: no test was run. {last_release.ABSENCE}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -81,18 +85,25 @@ def undivided_group(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names what was not tested for want of kcat, at the end, where nobody overlooks it."""
+    """Names what was not tested for want of kcat or of the last release, at the end, where nobody overlooks it."""
     stats = terminalreporter.stats
-    left_out = sorted(report.nodeid for report in stats.get("skipped", []) if "kcat" in str(report.longrepr))
     others = sorted(report.nodeid for report in stats.get("passed", []) if (_OTHER_CLIENT, "true") in map(tuple, report.user_properties))
+    _name_untested(terminalreporter, "kcat is not installed", "kcat", others, "Install it (apt-get install kcat, brew install kcat)")
+    missing = "Take a checkout with its whole history (git fetch --unshallow), have git installed"
+    _name_untested(terminalreporter, f"{last_release.LEFT_OUT}: {last_release.ABSENCE}", last_release.LEFT_OUT, [], missing)
+
+
+def _name_untested(reporter: pytest.TerminalReporter, why: str, word: str, others: list[str], remedy: str) -> None:
+    """A section with the tests that were left out for a reason that has this word, and the `others` that ran otherwise; none for none."""
+    left_out = sorted(report.nodeid for report in reporter.stats.get("skipped", []) if word in str(report.longrepr))
     if not left_out and not others:
         return
-    terminalreporter.section("NOT TESTED: kcat is not installed", sep="=", red=True, bold=True)
+    reporter.section(f"NOT TESTED: {why}", sep="=", red=True, bold=True)
     for name in left_out:
-        terminalreporter.write_line(f"did not run: {name}", red=True)
+        reporter.write_line(f"did not run: {name}", red=True)
     for name in others:
-        terminalreporter.write_line(f"{_OTHER_CLIENT}: {name}")
-    terminalreporter.write_line("Install it (apt-get install kcat, brew install kcat) and run these tests again.")
+        reporter.write_line(f"{_OTHER_CLIENT}: {name}")
+    reporter.write_line(f"{remedy} and run these tests again.")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -31,6 +32,7 @@ from infra.settings import Settings
 from infra.verification.topics import read_offsets
 from schemas.topics import Topics
 from tests import prepared
+from tests.last_release import environment_of
 
 USERS = tuple(f"user-{number}" for number in range(8))
 OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
@@ -65,10 +67,15 @@ class Installation:
         }
         return {**os.environ, **own, **extra}
 
-    def start_worker(self, module: str = "tests.worker_under_test", **extra: str) -> subprocess.Popen[bytes]:
-        """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has."""
+    def start_worker(self, module: str = "tests.worker_under_test", source: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
+        """Starts a worker in a process of its own; `extra` are the switches of its module, and settings that only this worker has. `source`
+        is another release's code to run (tests.last_release)."""
         with (self.log_directory / f"worker-{len(self.workers)}.log").open("wb") as log:
-            worker = prepared.start(module, env=self.environment(extra), output=log.fileno())
+            if source is None:
+                worker = prepared.start(module, env=self.environment(extra), output=log.fileno())
+            else:
+                environment = self.environment({**environment_of(source), **extra})
+                worker = subprocess.Popen([sys.executable, "-m", module], env=environment, cwd=source, stderr=log, stdout=log)
         self.workers.append(worker)
         return worker
 
@@ -90,6 +97,14 @@ class Installation:
             if monotonic() > deadline:
                 raise AssertionError(f"no {name} within {within_seconds} s:\n{self.worker_log(number)[-4_000:]}")
             await asyncio.sleep(0.05)
+
+    async def records_worked_on(self, number: int, topic: str) -> int:
+        """How many input records of a topic a worker has committed, by its own metrics."""
+        address = (await self.event(number, "worker_started", 120))["health"]
+        async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        prefix = f'orchestrator_records_total{{topic="{topic}"}} '
+        return sum(round(float(line.removeprefix(prefix))) for line in lines if line.startswith(prefix))
 
     def end(self, number: int) -> dict[str, Any]:
         """What a worker said about its end; empty when it ended without a word."""
@@ -230,9 +245,11 @@ async def installation(
     directory: Path,
     *simulator_options: str,
     users: Sequence[str] = USERS,
+    before_migration: Callable[[Installation], Awaitable[object]] | None = None,
     **overrides: Any,
 ) -> AsyncIterator[Installation]:
-    """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each."""
+    """Starts everything but workers; stops and kills everything, workers too. `users` get money and a key each. `before_migration` is
+    awaited while the database is as it was given, without users."""
     master_key = new_master_key()
     simulator = prepared.start_piped(
         "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"), "--venue-timeout-ms", "1000", "--parent-pipe",
@@ -260,11 +277,13 @@ async def installation(
             **overrides,
         }
         settings = Settings(**values)
-        await migrate(database_url)
-        await ensure_topics(settings, kafka)
-        await _add_users(settings, url, users)
         made = Installation(settings, Topics(prefix), url, directory / "exchange" / "exchange-log.jsonl", directory, simulator.pid)
         try:
+            if before_migration is not None:
+                await before_migration(made)
+            await migrate(database_url)
+            await ensure_topics(settings, kafka)
+            await _add_users(settings, url, users)
             yield made
         finally:
             await _stop(made.workers)

@@ -12,7 +12,8 @@ import asyncpg
 from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.step import Database
 
-_SETTINGS: Final = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
+SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
+_ASKED: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
 _DURABLE: Final = frozenset({"on", "remote_apply"})
 
 
@@ -20,7 +21,7 @@ def durability_problems(settings: Mapping[str, str]) -> list[str]:
     """What would lose a commit, as `name is value`."""
     return [
         f"{name} is {settings.get(name)}"
-        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        for name in SETTINGS
         if settings.get(name) not in _DURABLE
     ]
 
@@ -28,7 +29,7 @@ def durability_problems(settings: Mapping[str, str]) -> list[str]:
 async def require_durable(database: Database) -> None:
     """Raises DatabaseUnfit where a power failure would lose what was committed, Retryable when the database is out of reach."""
     async with database.connection() as connection:
-        rows: list[asyncpg.Record] = await connection.fetch(_SETTINGS)
+        rows: list[asyncpg.Record] = await connection.fetch(_ASKED, list(SETTINGS))
     problems = durability_problems({row["name"]: row["setting"] for row in rows})
     if problems:
         raise DatabaseUnfit(

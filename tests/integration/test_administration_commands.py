@@ -175,6 +175,23 @@ def test_locked_second_factor_is_unlocked(installed: Administered, user: str) ->
     assert (installed.events(user)[-1]["event_type"], installed.events(user)[-1]["claimed_operator"]) == ("USER_UNLOCKED_TOTP", "ana")
 
 
+def test_status_tells_who_froze_a_user_when_and_why(installed: Administered, user: str) -> None:
+    """The newest freeze of several, with a name that was claimed told as such; gone once the user may trade again."""
+    installed.ran("users", "freeze", user, "--reason", "first look", "--operator", "bob")
+    installed.ran("users", "unfreeze", user, *WHY)
+    installed.ran("users", "freeze", user, "--reason", "his card was stolen", "--operator", "olga")
+    report = installed.ran("status", "--json").json
+    assert user in report["frozen_users"]
+    (frozen,) = [row for row in report["freezes"] if row["user_id"] == user]
+    assert (frozen["frozen_by"], frozen["reason"]) == ("olga (claimed)", "his card was stolen")
+    newest = installed.events(user)[-1]
+    assert (frozen["frozen_at"], newest["event_type"]) == (newest["ts_event"], "USER_FROZEN")
+    (line,) = [line for line in installed.ran("status").output.splitlines() if line.startswith(user)]
+    assert "olga (claimed)" in line and "his card was stolen" in line
+    installed.ran("users", "unfreeze", user, *WHY)
+    assert user not in [row["user_id"] for row in installed.ran("status", "--json").json["freezes"]]
+
+
 def test_cooldown_is_shown_and_cleared(installed: Administered, user: str) -> None:
     """`users show` and `status` tell a cooldown that runs by the user's own limits; `users clear-cooldown` ends it, with an event, once."""
     assert installed.ran("users", "show", user, "--json").json["cooldown"] is None
@@ -371,7 +388,7 @@ _TOKEN = ("tokens", "issue", "alice", "--signing-key", "/nonexistent")
 @pytest.mark.parametrize(
     ("arguments", "given", "says"),
     [
-        (("users", "add", "@system"), "", "does not begin with @"),
+        (("users", "add", "@system"), "", "must not begin with @"),
         (("users", "add", "o" + "0" * 32), "", "must not look like an order id"),
         (("users", "add", "two words"), "", "The user id cannot be used"),
         (("users", "add", "ä"), "", "The user id cannot be used"),

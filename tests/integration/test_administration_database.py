@@ -651,3 +651,11 @@ async def test_closing_a_user_who_has_something_left_is_refused_by_name(database
             await set_user_status(database, "alice", StatusChange.CLOSE, by(1))
         assert await rows(database, "SELECT status FROM users") == [{"status": "active"}]
         assert [event["event_type"] for event in await events(database, "alice")] == ["USER_ADDED"]
+
+
+@pytest.mark.parametrize("name", ["@commands", "@quarantine", "@shortfall"])
+async def test_database_keeps_no_user_under_a_name_of_the_system(database_url: str, name: str) -> None:
+    """Whoever writes the row: the second half of the rule that `schemas.requests.is_reserved` states."""
+    async with opened(database_url) as database, database.connection() as connection:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await connection.execute("INSERT INTO users (user_id, status, created_at) VALUES ($1, 'active', now())", name)

@@ -196,6 +196,9 @@ def test_limit_beyond_the_settings_needs_a_second_operator(installed: Staffed) -
     assert (own.code, "your own" in own.errors) == (1, True)
     (waiting,) = installed.made.ran("approvals", "list", "--json").json
     assert (waiting["standing"], waiting["requested_by"], waiting["reason"]) == ("waiting", "ana", "his desk grows")
+    assert installed.made.ran("status", "--json").json["approvals"] == [waiting]
+    shown = installed.made.ran("status").output.partition("== approvals that are not over")[2].partition("==")[0]
+    assert request_id in shown and "limits set" in shown and "his desk grows" in shown
     # Asked again while it waits, it is the same request.
     assert _request_in(installed.run(*wide, "--reason", "his desk grows", of=ana)) == request_id
     assert installed.run("approvals", "approve", request_id, "--reason", "seen his books", of=olga).code == 0
@@ -206,6 +209,7 @@ def test_limit_beyond_the_settings_needs_a_second_operator(installed: Staffed) -
     assert _request_in(by_the_second) != request_id
     done = installed.run(*wide, *WHY, of=ana)
     assert done.code == 0, done.errors
+    assert request_id not in installed.made.ran("status").output
     event = installed.newest("tom")
     assert (event["event_type"], event["actor"], event["approved_by"]) == ("LIMIT_CHANGED", "ana", "olga")
     given = [each for each in installed.made.events("olga") if each["event_type"] == "APPROVAL_GIVEN"]

@@ -381,7 +381,7 @@ def test_doctor_finds_a_running_installation_well(running: Running) -> None:
     assert ended.code == 0, ended.output
     assert {finding["check"] for finding in ended.json} == {
         "Python", "settings", "data directory", "master key", "authentication", "broker", "topics", "database", "schema", "append-only",
-        "stored keys", "offsets", "exchange binance",
+        "stored keys", "offsets", "exchange binance", "durability", "waiting times binance", "quarantine",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import msgpack
 import pytest
@@ -113,16 +114,43 @@ def test_record_that_is_not_safe_to_publish_is_refused_with_what_to_do_instead(
     assert told in ended.errors
     assert len(_records(installed, name)) == before
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "open"
-    assert "dropped" in installed.ran("quarantine", "drop", entry, *WHY).output
+    assert installed.run("quarantine", "drop", entry, *WHY).code == 2
+    assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "open"
+    assert "dropped" in installed.ran("quarantine", "drop", entry, "--yes", *WHY).output
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "dropped"
     events = [event["event_type"] for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
     assert events == ["RECORD_DROPPED"]
 
 
+def test_open_entries_show_in_status_and_doctor_until_they_are_dealt_with(installed: Administered) -> None:
+    """How many, since when the oldest, and the command that lists them; one that was dealt with counts no more."""
+    for entry in installed.ran("quarantine", "list", "--state", "open", "--json").json:
+        installed.ran("quarantine", "drop", entry["quarantine_id"], "--yes", *WHY)
+    assert installed.ran("status", "--json").json["quarantine"] == {"open": 0, "oldest_at": None}
+    assert "== records that were set aside\nnone is open" in installed.ran("status").output
+    assert _quarantine_line(installed)["status"] == "ok"
+    entries = [_entry(installed, installed.topics.requests, b"{}", offset) for offset in (900, 901)]
+    installed.execute("UPDATE quarantine SET set_aside_at = '2026-11-24T06:46:59Z' WHERE quarantine_id = $1", entries[0])
+    assert installed.ran("status", "--json").json["quarantine"] == {"open": 2, "oldest_at": "2026-11-24T06:46:59.000000Z"}
+    shown = installed.ran("status").output.partition("== records that were set aside\n")[2].splitlines()[0]
+    assert shown.startswith("2 open, the oldest since 2026-11-24T06:46:59") and "quarantine list --state open" in shown
+    found = _quarantine_line(installed)
+    assert (found["status"], found["out_of_reach"]) == ("problem", False)
+    assert found["detail"].startswith("2 records") and "2026-11-24T06:46:59" in found["detail"]
+    assert "quarantine list --state open" in found["remedy"]
+    installed.ran("quarantine", "drop", entries[0], "--yes", *WHY)
+    assert installed.ran("status", "--json").json["quarantine"]["open"] == 1
+
+
+def _quarantine_line(installed: Administered) -> dict[str, Any]:
+    (found,) = [one for one in installed.run("doctor", "--json").json if one["check"] == "quarantine"]
+    return dict(found)
+
+
 @pytest.mark.parametrize("command", ["show", "retry", "drop"])
 def test_unknown_entry_is_told(installed: Administered, command: str) -> None:
     """Exit code 1 and what to look at; nothing is written."""
-    why = () if command == "show" else WHY
+    why = {"show": (), "retry": WHY, "drop": ("--yes", *WHY)}[command]
     ended = installed.run("quarantine", command, "q0", *why)
     assert ended.code == 1
     assert "quarantine list" in ended.errors

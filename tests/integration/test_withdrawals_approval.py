@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cli.installation import Installation as Found
+from cli.withdrawals import show_withdrawals
 from tests.installation import installation
 from tests.integration.gate_installation import GateInstallation, Outgoing, bearer, gate_installation
 from tests.integration.halted import commanding
@@ -82,13 +84,19 @@ async def test_withdrawal_needs_scope_code_listed_address_and_above_an_amount_an
             "WITHDRAWAL_ACCEPTED", "WITHDRAWAL_APPROVED", "WITHDRAWAL_SUBMITTED", "WITHDRAWAL_PROCESSING", "WITHDRAWAL_COMPLETED",
         ]  # fmt: skip
         assert shown["withdrawal"]["approved_by"] == "olga"
+        word = ("decision", "decided_by", "decision_reason")
+        assert [shown["withdrawal"][name] for name in word] == ["approved", "olga", "called back"]
+        listed = json.loads((await at.command("withdrawals", "list", "--json")).output)
+        assert [[row[name] for name in word] for row in listed if row["withdrawal_id"] == waiting["order_id"]] == [
+            ["approved", "olga", "called back"]
+        ]
         told = [event["event_type"] for event in await at.events("olga")]
         assert told[-3:] == ["COMMAND_REFUSED", "OPERATOR_DECIDED", "COMMAND_REFUSED"]
 
 
 @pytest.mark.timeout(600)
 async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
-    kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
+    kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four eyes in a sandbox too; what is refused, and what nobody approves in time, ends with its funds free and nothing paid."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
@@ -123,6 +131,14 @@ async def test_operator_neither_approves_an_own_withdrawal_nor_forgets_one(
             assert codes == {"user-1": "APPROVAL_REFUSED", "user-2": "REQUEST_EXPIRED"}
             assert (await decide("approve_withdrawal", "user-0", "ana"))["event_type"] == "OPERATOR_DECIDED"
             assert {result["status"] for result in (await made.final_results(sent, 120)).values()} == {"completed", "rejected"}
+        # What is refused by an operator is told from what nobody decided in time.
+        await show_withdrawals(Found(made.settings), user_id=None, status=None, limit=50, as_json=True)
+        told = {row["user_id"]: row for row in json.loads(capsys.readouterr().out)}
+        assert {user: [row[name] for name in ("status", "decision", "decided_by", "decision_reason")] for user, row in told.items()} == {
+            "user-0": ["completed", "approved", "ana (claimed)", "x"],
+            "user-1": ["rejected", "refused", "ana (claimed)", "x"],
+            "user-2": ["rejected", None, None, None],
+        }
         assert [record.label for record in paid_out(made).accepted] == ["user-0"]
         assert [await balance(made, user) for user in ("user-1", "user-2")] == [(1_000_000, 0)] * 2
         await assert_promises_hold(made)

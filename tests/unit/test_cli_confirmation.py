@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from cli.confirmation import IRREVERSIBLE, confirm
 from cli.main import app
@@ -31,6 +32,22 @@ def test_commands_with_yes_are_those_of_the_list() -> None:
     """Neither a command that asks for nothing, nor an entry of a command that is not there or does not take `--yes`."""
     asking = {name for name, callback in _commands(app) if "yes" in callback.__annotations__}
     assert asking == {name.partition(" --")[0] for name in IRREVERSIBLE}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["quarantine", "drop", "q1"], "`orchestrator quarantine drop` on q1"),
+        (["offsets", "accept-loss", "trade.requests", "3", "--from", "10", "--to", "12"], "records 10 to 11 of trade.requests/3"),
+    ],
+    ids=" ".join,
+)
+def test_command_asks_before_it_opens_anything(command: list[str], told: str) -> None:
+    """Without a terminal and without `--yes` it ends before broker and database are looked for: there are none here."""
+    ended = CliRunner().invoke(app, [*command, "--reason", "mended", "--operator", "ana"])
+    assert isinstance(ended.exception, CommandFailed), ended.output
+    assert ended.exception.code is Exit.USAGE
+    assert told in str(ended.exception) and "say --yes" in str(ended.exception)
 
 
 @pytest.mark.parametrize("command", IRREVERSIBLE)

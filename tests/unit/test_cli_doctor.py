@@ -2,13 +2,15 @@
 
 import os
 from collections import namedtuple
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import SecretStr
 
-from cli import doctor, service_checks
+from cli import doctor, durability_checks, service_checks
 from cli.doctor import (
     check_authentication,
     check_data_directory,
@@ -19,10 +21,12 @@ from cli.doctor import (
     check_variables,
     run_doctor,
 )
+from cli.durability_checks import check_waiting_times, durability_findings
 from cli.findings import Finding
 from cli.installation import Installation
 from cli.output import Exit
 from cli.service_checks import check_exchange, offset_problems
+from infra.exchange.venues import venue
 from infra.keyring import new_master_key
 from infra.settings import Settings
 
@@ -193,6 +197,68 @@ async def test_sandbox_is_not_called_real_money(monkeypatch: pytest.MonkeyPatch)
     settings = Settings(authentication="required", exchange_urls={"binance": "https://testnet.binance.vision"})
     (finding,) = await check_exchange(Installation(settings), "binance")
     assert (finding.status, "REAL" in finding.detail) == ("ok", False)
+
+
+_DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
+
+
+def test_durable_commits_are_shown_as_they_are_set() -> None:
+    """One line with the three settings; a stronger one is well too."""
+    (finding,) = durability_findings(_DURABLE)
+    assert (finding.status, finding.detail.partition(":")[0]) == ("ok", "fsync on, full_page_writes on, synchronous_commit on")
+    (finding,) = durability_findings({**_DURABLE, "synchronous_commit": "remote_apply"})
+    assert finding.status == "ok" and "synchronous_commit remote_apply" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "off"), ("synchronous_commit", "local"),
+        ("synchronous_commit", "remote_write"),
+    ],
+)
+def test_commit_that_can_be_lost_is_named_with_what_it_costs(name: str, value: str) -> None:
+    """Each of the settings, and not only where it is off."""
+    (finding,) = durability_findings({**_DURABLE, name: value})
+    assert (finding.status, finding.check) == ("problem", "durability")
+    assert finding.detail.startswith(f"{name} is {value}: a power failure") and "postgresql.conf" in finding.remedy
+
+
+def test_waiting_times_are_shown_with_the_settings_that_change_them() -> None:
+    """As they are shipped they are well, for a real exchange too."""
+    (finding,) = check_waiting_times(Settings())
+    assert (finding.check, finding.status) == ("waiting times binance", "ok")
+    for told in ("receive window 5000 ms (ORCHESTRATOR_RECEIVE_WINDOW_MS)", "time-out 10000 ms", "read lag 120000 ms"):
+        assert told in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"venue_timeout_ms": 0}, "ORCHESTRATOR_VENUE_TIMEOUT_MS must be 10000 or more"),
+        ({"venue_read_lag_ms": 0}, "ORCHESTRATOR_VENUE_READ_LAG_MS must be 120000 or more"),
+    ],
+)
+def test_waiting_time_that_a_real_exchange_needs_longer_is_a_problem_there_alone(given: dict[str, Any], named: str) -> None:
+    """An order that the exchange still works on would count as not executed; a sandbox may be quicker, and the line says that it is."""
+    (real,) = check_waiting_times(Settings(**given))
+    assert (real.status, real.detail.startswith(named)) == ("problem", True)
+    assert "workers refuse it" in real.remedy
+    (sandbox,) = check_waiting_times(Settings(exchange_urls={"binance": "http://127.0.0.1:9"}, **given))
+    assert (sandbox.status, "a sandbox may have" in sandbox.detail) == ("ok", True)
+
+
+async def test_receive_window_that_the_exchange_refuses_is_a_problem_and_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit is named, and no call is made that it would refuse."""
+    monkeypatch.setattr(service_checks, "VenueConnection", _Venue)
+    monkeypatch.setattr(_Venue, "asked", [])
+    monkeypatch.setattr(durability_checks, "venue", lambda exchange: replace(venue(exchange), receive_window_max=timedelta(seconds=4)))
+    monkeypatch.setattr(service_checks, "venue", durability_checks.venue)
+    settings = Settings(exchange_urls={"binance": "http://127.0.0.1:9"})
+    (finding,) = check_waiting_times(settings)
+    assert finding.detail == "ORCHESTRATOR_RECEIVE_WINDOW_MS is 5000, it takes 4000 at most"
+    (skipped,) = await check_exchange(Installation(settings), "binance")
+    assert (skipped.status, _Venue.asked) == ("skipped", [])
 
 
 def test_authentication_names_the_keys_and_whose_tokens_are_taken(tmp_path: Path) -> None:
