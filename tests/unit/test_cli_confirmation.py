@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner
 
@@ -44,7 +45,12 @@ def test_commands_with_yes_are_those_of_the_list() -> None:
 )
 def test_command_asks_before_it_opens_anything(command: list[str], told: str) -> None:
     """Without a terminal and without `--yes` it ends before broker and database are looked for: there are none here."""
-    ended = CliRunner().invoke(app, [*command, "--reason", "mended", "--operator", "ana"])
+    before = structlog.get_config()
+    try:
+        ended = CliRunner().invoke(app, [*command, "--reason", "mended", "--operator", "ana"])
+    finally:
+        # A command silences the log of its process, which here is that of the other tests.
+        structlog.configure(**before)
     assert isinstance(ended.exception, CommandFailed), ended.output
     assert ended.exception.code is Exit.USAGE
     assert told in str(ended.exception) and "say --yes" in str(ended.exception)
