@@ -24,6 +24,7 @@ from pipeline.verification.accounts import Accounts, TransferTotal
 from pipeline.verification.answers import Key
 from pipeline.verification.deposits import Deposited, Movement
 from pipeline.verification.progress import PartitionProgress
+from pipeline.verification.sessions import SessionCount
 from pipeline.verification.trail import DatabaseTrail
 from pipeline.withdrawal import Withdrawal
 from schemas.wire import SourceOffset
@@ -83,6 +84,7 @@ class DatabaseEvidence:
     trail: DatabaseTrail
     positions: dict[tuple[str, int], tuple[int, bool]]
     deposited: Deposited
+    sessions: dict[str, SessionCount]
     snapshots_removed: dict[tuple[str, str], datetime]
 
 
@@ -130,6 +132,10 @@ async def _read(connection: AsyncConnection, consumer_group: str) -> DatabaseEvi
         trail=await _trail(connection),
         positions={(row["topic"], row["partition"]): (row["next_offset"], row["carries"]) for row in positions},
         deposited=await _deposited(connection),
+        sessions={
+            row["session_id"]: SessionCount(row["orders_used"], row["orders_max"], row["amount_usd_used"], row["amount_usd_max"])
+            for row in await _rows(connection, "SELECT session_id, orders_used, orders_max, amount_usd_used, amount_usd_max FROM sessions")
+        },
         snapshots_removed={
             (row["kind"], row["exchange"]): row["removing_until"]
             for row in await _rows(connection, "SELECT kind, exchange, removing_until FROM state_retention")

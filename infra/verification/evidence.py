@@ -44,6 +44,7 @@ async def gather_evidence(settings: Settings, bootstrap_servers: str, database_u
         books=books,
         books_missing_because="" if books is not None else NO_LOG,
         deposited=database.deposited,
+        sessions=database.sessions,
         snapshots_removed=database.snapshots_removed,
     )
 

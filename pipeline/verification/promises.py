@@ -14,6 +14,7 @@ from pipeline.verification.deposits import Deposited, check_booked_deposits, che
 from pipeline.verification.finding import Finding
 from pipeline.verification.payouts import check_payouts, in_flight_users, payouts_missing
 from pipeline.verification.progress import PartitionProgress, check_progress
+from pipeline.verification.sessions import SessionCount, check_sessions
 from pipeline.verification.snapshots import check_state
 from pipeline.verification.trail import DatabaseTrail, TopicTrail, check_trail
 from pipeline.withdrawal import Withdrawal
@@ -49,6 +50,7 @@ class Evidence:
     books: ExchangeBooks | None
     books_missing_because: str = ""
     deposited: Deposited = field(default_factory=Deposited)
+    sessions: Mapping[str, SessionCount] = field(default_factory=dict)
     # By kind and exchange: what was over by then may have no snapshot any more.
     snapshots_removed: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ def check_all(evidence: Evidence, at_rest: bool = True) -> list[Finding]:
         check_state(
             evidence.snapshots, orders.values(), withdrawals.values(), deposited.deposits.values(), evidence.snapshots_removed
         ),
+        check_sessions(evidence.sessions, evidence.database_trail.confirmed, orders),
         *check_progress(evidence.partitions, orders.values(), len(evidence.requested.pending_cancels), withdrawals.values()),
     ]
 

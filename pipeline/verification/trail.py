@@ -17,7 +17,7 @@ import orjson
 
 from pipeline.audit import canonical
 from pipeline.verification.finding import Check, Finding
-from schemas.audit import GENESIS_HASH
+from schemas.audit import GENESIS_HASH, ConfirmedBy, EventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,17 @@ class StatusStep:
     after: str | None
 
 
-def link_of(value: bytes) -> tuple[Link, str | None, StatusStep]:
-    """Reads a value from `trade.audit`: its link, its order id and its status step. Raises ValueError for what is no event."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an event tells beside its link: its order, its status step, and the session that confirmed the order's acceptance."""
+
+    order_id: str | None
+    step: StatusStep
+    confirmed_by: str | None
+
+
+def link_of(value: bytes) -> tuple[Link, Told]:
+    """Reads a value from `trade.audit`. Raises ValueError for what is no event."""
     event = orjson.loads(value)
     if not isinstance(event, dict):
         raise ValueError("not an object")  # noqa: TRY004 — a wrong value of a record, not a wrong call
@@ -52,7 +61,9 @@ def link_of(value: bytes) -> tuple[Link, str | None, StatusStep]:
     account, seq = str(event.get("account")), int(event.get("seq") or 0)
     is_right = sha256(canonical(event)).hexdigest() == stated
     link = Link(str(event.get("event_id")), account, seq, str(event.get("prev_hash")), stated, sha256(value).digest(), is_right)
-    return link, event.get("order_id"), StatusStep(account, seq, event.get("status_before"), event.get("status_after"))
+    step = StatusStep(account, seq, event.get("status_before"), event.get("status_after"))
+    is_confirmation = event.get("event_type") == EventType.ORDER_ACCEPTED and event.get("confirmed_by") == ConfirmedBy.SESSION
+    return link, Told(event.get("order_id"), step, event.get("session_id") if is_confirmation else None)
 
 
 @dataclass(slots=True)
@@ -71,7 +82,7 @@ class TopicTrail:
     def add(self, key: bytes | None, value: bytes | None, where: str) -> None:
         self.records += 1
         try:
-            link, _, _ = link_of(value or b"")
+            link, _ = link_of(value or b"")
         except ValueError as error:
             self.unreadable.append(f"{where}: {error}")
             return
@@ -92,21 +103,27 @@ class DatabaseTrail:
 
     links: dict[str, Link] = field(default_factory=dict)
     steps: dict[str, list[StatusStep]] = field(default_factory=dict)
+    # By session: the orders whose acceptance it confirmed.
+    confirmed: dict[str, list[str]] = field(default_factory=dict)
     wrong_rows: list[str] = field(default_factory=list)
     heads: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, account: str, seq: int, event_id: str, hash_: str, body: str) -> None:
         """One row; rows of an account must come in the order of `seq`."""
         try:
-            link, order_id, step = link_of(body.encode()[:-1] + b',"hash":"' + hash_.encode() + b'"}')
+            link, told = link_of(body.encode()[:-1] + b',"hash":"' + hash_.encode() + b'"}')
         except ValueError as error:
             self.wrong_rows.append(f"event {event_id}: {error}")
             return
         if (link.event_id, link.account, link.seq) != (event_id, account, seq):
             self.wrong_rows.append(f"row {account}:{seq} ({event_id}) holds event {link.event_id} of {link.account}:{link.seq}")
         self.links[link.event_id] = link
-        if order_id is not None and step.before is not None and step.after is not None:
-            self.steps.setdefault(order_id, []).append(step)
+        if told.order_id is None:
+            return
+        if told.step.before is not None and told.step.after is not None:
+            self.steps.setdefault(told.order_id, []).append(told.step)
+        if told.confirmed_by is not None:
+            self.confirmed.setdefault(told.confirmed_by, []).append(told.order_id)
 
 
 def check_trail(topic: TopicTrail, database: DatabaseTrail) -> list[Finding]:

@@ -4,6 +4,7 @@ withdrawal paid out, one deposit announced and credited, one credited and taken 
 Tests change one thing and look which promise is reported.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -27,6 +28,7 @@ from pipeline.verification.deposits import Booked, BookedDeposit, Deposited, Mov
 from pipeline.verification.payouts import BookedPayout
 from pipeline.verification.progress import PartitionProgress
 from pipeline.verification.promises import Evidence
+from pipeline.verification.sessions import SessionCount
 from pipeline.verification.trail import DatabaseTrail, TopicTrail
 from pipeline.withdrawal import Withdrawal
 from pipeline.withdrawals import account_of, result_of_withdrawal, withdrawal_state
@@ -45,6 +47,7 @@ NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 USER = "alice"
 FILLED, REFUSED, RESTING, PAPER = "o-filled", "o-refused", "o-resting", "o-paper"
 PAID = "w-paid"
+SESSION = "s0"
 # The exchange's ids of deposits.
 ARRIVED, TAKEN_BACK = "e-arrived", "e-back"
 ANNOUNCED = "n-announced"
@@ -98,6 +101,7 @@ def make_order(order_id: str, offset: int, status: OrderStatus, **changes: Any) 
         updated_at=NOW,
         executed_at=NOW if ended else None,
         traceparent=None,
+        usd_value=Decimal(100),
     )
     return replace(order, **changes)
 
@@ -118,6 +122,7 @@ class Sound:
     pending_cancels: set[SourceOffset] = field(default_factory=set)
     letters: DeadLetters = field(default_factory=DeadLetters)
     snapshots: dict[str, bytes] = field(default_factory=dict)
+    sessions: dict[str, SessionCount] = field(default_factory=dict)
     snapshots_removed: dict[tuple[str, str], datetime] = field(default_factory=dict)
     topic: TopicTrail = field(default_factory=TopicTrail)
     database: DatabaseTrail = field(default_factory=DatabaseTrail)
@@ -134,6 +139,7 @@ class Sound:
             requested=Requested(self.orders, self.pending_cancels, {0: 10}, self.stored, self.running, self.withdrawals),
             dead_letters=self.letters,
             snapshots=self.snapshots,
+            sessions=self.sessions,
             snapshots_removed=self.snapshots_removed,
             topic_trail=self.topic,
             database_trail=self.database,
@@ -162,9 +168,10 @@ class Sound:
         if stored and result.final and not result.replayed and result.user_id and result.idempotency_key:
             self.stored[result.user_id, result.idempotency_key] = sha256(value).digest()
 
-    def record(self, event_type: EventType, order: Order, before: OrderStatus) -> None:
+    def record(self, event_type: EventType, order: Order, before: OrderStatus, more: Mapping[str, str] | None = None) -> None:
         """Writes an audit event to the database and the topic."""
-        row = self.trail.append(USER, order.order_id, event_type, {**order_fields(order), "status_before": before.value})
+        fields = {**order_fields(order), "status_before": before.value, **(more or {})}
+        row = self.trail.append(USER, order.order_id, event_type, fields)
         self.database.add(row.account, row.seq, row.event_id, row.hash, row.body.decode())
         self.database.heads[USER] = (row.seq, row.hash)
         self.topic.add(row.event_id.encode(), row.value, f"trade.audit/0/{row.seq}")
@@ -186,12 +193,15 @@ def sound() -> Sound:
         made.orders[order.order_id] = order
         made.answers.add_request(order.source, 1_000)
         accepted = replace(order, status=OrderStatus.ACCEPTED)
-        made.record(EventType.ORDER_ACCEPTED, accepted, OrderStatus.RECEIVED)
+        # One session has confirmed all that is real.
+        confirmed = {"confirmed_by": "session", "session_id": SESSION} if order.mode is Mode.LIVE else {}
+        made.record(EventType.ORDER_ACCEPTED, accepted, OrderStatus.RECEIVED, confirmed)
         submitting = replace(order, status=OrderStatus.SUBMITTING)
         made.record(EventType.ORDER_SUBMITTED, submitting, OrderStatus.ACCEPTED)
         made.record(EventType.ORDER_ACKNOWLEDGED, order, OrderStatus.SUBMITTING)
         made.tell(result_of_order(order))
         made.snapshots[order.order_id] = ORDER_STATE.dump_json(state_of(order))
+    made.sessions[SESSION] = SessionCount(3, 10, Decimal(300), Decimal(1_000))
     made.running.add((USER, orders[2].idempotency_key))
     made.answers.add_request(source(3), 1_000)
     made.tell(replace(result_of_order(filled), source=source(3), replayed=True, duplicate_of=filled.request_id))

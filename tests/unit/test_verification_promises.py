@@ -34,6 +34,7 @@ from tests.unit.sound_evidence import (
     PAPER,
     REFUSED,
     RESTING,
+    SESSION,
     TAKEN_BACK,
     USER,
     Sound,
@@ -259,6 +260,22 @@ def _event_not_published(made: Sound) -> None:
 
 def _status_jumps(made: Sound) -> None:
     made.record(EventType.ORDER_FILLED, made.orders[RESTING], OrderStatus.PARTIALLY_FILLED)
+
+
+def _session_counts_too_little(made: Sound) -> None:
+    made.sessions[SESSION] = replace(made.sessions[SESSION], orders_used=2)
+
+
+def _session_counts_another_amount(made: Sound) -> None:
+    made.sessions[SESSION] = replace(made.sessions[SESSION], amount_usd_used=Decimal("299.99"))
+
+
+def _session_beyond_its_bound(made: Sound) -> None:
+    made.sessions[SESSION] = replace(made.sessions[SESSION], orders_max=2)
+
+
+def _session_confirms_unnoticed(made: Sound) -> None:
+    made.sessions["s-idle"] = replace(made.sessions[SESSION], orders_used=1, amount_usd_used=Decimal(0))
 
 
 def _stale_snapshot(made: Sound) -> None:
@@ -567,6 +584,10 @@ WAYS: tuple[tuple[str, Callable[[Sound], None]], ...] = (
     ("audit_on_topic_matches_database", _event_not_stored),
     ("audit_on_topic_matches_database", _event_not_published),
     ("status_steps_join", _status_jumps),
+    ("sessions_match_orders", _session_counts_too_little),
+    ("sessions_match_orders", _session_counts_another_amount),
+    ("sessions_match_orders", _session_beyond_its_bound),
+    ("sessions_match_orders", _session_confirms_unnoticed),
     ("state_matches_database", _stale_snapshot),
     ("state_matches_database", _no_snapshot),
     ("state_matches_database", _no_snapshot_of_what_was_over_after_removal_began),
