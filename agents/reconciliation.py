@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 from agents.looks import by_itself
 from agents.step import Clock
 from infra.exchange.gateway import Gateway
+from infra.metrics import LOOKS_UNPROVEN
 from infra.postgres.doubts import note_looks
 from infra.postgres.step import Database
 from infra.postgres.unfinished import UnfinishedOrder, unfinished_orders, watched_orders
@@ -228,6 +229,7 @@ class Reconciler:
         report = report_of(unfinished, outcome, looked_up_at, self._rules)
         if unfinished.order.status is OrderStatus.IN_DOUBT and not isinstance(outcome, Found):
             absent = "the exchange does not show it, which proves nothing yet"
+            LOOKS_UNPROVEN.labels("order").inc()
             self._unproven[unfinished.order.order_id] = storable(outcome.detail if isinstance(outcome, LookUpFailed) else absent)
         if report is not None:
             key = report.order_id.encode()

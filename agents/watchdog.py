@@ -25,8 +25,8 @@ from agents.batch import PartitionTask
 from agents.partitions import Partitions
 from infra.exchange.market_data import MarketDataFeed
 from infra.kafka.transport import OrchestratorApp
-from infra.metrics import ORDERS_IN_DOUBT, PARTITIONS_ASSIGNED, PARTITIONS_STOPPED, RECORDS_BEHIND
-from infra.postgres.probe import orders_in_doubt
+from infra.metrics import DOUBT_AGE, ORDERS_IN_DOUBT, PARTITIONS_ASSIGNED, PARTITIONS_STOPPED, RECORDS_BEHIND, WITHDRAWALS_IN_DOUBT
+from infra.postgres.probe import Doubts, doubts_by_exchange
 from infra.postgres.step import Database
 from pipeline.invariants import Retryable
 
@@ -178,9 +178,12 @@ class Watchdog:
         await self._producer.client.fetch_all_metadata()
 
     async def _ask_the_database(self) -> None:
-        counts = await orders_in_doubt(self._database)
+        found = await doubts_by_exchange(self._database)
         for exchange in self._feeds:
-            ORDERS_IN_DOUBT.labels(exchange).set(counts.get(exchange, 0))
+            doubts = found.get(exchange, Doubts())
+            ORDERS_IN_DOUBT.labels(exchange).set(doubts.orders)
+            WITHDRAWALS_IN_DOUBT.labels(exchange).set(doubts.withdrawals)
+            DOUBT_AGE.labels(exchange).set(doubts.age_seconds)
 
     def _look(self) -> BaseException | None:
         self._measure()

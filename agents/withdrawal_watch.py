@@ -28,8 +28,11 @@ from aiokafka.errors import KafkaError
 from agents.looks import by_itself
 from agents.step import Clock
 from infra.exchange.gateway import WithdrawalGateway
+from infra.metrics import LOOKS_UNPROVEN
+from infra.postgres.doubts import note_looks
 from infra.postgres.step import Database
 from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals
+from pipeline.booking import storable
 from pipeline.invariants import Retryable
 from pipeline.payouts import absence_is_proven
 from pipeline.rules import Rules
@@ -159,6 +162,8 @@ class WithdrawalWatch:
         self._clock = clock
         self._due: dict[Account, float] = {}
         self._told: set[str] = set()
+        # Why looks of this round proved nothing, by withdrawal in doubt.
+        self._unproven: dict[str, str] = {}
 
     async def run(self) -> None:
         """Watches all exchanges until it is cancelled."""
@@ -170,6 +175,8 @@ class WithdrawalWatch:
                         for exchange, gateway in self._gateways.items()
                     )
                 )
+                unproven, self._unproven = self._unproven, {}
+                await by_itself("withdrawals", "looks", partial(note_looks, self._database, unproven, self._clock()))
             except* (Retryable, KafkaError) as group:
                 log.debug("withdrawal_watch_waits", error=str(group.exceptions[0]))
             await asyncio.sleep(min(_LOOK_SECONDS, self._poll_seconds))
@@ -209,12 +216,15 @@ class WithdrawalWatch:
                 if isinstance(history, LookUpFailed):
                     log.debug("withdrawal_history_unknown", exchange=account[0], detail=history.detail)
                     looks.clear()
+                    self._note_unproven(group, history.detail)
                     break
                 looks.append(history.looked_up_at)
                 for row in history.rows:
                     by_client_id.setdefault(row.client_withdrawal_id, {})[row.exchange_withdrawal_id] = row
             # A history that was not shown whole says nothing of its group; the others are asked about all the same.
             for one in group if looks else ():
+                if one.client_withdrawal_id not in by_client_id:
+                    self._note_unproven([one], "the exchange's history does not show it, which proves nothing yet")
                 try:
                     report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._rules)
                 except ValueError as error:
@@ -224,6 +234,12 @@ class WithdrawalWatch:
                     await self._publish(report)
         only_watched = all(one.status in TERMINAL for one in unfinished)
         self._due[account] = monotonic() + self._poll_seconds * (_WATCHED_POLLS if only_watched else 1)
+
+    def _note_unproven(self, withdrawals: Iterable[Withdrawal], detail: str) -> None:
+        for one in withdrawals:
+            if one.status is WithdrawalStatus.IN_DOUBT:
+                LOOKS_UNPROVEN.labels("withdrawal").inc()
+                self._unproven[one.withdrawal_id] = storable(detail)
 
     async def _halt_user(self, withdrawal: Withdrawal, what: str) -> None:
         """Stops the user: what the exchange shows cannot be, so nobody knows what is true of the account. Again at every look."""

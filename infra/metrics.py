@@ -39,6 +39,17 @@ LOOKS_FAILED: Final = Counter(
 ORDERS_IN_DOUBT: Final = Gauge(
     "orchestrator_orders_in_doubt", "Orders whose outcome is not proven yet, in the whole database: the same at every worker", ["exchange"]
 )
+WITHDRAWALS_IN_DOUBT: Final = Gauge(
+    "orchestrator_withdrawals_in_doubt", "The same of withdrawals", ["exchange"]
+)
+DOUBT_AGE: Final = Gauge(
+    "orchestrator_doubt_age_seconds",
+    "How long the oldest order or withdrawal is in doubt, 0 without any; alert on more than the proof takes (operations.md)",
+    ["exchange"],
+)
+LOOKS_UNPROVEN: Final = Counter(
+    "orchestrator_looks_unproven_total", "Looks at what is in doubt that proved nothing either way, by what was looked at", ["what"]
+)
 BALANCE_DRIFTS: Final = Gauge(
     "orchestrator_balance_drifts",
     "Assets of which an exchange shows another amount than the ledger, in the whole database, as of the last complete round",

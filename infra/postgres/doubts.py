@@ -23,7 +23,8 @@ async def proposals(connection: Connection, target_ids: Sequence[str]) -> dict[s
 
 
 async def note_looks(database: Database, looks: Mapping[str, str], now: datetime) -> None:
-    """Counts look-ups that proved nothing, by order id, and keeps why. An observation, not a state: nothing is decided by it."""
+    """Counts looks that proved nothing, by the id of the order or withdrawal, and keeps why. An observation, not a state: nothing is
+    decided by it."""
     if not looks:
         return
     async with database.connection() as connection:

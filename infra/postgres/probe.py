@@ -1,15 +1,35 @@
 """Questions that change nothing: is the database there, how far is a partition."""
 
+from dataclasses import dataclass
+
 from infra.postgres.step import Database, Progress
 
 
-async def orders_in_doubt(database: Database) -> dict[str, int]:
-    """How many orders of each exchange are in doubt now, in the whole database. Raises Retryable when it is out of reach."""
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """What is in doubt at an exchange, and for how long the oldest of it is."""
+
+    orders: int = 0
+    withdrawals: int = 0
+    age_seconds: float = 0.0
+
+
+async def doubts_by_exchange(database: Database) -> dict[str, Doubts]:
+    """What is in doubt now, in the whole database. Raises Retryable when it is out of reach."""
     async with database.connection() as connection:
         rows = await connection.fetch(
-            "SELECT exchange, count(*) AS orders FROM orders WHERE executed_at IS NULL AND status = 'in_doubt' GROUP BY exchange"
+            """
+            SELECT exchange, sum(orders)::bigint, sum(withdrawals)::bigint,
+                greatest(0, extract(epoch FROM now() - min(since)))::double precision
+            FROM (
+                SELECT exchange, count(*) AS orders, 0 AS withdrawals, min(updated_at) AS since
+                FROM orders WHERE executed_at IS NULL AND status = 'in_doubt' GROUP BY exchange
+                UNION ALL SELECT exchange, 0, count(*), min(updated_at)
+                FROM withdrawals WHERE executed_at IS NULL AND status = 'in_doubt' GROUP BY exchange
+            ) AS doubtful GROUP BY exchange
+            """
         )
-    return {row["exchange"]: row["orders"] for row in rows}
+    return {exchange: Doubts(*figures) for exchange, *figures in map(tuple, rows)}
 
 
 async def partition_progress(database: Database, consumer_group: str, topic: str, partition: int) -> Progress:

@@ -31,6 +31,7 @@ _OVER: Final = {
     "realised_results": "recorded_at <= $1",
     "quarantine": "moved_at <= $1",
     "doubt_looks": "looked_at <= $1 AND NOT EXISTS (SELECT FROM orders AS known WHERE known.order_id = doubt_looks.order_id "
+    "AND known.executed_at IS NULL) AND NOT EXISTS (SELECT FROM withdrawals AS known WHERE known.withdrawal_id = doubt_looks.order_id "
     "AND known.executed_at IS NULL)",
 }
 # By the time that an index has.

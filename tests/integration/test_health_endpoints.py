@@ -89,7 +89,7 @@ async def test_metrics_count_what_was_done(kafka: str, database_url: str, unique
 
 
 async def test_orders_in_doubt_are_told(kafka: str, database_url: str, unique_prefix: str, tmp_path: Path) -> None:
-    """While an order's outcome is not proven, the gauge shows it."""
+    """While an order's outcome is not proven, the gauges show it and for how long, and looks that prove nothing are counted."""
     # A horizon longer than the test: the order stays in doubt.
     async with installation(kafka, database_url, unique_prefix, tmp_path, venue_timeout_ms=60_000) as made:
         await made.faults({"kind": "http_500_before_accept", "next_n": 1})
@@ -98,8 +98,14 @@ async def test_orders_in_doubt_are_told(kafka: str, database_url: str, unique_pr
         await made.event(0, "worker_started", START_SECONDS_MAX)
         await made.publish([order(1)])
         async with asyncio.timeout(60):
-            while samples((await get(f"http://127.0.0.1:{port}", "/metrics"))[1]).get(("orchestrator_orders_in_doubt", ("binance",))) != 1:
+            while True:
+                found = samples((await get(f"http://127.0.0.1:{port}", "/metrics"))[1])
+                in_doubt = found.get(("orchestrator_orders_in_doubt", ("binance",))) == 1
+                if in_doubt and found.get(("orchestrator_looks_unproven_total", ("order",)), 0) > 0:
+                    break
                 await asyncio.sleep(0.2)
+        assert found["orchestrator_withdrawals_in_doubt", ("binance",)] == 0
+        assert found["orchestrator_doubt_age_seconds", ("binance",)] > 0
 
 
 def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
