@@ -2,7 +2,7 @@
 
 It changes nothing itself: it adds a record to `trade.orders.<exchange>`, as intake does, and the execution agent sends the work if it still
 stands as the record says. So a record that is lost is made again at a later look, and one that comes twice sends nothing. Each worker looks
-after the work that was sent from the partitions it owns.
+after the work that was sent from the partitions it owns, and after what is overdue.
 
 Invariants:
 1. While an exchange answers nothing at all nothing is queued for it but what is over, so that an outage makes no attempts, no audit events

@@ -13,6 +13,7 @@ from schemas.routing import Action, RoutedOrder
 
 # An order whose report could not be applied is asked about all the same, less often: each such report costs a batch its halves.
 _SET_ASIDE_PAUSE: Final = timedelta(seconds=60)
+_OVERDUE: Final = timedelta(seconds=60)
 _UNFINISHED: Final = """
     SELECT orders.*, EXISTS (SELECT FROM cancels WHERE cancels.order_id = orders.order_id AND NOT ended) AS cancel_pending
     FROM orders
@@ -90,17 +91,18 @@ async def due_work(
 
     `answering_since`: the exchange answers now, and since then at least, so that also what failed before that is due. None while it answers
     nothing: only what must be answered itself is due then, as its deadline is over. What failed later than now did so by a clock that was
-    set back since, so its time says nothing.
+    set back since, so its time says nothing. What is overdue is due whoever owns its partition: that may be a worker of a release that
+    does not know of it.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
             SELECT action, id, user_id, attempt, work_partition FROM (
                 SELECT 'submit' AS action, order_id AS id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM orders
-                WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND retry_at IS NOT NULL
+                WHERE exchange = $1 AND retry_at IS NOT NULL AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
                 UNION ALL
                 SELECT 'withdraw', withdrawal_id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM withdrawals
-                WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND retry_at IS NOT NULL
+                WHERE exchange = $1 AND retry_at IS NOT NULL AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
             ) AS waiting
             WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4 OR updated_at > $3))
             ORDER BY retry_at, id LIMIT $5
@@ -110,6 +112,7 @@ async def due_work(
             now,
             answering_since,
             limit,
+            _OVERDUE,
         )
     return [
         DueWork(RoutedOrder(schema_version=1, action=Action(action), order_id=key, user_id=user_id, attempt=attempt + 1), partition)

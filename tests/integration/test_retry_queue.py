@@ -60,6 +60,9 @@ async def test_what_is_due_depends_on_time_deadline_and_whether_the_exchange_ans
         assert await _due(database, NOW - 3 * SECOND) == ["due", "over", "later", "ahead"]
         assert await _due(database, EARLIEST, limit=1) == ["due"]
         assert await _due(database, EARLIEST, partitions=(7,)) == ["elsewhere"]
+        # Its owner does not take it up: that worker is of a release that does not know of it.
+        await _waiting(connection, "overdue", retry_in=-61, partition=7)
+        assert await _due(database, EARLIEST) == ["overdue", "due", "over", "ahead"]
 
 
 async def test_order_that_moves_on_waits_no_more_whoever_moves_it(database_url: str) -> None:
