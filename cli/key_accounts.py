@@ -6,7 +6,7 @@ from cli.key_gateway import asking_with
 from cli.output import CommandFailed, printable, say
 from infra.keyring import Keyring
 from infra.postgres.administration import NotDone
-from infra.postgres.key_administration import NewKey, StoredKey, stored_key, what_stands
+from infra.postgres.key_administration import NewKey, StoredKey, stored_key, watched_with, what_stands
 from infra.postgres.step import Database
 from infra.settings import Settings
 from pipeline.venue import LookUpFailed
@@ -14,13 +14,14 @@ from pipeline.venue import LookUpFailed
 
 async def with_accounts(settings: Settings, keyring: Keyring, database: Database, key: NewKey) -> NewKey:
     """The key with the number of its account, and with that of the key that it replaces; as it is where nothing stands at the exchange with
-    that one. What the exchange does not tell is not known, which `add_key` judges."""
+    that one, or is watched. What the exchange does not tell is not known, which `add_key` judges."""
     try:
         before = await stored_key(database, key.user_id, key.api_key_id)
     except NotDone:
         return key
     async with database.connection() as connection:
-        if before.exchange != key.exchange or not await what_stands(connection, key.user_id, key.api_key_id):
+        is_asked = await what_stands(connection, key.user_id, key.api_key_id) or await watched_with(connection, key.user_id, key.api_key_id)
+        if before.exchange != key.exchange or not is_asked:
             return key
     new = StoredKey(
         key.user_id, key.api_key_id, key.exchange, "active", frozenset(key.permissions), key.expires_at, key.encryption_key_id,

@@ -62,8 +62,8 @@ _STANDING: Final = """
     ORDER BY id LIMIT $3
 """
 _WATCHED: Final = """
-    SELECT (SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND watched_until > $3)
-        + (SELECT count(*) FROM withdrawals WHERE user_id = $1 AND api_key_id = $2 AND watched_until > $3)
+    SELECT (SELECT count(*) FROM orders WHERE user_id = $1 AND api_key_id = $2 AND watched_until > coalesce($3, now()))
+        + (SELECT count(*) FROM withdrawals WHERE user_id = $1 AND api_key_id = $2 AND watched_until > coalesce($3, now()))
 """
 _NAMED_MAX: Final = 5
 
@@ -72,6 +72,11 @@ async def what_stands(connection: Connection, user_id: str, api_key_id: str) -> 
     """The orders and withdrawals, by id with their status, that stand at the exchange with a key or may do so; the first few."""
     rows = await connection.fetch(_STANDING, user_id, api_key_id, _NAMED_MAX + 1)
     return [f"{row['id']} ({row['status']})" for row in rows]
+
+
+async def watched_with(connection: Connection, user_id: str, api_key_id: str, now: datetime | None = None) -> int:
+    """How many orders and withdrawals count as not executed and are looked up with a key all the same."""
+    return int(await connection.fetchval(_WATCHED, user_id, api_key_id, now))
 
 
 async def _require_answerable(changing: UserChange, key: NewKey, now: datetime) -> str:
@@ -88,7 +93,7 @@ async def _require_answerable(changing: UserChange, key: NewKey, now: datetime) 
     if key.account_id is not None and key.account_id == known:
         return ""
     if not standing:
-        watched = await changing.connection.fetchval(_WATCHED, changing.user_id, key.api_key_id, now)
+        watched = await watched_with(changing.connection, changing.user_id, key.api_key_id, now)
         if not watched:
             return ""
         return (

@@ -99,10 +99,12 @@ async def due_work(
             """
             SELECT action, id, user_id, attempt, work_partition FROM (
                 SELECT 'submit' AS action, order_id AS id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM orders
-                WHERE exchange = $1 AND retry_at IS NOT NULL AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
+                WHERE exchange = $1 AND retry_at IS NOT NULL
+                    AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
                 UNION ALL
                 SELECT 'withdraw', withdrawal_id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM withdrawals
-                WHERE exchange = $1 AND retry_at IS NOT NULL AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
+                WHERE exchange = $1 AND retry_at IS NOT NULL
+                    AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
             ) AS waiting
             WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4 OR updated_at > $3))
             ORDER BY retry_at, id LIMIT $5

@@ -286,6 +286,41 @@ def test_key_that_the_exchange_refuses_is_marked_until_it_takes_it(
     ]
 
 
+def test_key_takes_anothers_place_only_where_the_exchange_says_that_both_are_of_one_account(
+    installed: Administered, exchange: SimulatorProcess, user: str
+) -> None:
+    """While an order is in doubt: whose the keys are is asked of the exchange itself."""
+    (mine, mine_lines), (other, other_lines) = secret_lines(installed), secret_lines(installed)
+    _, unknown_lines = secret_lines(installed)
+    for secret in (mine, other):
+        open_account(exchange, secret)
+    add = ("keys", "add", user, "main", "--exchange", "binance", "--replace", "--yes")
+    installed.ran(*add, given=mine_lines)
+    installed.execute(
+        """
+        INSERT INTO orders (order_id, client_order_id, user_id, idempotency_key, request_id, source_topic, source_partition,
+            source_offset, mode, exchange, api_key_id, symbol, side, order_type, quantity, status, cum_quantity, cum_quote, fee,
+            hold_asset, hold_amount, attempt, fencing_epoch, work_partition, submitting_at, expires_at, requested_at, decided_at,
+            updated_at)
+        VALUES ($1, $1, $2, $1, $1, $1, 0, 0, 'live', 'binance', 'main', 'BTC/USDT', 'buy', 'limit', 1, 'in_doubt', 0, 0, 0, 'USDT', 0, 1,
+            1, 0, now(), now(), now(), now(), now())
+        """,
+        f"o-{user}",
+        user,
+    )
+    refused = installed.run(*add, given=other_lines)
+    assert refused.code == 1
+    assert f"o-{user} (in_doubt)" in refused.errors
+    assert "belongs to another account" in refused.errors
+    unanswered = installed.run(*add, given=unknown_lines)
+    assert unanswered.code == 1
+    assert "did not tell whose account the new key is" in unanswered.errors
+    assert "is not proven to belong to the same account" in unanswered.errors
+    installed.ran(*add, given=mine_lines)
+    (row,) = installed.fetch("SELECT version, account_id IS NOT NULL AS known FROM api_keys WHERE user_id = $1", user)
+    assert row == {"version": 2, "known": True}
+
+
 async def test_key_that_lacks_what_it_is_stored_for_is_refused(installed: Administered) -> None:
     """The exchange takes it, and does not let it withdraw: exit code 1, with the permission by name. For trading alone it is good."""
     granted = {"enableSpotAndMarginTrading": True, "enableWithdrawals": False, "ipRestrict": True}
