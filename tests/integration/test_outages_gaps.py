@@ -40,7 +40,7 @@ async def run(made: Installation, *arguments: str) -> tuple[int, str]:
 async def accept(made: Installation, said: dict[str, str]) -> None:
     """Does what the worker's log says."""
     arguments = said["do"].partition("orchestrator ")[2].replace("TEXT", "lost").split()
-    code, output = await run(made, *arguments, "--operator", "olga")
+    code, output = await run(made, *arguments, "--operator", "olga", "--yes")
     assert (code, "goes on at" in output) == (0, True)
 
 
