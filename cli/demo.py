@@ -27,6 +27,7 @@ from cli.demo_cast import open_sessions
 from cli.demo_deposits import DepositSender
 from cli.demo_exchange import ForeignOrders, SimulatorAdmin, injected_faults
 from cli.demo_faults import WorkerFaults
+from cli.demo_halts import OwnHalts
 from cli.demo_load import Rest, begin_offsets, publish, standing
 from cli.demo_poison import PoisonRecords
 from cli.demo_report import show, summary, to_line
@@ -169,10 +170,11 @@ async def _play(stage: Stage, options: DemoOptions) -> Exit:
         asked_from = await begin_offsets(stage.settings, stage.kafka)
         foreign = ForeignOrders(SimulatorAdmin(stage.simulator.url), options.seed, users)
         poison = PoisonRecords(stage.settings, stage.kafka, stage.database, options.seed)
+        halts = await OwnHalts.watched(stage.database)
         faults, restless = await _Load(stage, options, pool, console, said, foreign, poison).run(records, deposits)
     say("Everything has stopped; the promises are checked.")
     evidence = await gather_evidence(stage.settings, stage.kafka, stage.endpoints.database_url, stage.simulator.log_path)
-    findings = [*check_all(evidence), await poison.finding(), _workers_run(pool, restless)]
+    findings = [*check_all(evidence), await poison.finding(), await halts.finding(), _workers_run(pool, restless)]
     own = set(cast.everybody)
     figures = summary(
         findings,
