@@ -227,7 +227,8 @@ class Reconciler:
         looked_up_at = self._clock()
         outcome = await gateway.look_up(reference_of(unfinished.order))
         report = report_of(unfinished, outcome, looked_up_at, self._rules)
-        if unfinished.order.status is OrderStatus.IN_DOUBT and not isinstance(outcome, Found):
+        is_proof = isinstance(outcome, Found) or (report is not None and unfinished.order.absent_since is not None)
+        if unfinished.order.status is OrderStatus.IN_DOUBT and not is_proof:
             absent = "the exchange does not show it, which proves nothing yet"
             LOOKS_UNPROVEN.labels("order").inc()
             self._unproven[unfinished.order.order_id] = storable(outcome.detail if isinstance(outcome, LookUpFailed) else absent)

@@ -223,13 +223,14 @@ class WithdrawalWatch:
                     by_client_id.setdefault(row.client_withdrawal_id, {})[row.exchange_withdrawal_id] = row
             # A history that was not shown whole says nothing of its group; the others are asked about all the same.
             for one in group if looks else ():
-                if one.client_withdrawal_id not in by_client_id:
-                    self._note_unproven([one], "the exchange's history does not show it, which proves nothing yet")
                 try:
                     report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._rules)
                 except ValueError as error:
                     await self._halt_user(one, str(error))
                     continue
+                is_proof = report is not None and one.absent_since is not None
+                if one.client_withdrawal_id not in by_client_id and not is_proof:
+                    self._note_unproven([one], "the exchange's history does not show it, which proves nothing yet")
                 if report is not None:
                     await self._publish(report)
         only_watched = all(one.status in TERMINAL for one in unfinished)
