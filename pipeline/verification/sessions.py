@@ -22,8 +22,8 @@ class SessionCount:
 def check_sessions(
     sessions: Mapping[str, SessionCount], confirmed: Mapping[str, Sequence[str]], orders: Mapping[str, Order]
 ) -> Finding:
-    """`confirmed` has, by session, the ids of the orders whose acceptance says that it confirmed them. Sessions that are long over are
-    removed, so an acceptance may name one that is not there any more."""
+    """`confirmed` has, by session, the ids of the orders whose acceptance says that it confirmed them, since the session last began. Those
+    that are long over are removed, so an acceptance may name one that is not there any more."""
     check = Check("sessions_match_orders", "each session has confirmed the orders and the amount that it counts, within its bounds")
     for session_id, count in sessions.items():
         check.checked += 1

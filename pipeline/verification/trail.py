@@ -45,11 +45,13 @@ class StatusStep:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an event tells beside its link: its order, its status step, and the session that confirmed the order's acceptance."""
+    """What an event tells beside its link: its order, its status step, the session that confirmed the order's acceptance, and the session
+    that begins with it."""
 
     order_id: str | None
     step: StatusStep
     confirmed_by: str | None
+    begun: str | None
 
 
 def link_of(value: bytes) -> tuple[Link, Told]:
@@ -62,8 +64,10 @@ def link_of(value: bytes) -> tuple[Link, Told]:
     is_right = sha256(canonical(event)).hexdigest() == stated
     link = Link(str(event.get("event_id")), account, seq, str(event.get("prev_hash")), stated, sha256(value).digest(), is_right)
     step = StatusStep(account, seq, event.get("status_before"), event.get("status_after"))
-    is_confirmation = event.get("event_type") == EventType.ORDER_ACCEPTED and event.get("confirmed_by") == ConfirmedBy.SESSION
-    return link, Told(event.get("order_id"), step, event.get("session_id") if is_confirmation else None)
+    event_type, session_id = event.get("event_type"), event.get("session_id")
+    is_confirmation = event_type == EventType.ORDER_ACCEPTED and event.get("confirmed_by") == ConfirmedBy.SESSION
+    begun = session_id if event_type == EventType.SESSION_STARTED else None
+    return link, Told(event.get("order_id"), step, session_id if is_confirmation else None, begun)
 
 
 @dataclass(slots=True)
@@ -103,7 +107,7 @@ class DatabaseTrail:
 
     links: dict[str, Link] = field(default_factory=dict)
     steps: dict[str, list[StatusStep]] = field(default_factory=dict)
-    # By session: the orders whose acceptance it confirmed.
+    # By session: the orders whose acceptance it confirmed since it last began.
     confirmed: dict[str, list[str]] = field(default_factory=dict)
     wrong_rows: list[str] = field(default_factory=list)
     heads: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -118,6 +122,9 @@ class DatabaseTrail:
         if (link.event_id, link.account, link.seq) != (event_id, account, seq):
             self.wrong_rows.append(f"row {account}:{seq} ({event_id}) holds event {link.event_id} of {link.account}:{link.seq}")
         self.links[link.event_id] = link
+        if told.begun is not None:
+            # One that begins anew keeps its id, which stands for user and `sid`, and counts from nothing.
+            self.confirmed.pop(told.begun, None)
         if told.order_id is None:
             return
         if told.step.before is not None and told.step.after is not None:

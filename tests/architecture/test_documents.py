@@ -18,6 +18,8 @@ from schemas.reasons import MEANING, ReasonCode
 MARKDOWN = sorted(path for path in files() if path.suffix == ".md")
 # Read by the settings' own loader, not fields of theirs.
 BESIDES_SETTINGS = {"CONFIG", "OPERATOR_TOKEN_FILE"}
+# Results of a run on the reader's own machine.
+MADE_BY_COMMANDS = {"bench/latest.json", "bench/latest-gate.json", "bench/latest-ledger.json"}
 
 
 def heading_anchors(text: str) -> set[str]:
@@ -72,6 +74,37 @@ def test_settings_that_are_named_exist() -> None:
         for name in re.findall(r"ORCHESTRATOR_([A-Z][A-Z0-9_]*[A-Z0-9])", path.read_text(encoding="utf-8"))
     }
     assert sorted((path, name) for path, name in named if name not in known) == []
+
+
+def _paths_not_there(text: str, folder: Path) -> list[str]:
+    """The paths of this repository in a text that nothing is at, from the root or from the text's own folder. What follows a module's name
+    with a dot is in the module."""
+    known = {path.relative_to(ROOT).parts[0] for path in files() if path.parent != ROOT}
+    named = re.findall(r"(?<![\w./:-])((?:[\w.-]+/)+[\w.*-]*[\w*])", text)
+    return [
+        path
+        for path in named
+        if path.split("/")[0] in known
+        and path not in MADE_BY_COMMANDS
+        and not any((base / form).exists() or any(base.glob(form)) for base in (ROOT, folder) for form in _forms(path))
+    ]
+
+
+def _forms(path: str) -> tuple[str, ...]:
+    folders, _, name = path.rpartition("/")
+    return path, f"{path}.py", f"{folders}/{name.partition('.')[0]}.py"
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_paths_that_are_named_exist(path: Path) -> None:
+    """Every file and folder of this repository that a document names is there."""
+    assert _paths_not_there(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+@pytest.mark.parametrize("gone", ["docs/nothing.md", "infra/nothing", "pipeline/gate/nothing.at_all", "tests/unit/test_no_*.py"])
+def test_path_that_is_not_there_is_found(gone: str) -> None:
+    """A file, a module, what is in one, and a pattern that fits nothing."""
+    assert _paths_not_there(f"See `{gone}` and `agents/app.py`.", ROOT) == [gone]
 
 
 def test_commands_that_are_named_exist() -> None:

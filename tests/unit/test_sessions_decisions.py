@@ -15,6 +15,8 @@ from pipeline.gate.sessions import SESSION_CHECKS
 from pipeline.invariants import InvariantViolation
 from pipeline.rules import ConfirmationRules
 from pipeline.session import SESSIONS_MAX, session_id_of
+from pipeline.verification.sessions import SessionCount, check_sessions
+from pipeline.verification.trail import DatabaseTrail
 from schemas.audit import ConfirmedBy
 from schemas.reasons import ReasonCode
 from schemas.requests import SessionRequest, Unreadable, decode_request
@@ -255,6 +257,21 @@ def test_session_begun_anew_counts_from_nothing() -> None:
     assert [event["event_type"] for event in events(changes)] == ["SESSION_ENDED", "SESSION_STARTED", "ORDER_ACCEPTED"]
     session = changes.sessions[SESSION_ID]
     assert (session.orders_used, session.orders_max, session.ended_at) == (1, 1, None)
+
+
+def test_session_begun_anew_is_verified_by_what_it_confirmed_since() -> None:
+    """It keeps its id, so what the audit trail says of it before it began again is no breach; a count that is wrong since then is one."""
+    begins, orders = proven(asking(), code=code()), [proven(trade(idempotency_key=f"k{n}"), n + 1) for n in range(3)]
+    again = proven(asking(idempotency_key="s2"), 4, code=code(steps=1))
+    changes = decided([begins, *orders, again, proven(trade(idempotency_key="k4"), 5)])
+    trail = DatabaseTrail()
+    for row in changes.trail.rows:
+        trail.add(row.account, row.seq, row.event_id, row.hash, row.body.decode())
+    session = changes.sessions[SESSION_ID]
+    assert len(changes.orders) == 4 and session.orders_used == 1
+    count = SessionCount(session.orders_used, session.orders_max, session.amount_usd_used, session.amount_usd_max)
+    assert check_sessions({SESSION_ID: count}, trail.confirmed, changes.orders).examples == ()
+    assert not check_sessions({SESSION_ID: replace(count, orders_used=4)}, trail.confirmed, changes.orders).holds
 
 
 def test_session_refuses_in_code_what_it_does_not_cover() -> None:
