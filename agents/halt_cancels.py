@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agents.looks import by_itself
+from agents.work_queue import queue_work
 from infra.postgres.gate import RestingOrder, canceling_commands, orders_to_cancel
 from infra.postgres.step import Database
 from pipeline.halts import cancel_of_halt
@@ -97,13 +98,7 @@ class HaltCancels:
         self._due[exchange] = now + (_PASS_SECONDS if at_the_end else _PAGE_SECONDS)
 
     async def _queue(self, exchange: str, found: Sequence[RestingOrder]) -> None:
-        topic = self._topics.orders(exchange)
-        sent = []
-        for order in found:
-            routed = cancel_of_halt(order.order_id, order.user_id, order.attempt)
-            # Beside the order's other records: one partition's batches never overlap.
-            value, key = routed.model_dump_json().encode(), routed.user_id.encode()
-            sent.append(await self._producer.send(topic, value, key=key, partition=order.work_partition))
-        await asyncio.gather(*sent)
+        cancels = ((cancel_of_halt(order.order_id, order.user_id, order.attempt), order.work_partition) for order in found)
+        await queue_work(self._producer, self._topics.orders(exchange), cancels)
         if found:
             log.warning("halt_cancels", exchange=exchange, orders=len(found))

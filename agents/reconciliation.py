@@ -25,6 +25,7 @@ from aiokafka.errors import KafkaError
 
 from agents.looks import by_itself
 from agents.step import Clock
+from agents.work_queue import queue_work
 from infra.exchange.gateway import Gateway
 from infra.metrics import LOOKS_UNPROVEN
 from infra.postgres.doubts import note_looks
@@ -243,6 +244,4 @@ class Reconciler:
         routed = RoutedOrder(
             schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt
         )
-        # Beside the order's other records: one partition's batches never overlap.
-        topic, value, key = self._topics.orders(order.exchange), routed.model_dump_json().encode(), routed.user_id.encode()
-        await self._producer.send_and_wait(topic, value, key=key, partition=order.work_partition)
+        await queue_work(self._producer, self._topics.orders(order.exchange), [(routed, order.work_partition)])

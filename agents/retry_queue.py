@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 
 from agents.looks import by_itself
 from agents.step import Clock
+from agents.work_queue import queue_work
 from infra.postgres.step import Database
 from infra.postgres.unfinished import DueWork, due_work
 from pipeline.invariants import Retryable
@@ -102,12 +103,7 @@ class RetryQueue:
             await self._queue(exchange, new)
 
     async def _queue(self, exchange: str, due: Sequence[DueWork]) -> None:
-        topic, until = self._topics.orders(exchange), self._monotonic() + _AGAIN_SECONDS
-        sent = []
-        for work in due:
-            value, key = work.routed.model_dump_json().encode(), work.routed.user_id.encode()
-            # Beside its other records: one partition's batches never overlap.
-            sent.append(await self._producer.send(topic, value, key=key, partition=work.work_partition))
-            self._queued_until[work.routed.order_id, work.routed.attempt] = until
-        await asyncio.gather(*sent)
-        log.info("retries_queued_until", exchange=exchange, pieces=len(due))
+        until = self._monotonic() + _AGAIN_SECONDS
+        self._queued_until |= {(work.routed.order_id, work.routed.attempt): until for work in due}
+        await queue_work(self._producer, self._topics.orders(exchange), ((work.routed, work.work_partition) for work in due))
+        log.info("retries_queued", exchange=exchange, pieces=len(due))

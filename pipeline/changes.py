@@ -283,7 +283,7 @@ class Changes:
         require_transition(before, after)
         if after.cum_quantity < before.cum_quantity:
             raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
-        if after.status is not OrderStatus.ACCEPTED:
+        if after.retry_at is not None and after.status is not OrderStatus.ACCEPTED:
             after = replace(after, retry_at=None)
         self.orders[after.order_id] = after
         self.changed.add(after.order_id)

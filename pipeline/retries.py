@@ -22,9 +22,6 @@ def retry_at(attempt: int, now: datetime, expires_at: datetime) -> datetime | No
     """
     if attempt <= 1:
         return None
-    pause = _PAUSE
-    for _ in range(attempt - 2):
-        if pause >= _PAUSE_MAX:
-            break
-        pause *= 2
-    return min(now + min(pause, _PAUSE_MAX), expires_at)
+    # Five doublings are more than the longest pause.
+    pause = min(_PAUSE * (1 << min(attempt - 2, 5)), _PAUSE_MAX)
+    return min(now + pause, expires_at)

@@ -247,7 +247,7 @@ def move(
     `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
     """
     require_transition(before, after)
-    if after.status is not _S.ACCEPTED:
+    if after.retry_at is not None and after.status is not _S.ACCEPTED:
         after = replace(after, retry_at=None)
     changes.withdrawals[after.withdrawal_id] = after
     changes.withdrawals_changed.add(after.withdrawal_id)

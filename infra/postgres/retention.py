@@ -24,21 +24,19 @@ _SECONDS_MAX: Final = 5.0
 
 StateKind = Literal["order", "withdrawal", "deposit"]
 
-# By table: what is over, as a condition on rows; `$1` is the time before which it must have been.
+# By table: the time that an index has, and what is over besides, as a condition on rows; `$1` is the time before which it must have been.
 _OVER: Final = {
-    "claims": f"claimed_at <= $1 AND result IS NOT NULL AND {KEY_LIVES_FROM} <= $1",
-    "cancels": "ended AND decided_at <= $1",
-    "realised_results": "recorded_at <= $1",
-    "quarantine": "moved_at <= $1",
-    "doubt_looks": "looked_at <= $1 AND NOT EXISTS (SELECT FROM orders AS known WHERE known.order_id = doubt_looks.order_id "
-    "AND known.executed_at IS NULL) AND NOT EXISTS (SELECT FROM withdrawals AS known WHERE known.withdrawal_id = doubt_looks.order_id "
-    "AND known.executed_at IS NULL)",
+    "claims": ("claimed_at", f"result IS NOT NULL AND {KEY_LIVES_FROM} <= $1"),
+    "cancels": ("decided_at", "ended"),
+    "realised_results": ("recorded_at", "true"),
+    "quarantine": ("moved_at", "true"),
+    "doubt_looks": (
+        "looked_at",
+        "NOT EXISTS (SELECT FROM orders WHERE orders.order_id = doubt_looks.order_id AND orders.executed_at IS NULL) AND NOT EXISTS "
+        "(SELECT FROM withdrawals WHERE withdrawal_id = doubt_looks.order_id AND withdrawals.executed_at IS NULL)",
+    ),
 }
-# By the time that an index has.
-_ORDER: Final = {
-    "claims": "claimed_at", "cancels": "decided_at", "realised_results": "recorded_at", "quarantine": "moved_at", "doubt_looks": "looked_at"
-}
-TABLES: Final = ("cancels", "realised_results", "quarantine", "doubt_looks")
+TABLES: Final = tuple(table for table in _OVER if table != "claims")
 
 # By kind: table, key, when it was over, and what is not over by that alone.
 _ENDED: Final[dict[StateKind, tuple[str, str, str, str]]] = {
@@ -51,13 +49,14 @@ _ENDED: Final[dict[StateKind, tuple[str, str, str, str]]] = {
 async def purge(database: Database, table: str, older_than: datetime) -> int:
     """Deletes rows of one table that were over at `older_than`; returns how many. Stops after some seconds; what is left goes the next
     time. Raises Retryable when the database is out of reach."""
+    time, is_over = _OVER[table]
     purged, part = 0, PART
     stop_at = monotonic() + _SECONDS_MAX
     while part == PART and monotonic() < stop_at:
         async with database.connection() as connection:
             status = await connection.execute(
                 f"DELETE FROM {table} WHERE ctid = ANY(ARRAY("  # noqa: S608 — literals of this module
-                f"SELECT ctid FROM {table} WHERE {_OVER[table]} ORDER BY {_ORDER[table]} LIMIT $2 FOR UPDATE SKIP LOCKED))",
+                f"SELECT ctid FROM {table} WHERE {time} <= $1 AND {is_over} ORDER BY {time} LIMIT $2 FOR UPDATE SKIP LOCKED))",
                 older_than,
                 PART,
             )

@@ -70,10 +70,11 @@ async def waiting_to_be_sent(connection: Connection, exchange: str, limit: int) 
         exchange,
         limit,
     )
-    return [
-        RoutedOrder(schema_version=1, action=Action(action), order_id=order_id, user_id=user_id, attempt=attempt + 1)
-        for action, order_id, user_id, attempt in map(tuple, rows)
-    ]
+    return [_next_attempt(*row) for row in map(tuple, rows)]
+
+
+def _next_attempt(action: str, order_id: str, user_id: str, attempt: int) -> RoutedOrder:
+    return RoutedOrder(schema_version=1, action=Action(action), order_id=order_id, user_id=user_id, attempt=attempt + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,12 @@ async def due_work(
             SELECT action, id, user_id, attempt, work_partition FROM (
                 SELECT 'submit' AS action, order_id AS id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM orders
                 WHERE exchange = $1 AND retry_at IS NOT NULL
-                    AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
                 UNION ALL
                 SELECT 'withdraw', withdrawal_id, user_id, attempt, work_partition, retry_at, updated_at, expires_at FROM withdrawals
                 WHERE exchange = $1 AND retry_at IS NOT NULL
-                    AND (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
             ) AS waiting
-            WHERE expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4 OR updated_at > $3))
+            WHERE (work_partition = ANY($2::integer[]) OR retry_at < $3::timestamptz - $6::interval)
+                AND (expires_at <= $3 OR ($4::timestamptz IS NOT NULL AND (retry_at <= $3 OR updated_at < $4 OR updated_at > $3)))
             ORDER BY retry_at, id LIMIT $5
             """,
             exchange,
@@ -117,8 +117,7 @@ async def due_work(
             _OVERDUE,
         )
     return [
-        DueWork(RoutedOrder(schema_version=1, action=Action(action), order_id=key, user_id=user_id, attempt=attempt + 1), partition)
-        for action, key, user_id, attempt, partition in map(tuple, rows)
+        DueWork(_next_attempt(action, key, user_id, attempt), partition) for action, key, user_id, attempt, partition in map(tuple, rows)
     ]
 
 

@@ -1,33 +1,16 @@
 """A checkout without the last release says which tests did not run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from checks.tree import ROOT
+from tests.lacking import run_without_programs
 from tests.last_release import absence_of, needs_last_release
 
 _NEEDS_HISTORY = "tests/unit/test_last_release_records.py::test_records_of_this_release_mean_the_same_to_the_last_one"
 
 
-def _run(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A run of one test that needs the last release, on a machine that has no git."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTS_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={directory / 'base'}", _NEEDS_HISTORY],
-        cwd=ROOT,
-        env={**kept, "PATH": str(directory), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def test_run_without_git_ends_with_the_names_of_the_tests_that_did_not_run(tmp_path: Path) -> None:
     """Under a heading of its own, at the end, with what is missing."""
-    ran = _run(tmp_path)
+    ran = run_without_programs(_NEEDS_HISTORY, tmp_path)
     assert ran.returncode == 0, ran.stdout
     assert "NOT TESTED: the last release is not here: git cannot be run" in ran.stdout
     assert f"did not run: {_NEEDS_HISTORY}" in ran.stdout
@@ -35,7 +18,7 @@ def test_run_without_git_ends_with_the_names_of_the_tests_that_did_not_run(tmp_p
 
 def test_run_that_requires_history_does_not_begin_without_it(tmp_path: Path) -> None:
     """Where the last release must be compared, a skipped test would be overlooked for ever."""
-    ran = _run(tmp_path, TESTS_REQUIRE_HISTORY="1")
+    ran = run_without_programs(_NEEDS_HISTORY, tmp_path, TESTS_REQUIRE_HISTORY="1")
     assert ran.returncode == 4
     assert "the last release is not here: no test was run" in ran.stderr
 
