@@ -66,7 +66,7 @@ async def measure_offsets(installation: Installation) -> list[PartitionOffsets]:
     settings = installation.settings
     async with reading(installation) as connection:
         arguments = {"group": settings.consumer_group, "topics": list(input_topics(settings))}
-        rows = (await connection.execute(_PARTITIONS, arguments)).tuples().all()
+        rows = (await connection.execute(_PARTITIONS, arguments)).all()
     try:
         async with asyncio.timeout(_SECONDS_MAX):
             ranges = await _log_ranges(client_options(settings, installation.kafka), [TopicPartition(row[0], row[1]) for row in rows])

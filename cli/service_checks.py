@@ -130,7 +130,7 @@ async def _operators(connection: AsyncConnection) -> Findings:
 
 
 async def _durability(connection: AsyncConnection) -> Findings:
-    rows = (await connection.execute(_DURABILITY, {"names": list(SETTINGS)})).tuples()
+    rows = await connection.execute(_DURABILITY, {"names": list(SETTINGS)})
     return durability_findings(dict(rows.all()))
 
 
@@ -160,7 +160,7 @@ async def _stored_keys(installation: Installation, connection: AsyncConnection) 
         keyring = keyring_of(installation.settings)
     except MasterKeyError:
         return [Finding.skipped("stored keys", "without a master key they cannot be tried")]
-    rows = (await connection.execute(_KEYS, {"limit": _KEYS_CHECKED_MAX})).tuples().all()
+    rows = (await connection.execute(_KEYS, {"limit": _KEYS_CHECKED_MAX})).all()
     wrong = []
     for user_id, api_key_id, ciphertext in rows:
         try:
@@ -193,7 +193,7 @@ async def check_offsets(installation: Installation) -> Findings:
             if attempt:
                 await asyncio.sleep(_OFFSET_PAUSE_SECONDS)
             async with reading(installation) as connection:
-                rows = (await connection.execute(_PARTITIONS, {"group": settings.consumer_group})).tuples().all()
+                rows = (await connection.execute(_PARTITIONS, {"group": settings.consumer_group})).all()
             stored = {(topic, partition): (base, following) for topic, partition, base, following in rows}
             committed = await committed_offsets(client, settings.consumer_group, input_topics(settings))
             wrong = offset_problems({(known.topic, known.partition): offset for known, offset in committed.items()}, stored)

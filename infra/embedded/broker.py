@@ -17,9 +17,9 @@ from typing import Self
 
 from infra.embedded import java
 from infra.embedded.data_dir import DataDirectory, disk_full, is_disk_full, says_disk_full
-from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError
+from infra.embedded.errors import ChooseOtherDirectoryError, MendHostError, ReadLogError, RetryLaterError
 from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
-from infra.embedded.jars import BROKER_JARS, jars_directory
+from infra.embedded.jars import BROKER_JARS, KAFKA_VERSION, jars_directory
 from infra.embedded.ports import RememberedPorts, free_port, is_free
 from infra.embedded.probes import broker_answers
 
@@ -31,6 +31,8 @@ _RECORDING_STOP_SECONDS_MAX = 60.0
 _POLL_SECONDS = 0.05
 # A port that was free a moment ago can be taken when the broker asks for it.
 _PORT_ATTEMPTS_MAX = 4
+# In the broker's storage: the version that formatted it. An older one cannot read it and would only say so among hundreds of lines.
+_FORMATTED_BY = "formatted_by"
 
 _LOGGING_CONFIGURATION = """\
 status = error
@@ -87,8 +89,8 @@ class EmbeddedBroker:
 
         `port` 0: the one of the last start in this directory, else a free one.
 
-        Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, MendHostError, or ReadLogError
-        when Java or the broker ends by itself.
+        Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, MendHostError,
+        ChooseOtherDirectoryError for the storage of another version, or ReadLogError when Java or the broker ends by itself.
         """
         jars = await jars_directory(BROKER_JARS, cache_dir, progress=progress)
         home = directory.kafka
@@ -98,6 +100,7 @@ class EmbeddedBroker:
             if not (home / "data").is_dir():
                 progress("Formatting the broker's storage…")
                 await _format_storage(jars, directory)
+            _check_format(home / "data")
             cache = java.StartupCache.for_jars(jars)
             ports = RememberedPorts(directory.path, progress)
             server, port = await _start_on_its_port(jars, directory, cache, ports, port)
@@ -176,7 +179,24 @@ async def _format_storage(jars: Path, directory: DataDirectory) -> None:
         raise ReadLogError(
             f"The broker's storage could not be formatted (code {code}); there was no data in it yet. The end of {log}:\n{output}"
         )
+    (unfinished / _FORMATTED_BY).write_text(f"{KAFKA_VERSION}\n", encoding="utf-8")
     unfinished.rename(home / "data")
+
+
+def _check_format(data: Path) -> None:
+    file = data / _FORMATTED_BY
+    version = file.read_text(encoding="utf-8").strip() if file.exists() else "of an unknown version"
+    # Storage of an older Kafka is read by a newer one.
+    if not version[:1].isdigit() or _numbers(version) > _numbers(KAFKA_VERSION):
+        raise ChooseOtherDirectoryError(
+            f"The broker's storage in {data} was made by Kafka {version}, and this version runs Kafka {KAFKA_VERSION}, which cannot read "
+            "it. Nothing was changed: all records are still in it. Start with the software version that made it, or begin a new one "
+            "elsewhere: ORCHESTRATOR_DATA_DIR=/some/other/path"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".") if number.isdigit())
 
 
 async def _start_on_its_port(

@@ -16,7 +16,7 @@ from testcontainers.core.container import DockerContainer
 from infra.embedded.errors import MendHostError, ReadLogError, RetryLaterError, ServicesError
 from infra.embedded.probes import broker_answers, database_answers
 
-KAFKA_IMAGE = "apache/kafka:4.1.0"
+KAFKA_IMAGE = "apache/kafka:4.1.2"
 DATABASE_IMAGE = "postgres:18"
 # Includes the images' download.
 _START_SECONDS_MAX = 600.0

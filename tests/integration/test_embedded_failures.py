@@ -103,7 +103,7 @@ def test_archives_that_differ_from_the_expected_are_thrown_away(tmp_path: Path, 
 
     def resolve(_: jars.JarSet, scratch: Path) -> Path:
         complete = Path(shutil.copytree(source, scratch / "complete"))
-        with (complete / "kafka-clients-4.4.0.jar").open("ab") as jar:
+        with (complete / "kafka-clients-4.1.2.jar").open("ab") as jar:
             jar.write(b"!")
         return complete
 
@@ -201,9 +201,24 @@ async def test_database_of_another_version_is_left_alone(tmp_path: Path) -> None
     assert [path.name for path in cluster.iterdir()] == ["PG_VERSION"]
 
 
+@pytest.mark.parametrize(("version", "told"), [("4.10.0", r"made by Kafka 4\.10\.0"), (None, "of an unknown version")])
+async def test_storage_of_another_broker_version_is_left_alone(tmp_path: Path, version: str | None, told: str) -> None:
+    """Storage that a newer Kafka made, or one that did not say which it was: refused, untouched, and the text says what it is."""
+    data = tmp_path / "kafka" / "data"
+    data.mkdir(parents=True)
+    if version is not None:
+        (data / "formatted_by").write_text(f"{version}\n")
+    before = sorted(path.name for path in data.iterdir())
+    with pytest.raises(ChooseOtherDirectoryError, match=rf"{told}.*still in it") as caught:
+        await _start_broker(tmp_path)
+    _check_text(caught.value)
+    assert sorted(path.name for path in data.iterdir()) == before
+
+
 async def test_broker_that_crashes_at_its_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
     """Damaged storage: ReadLogError with Kafka's own words."""
     (tmp_path / "kafka" / "data").mkdir(parents=True)
+    (tmp_path / "kafka" / "data" / "formatted_by").write_text(f"{jars.KAFKA_VERSION}\n")
     (tmp_path / "kafka" / "data" / "meta.properties").write_text("version=1\nnode.id=77\ncluster.id=somebody-elses\n")
     with pytest.raises(ReadLogError, match=r"(?s)The broker ended while it started.*77") as caught:
         await _start_broker(tmp_path)
