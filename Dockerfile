@@ -12,6 +12,9 @@ COPY pyproject.toml requirements.in README.md LICENSE ./
 COPY schemas schemas
 COPY pipeline pipeline
 COPY infra infra
+COPY embedded embedded
+COPY simulator simulator
+COPY verification verification
 COPY agents agents
 COPY cli cli
 RUN /opt/orchestrator/bin/uv pip install --quiet --python /opt/orchestrator/bin/python --no-deps --no-build-isolation --compile-bytecode .

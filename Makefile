@@ -26,7 +26,7 @@ UNUSABLE := unusable
 endif
 endif
 
-.PHONY: help demo test check bench clean lock docs env-file environment unusable ruff mypy imports secrets compose generated locks floats deep
+.PHONY: help demo test check bench clean lock docs env-file environment unusable ruff mypy imports house secrets compose generated locks floats deep
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +50,7 @@ demo: .venv/.installed ## Start everything, trade 2,000 requests on a simulated 
 test: check ## Everything that passes or fails: the checks, then all tests (PYTEST_ARGS="-k ledger")
 	@exec $(VENV_PYTHON) -m pytest -n 3 --dist=loadgroup $(PYTEST_ARGS)
 
-check: ruff mypy floats imports secrets compose generated locks ## Lint, types, floats, layers, secrets, compose file, generated docs, lock files
+check: ruff mypy floats imports house secrets compose generated locks ## Lint, types, floats, layers, rooms, secrets, compose file, generated docs, lock files
 
 ruff: .venv/.installed
 	@echo "== ruff (style, defects, and the S rules for security)"
@@ -67,6 +67,10 @@ floats: .venv/.installed
 imports: .venv/.installed
 	@echo "== import-linter (who may import whom)"
 	@.venv/bin/lint-imports --no-logo
+
+house: .venv/.installed
+	@echo "== rooms (nothing uses what lies above it)"
+	@$(VENV_PYTHON) -m checks.house
 
 secrets: .venv/.installed
 	@echo "== secrets (nothing in the tree may look like one)"

@@ -1,10 +1,10 @@
-"""`python -m agents`: one worker against the broker and the database that the environment names. Its exit codes: agents/worker.py."""
+"""`python -m agents`: one worker against the broker and the database that the environment names. Exit codes: agents/process/worker.py."""
 
 import sys
 
 from pydantic import ValidationError
 
-from agents.worker import ExitCode, run_worker
+from agents.process.worker import ExitCode, run_worker
 from infra.settings import Settings
 
 

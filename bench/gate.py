@@ -38,11 +38,11 @@ from bench.gate_requests import Issuer, Prepared, batches_of, secret_of
 from bench.gate_rows import FULL, BenchFailed, Gate, Row, loaded, rows
 from bench.report import Spread
 from bench.run import machine
-from infra.embedded.data_dir import locked_data_directory
-from infra.embedded.database import EmbeddedDatabase
-from infra.embedded.errors import ServicesError
+from embedded.data_dir import locked_data_directory
+from embedded.database import EmbeddedDatabase
+from embedded.errors import ServicesError
 from infra.keyring import Keyring, master_keys, new_master_key
-from infra.postgres.step import Database, connect
+from infra.postgres.database import Database, connect
 from infra.settings import Settings
 from pipeline.gate.ladder import CHECKS
 

@@ -19,8 +19,8 @@ from typing import Final
 import asyncpg
 
 from infra.keyring import Keyring
+from infra.postgres.database import Connection
 from infra.postgres.migrate import migrate
-from infra.postgres.step import Connection
 
 EXCHANGE: Final = "binance"
 API_KEY_ID: Final = "main"

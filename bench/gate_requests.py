@@ -20,7 +20,7 @@ from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm
 
 from bench.gate_history import API_KEY_ID, EXCHANGE, hot_users, user_id_of
-from pipeline.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
+from pipeline.requests.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
 
 TOPIC: Final = "trade.requests"
 _ISSUER: Final = "https://id.example"

@@ -14,28 +14,34 @@ from typing import Final
 
 import orjson
 
-from agents.batch import StepContext
-from agents.intake import IntakeStep
-from agents.isolation import Isolation, QuarantineLimit
-from agents.keys import SecondFactorReader
-from agents.step import Batch, StepRunner
+from agents.process.keys import SecondFactorReader
+from agents.steps.batch import StepContext
+from agents.steps.intake import IntakeStep
+from agents.steps.isolation import Isolation, QuarantineLimit
+from agents.steps.step import Batch, StepRunner
 from bench.gate_history import EXCHANGE
 from bench.gate_requests import TOPIC, Issuer, Prepared
 from infra.keyring import Keyring
+from infra.postgres.database import Database, InputPartition
 from infra.postgres.gate import accounts, api_keys, halt_book
-from infra.postgres.step import Database, InputPartition, Progress, StepTransaction
-from pipeline.acceptance import IntakeState
-from pipeline.arrival import Arrival, arrive, authenticated
-from pipeline.authentication import TokenVerifier
-from pipeline.crash_points import pass_by
+from infra.postgres.step import Progress, StepTransaction, take_partition
+from pipeline.books.ledger import AccountKey, Balance
 from pipeline.gate import api_key, connection, safety
-from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Conduct, Limits, Refusal, TradeContext
+from pipeline.gate.context import AccountState, TradeContext
 from pipeline.gate.ladder import Step, refusal_of
-from pipeline.gate.suspicion import assess
-from pipeline.ledger import AccountKey, Balance
-from pipeline.rules import Rules
-from pipeline.second_factor import check_code, code_of
-from pipeline.venue import Market, MarketData, Quote
+from pipeline.gate.limits import Limits
+from pipeline.gate.surveillance import assess
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.conduct import Conduct
+from pipeline.model.crash_points import pass_by
+from pipeline.model.halts import NO_HALTS
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
+from pipeline.model.second_factor import check_code, code_of
+from pipeline.model.venue import Market, MarketData, Quote
+from pipeline.requests.authentication import TokenVerifier
+from pipeline.requests.intake_state import IntakeState
+from pipeline.requests.record import Arrival, arrive, authenticated
 from schemas.requests import TradeRequest
 from schemas.topics import Topics
 from schemas.wire import SourceOffset
@@ -211,7 +217,7 @@ async def _all_checks(database: Database, gate: Gate, batch: Prepared, verifier:
 
 
 def _refusal(arrival: Arrival, context: TradeContext) -> Refusal | None:
-    """The steps of `pipeline.acceptance` up to the decision, without what is written of it."""
+    """The steps of `pipeline.orders.acceptance` up to the decision, without what is written of it."""
     refusal = refusal_of(context, Step.SAFETY)
     if refusal is not None:
         return refusal
@@ -241,7 +247,7 @@ class WholeStep:
         """Decides and stores one batch, after all those before it."""
         topics = Topics("")
         if database not in self._partitions:
-            partition, progress = await database.take_partition("bench", TOPIC, 0, batch.now)
+            partition, progress = await take_partition(database, "bench", TOPIC, 0, batch.now)
             self._partitions[database] = partition, progress.next_offset
         partition, base = self._partitions[database]
         next_offset = batch.records[-1].offset + 1

@@ -33,17 +33,18 @@ import orjson
 
 from bench.report import Spread
 from bench.run import machine
-from infra.embedded.data_dir import locked_data_directory
-from infra.embedded.database import EmbeddedDatabase
-from infra.embedded.errors import ServicesError
+from embedded.data_dir import locked_data_directory
+from embedded.database import EmbeddedDatabase
+from embedded.errors import ServicesError
+from infra.postgres.database import Connection, Database, InputPartition, connect
 from infra.postgres.migrate import migrate
 from infra.postgres.rows import TRANSFERS, columns_of
-from infra.postgres.step import Connection, Database, InputPartition, Progress, StepTransaction, connect
+from infra.postgres.step import Progress, StepTransaction
 from infra.postgres.storing import store
 from infra.settings import Settings
-from pipeline.audit import AuditTrail
-from pipeline.changes import Changes
-from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, clearing, fees
+from pipeline.books.audit import AuditTrail
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, clearing, fees
 from schemas.topics import Topics
 
 _LATEST: Final = Path(__file__).parent / "latest-ledger.json"

@@ -28,9 +28,9 @@ from bench.cost import measured
 from bench.load import Answered, BenchFailed, Load, key_of_copy, key_of_final_result, open_load
 from bench.report import Figures, as_json, as_table
 from bench.stage import Stage, set_stage
-from cli.supervision import WorkerPool, supervised_workers, worker_environment
-from infra.embedded.errors import ServicesError
-from infra.embedded.services import Endpoints, services
+from cli.local.supervision import WorkerPool, supervised_workers, worker_environment
+from embedded.errors import ServicesError
+from embedded.services import Endpoints, services
 from infra.settings import Settings
 
 _LATEST: Final = Path(__file__).parent / "latest.json"

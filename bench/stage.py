@@ -23,18 +23,18 @@ import asyncpg
 import orjson
 from pydantic import SecretStr
 
-from agents.app import utc_now
-from infra.embedded.services import Endpoints
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import start
+from agents.process.app import utc_now
+from embedded.services import Endpoints
 from infra.kafka.topics import ensure_topics
 from infra.keyring import StoredSecret, keyring_of, new_master_key
-from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import connect
 from infra.postgres.migrate import migrate
-from infra.postgres.step import connect
 from infra.settings import Settings
-from pipeline.invariants import Retryable
+from pipeline.model.invariants import Retryable
 from schemas.topics import Topics
+from simulator.options import SimulatorOptions
+from simulator.process import start
 
 USERS: Final = tuple(f"trader-{number:02}" for number in range(50))
 API_KEY_ID: Final = "main"

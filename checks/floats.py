@@ -5,7 +5,7 @@ time: its line names one (`_TIME`, or what its file calls its times, `_TIMES_OF`
 literal, `total / 2` of two integers, a library's answer. Declarations that nothing uses yet are found by their annotation.
 
 What mypy cannot know is what an exchange or a library answers without a type: it is read by functions that refuse floats at run time
-(infra/exchange/books.amount, schemas/decimals.parse_decimal), and Decimal itself refuses them (pipeline/money).
+(infra/exchange/ccxt/books.amount, schemas/decimals.parse_decimal), and Decimal itself refuses them (pipeline/model/money).
 
 The simulated exchange is left out: its own invariants judge it, and it shares no code with those it judges.
 """
@@ -26,8 +26,8 @@ from mypy.types import Instance, TupleType, Type, UnionType, get_proper_type
 
 from checks.tree import ROOT, modules
 
-_PACKAGES: Final = ("schemas", "pipeline", "infra/postgres", "infra/exchange", "agents")
-_LEFT_OUT: Final = ("infra/exchange/simulator/", "infra/postgres/migrations/")
+_PACKAGES: Final = ("schemas", "pipeline", "infra/postgres", "infra/exchange", "verification", "agents")
+_LEFT_OUT: Final = ("infra/postgres/migrations/",)
 # A part of a name that says that a number is a time, or comes from a clock.
 _TIME: Final = re.compile(
     r"(?<![a-z])(seconds|timeout|timestamp|monotonic|clock|sleep|pauses?|since|until|due|interval|patience|silent|round_trip|wait|at)(?![a-z])",
@@ -35,16 +35,16 @@ _TIME: Final = re.compile(
 )
 # Names of times that do not say so, by the file that uses them.
 _TIMES_OF: Final[Mapping[str, frozenset[str]]] = {
-    "agents/halt_cancels.py": frozenset({"now"}),
-    "agents/keys.py": frozenset({"kept", "_kept"}),
-    "agents/last_resort.py": frozenset({"_limit"}),
-    "agents/looks.py": frozenset({"_told"}),
-    "agents/reconciliation.py": frozenset({"_asked", "first", "last", "started"}),
-    "agents/watchdog.py": frozenset({"_limit", "_rebalance_limit", "_seen", "allowed", "asked", "now", "of"}),
-    "agents/worker.py": frozenset({"ages", "age"}),
-    "infra/exchange/connection.py": frozenset({"_measured", "total"}),
-    "pipeline/authentication.py": frozenset({"value"}),
-    "pipeline/verification/answers.py": frozenset({"ended", "begun"}),
+    "agents/watches/mass_cancel.py": frozenset({"now"}),
+    "agents/process/keys.py": frozenset({"kept", "_kept"}),
+    "agents/process/last_resort.py": frozenset({"_limit"}),
+    "agents/watches/looks.py": frozenset({"_told"}),
+    "agents/watches/orders.py": frozenset({"_asked", "first", "last", "started"}),
+    "agents/process/watchdog.py": frozenset({"_limit", "_rebalance_limit", "_seen", "allowed", "asked", "now", "of"}),
+    "agents/process/worker.py": frozenset({"ages", "age"}),
+    "infra/exchange/ccxt/connection.py": frozenset({"_measured", "total"}),
+    "pipeline/requests/authentication.py": frozenset({"value"}),
+    "verification/promises/answers.py": frozenset({"ended", "begun"}),
 }
 # References to what another file defines: following them would leave the file.
 _REFERENCES: Final = frozenset({"node", "info", "type", "unanalyzed_type", "original_def", "def_frame", "analyzed", "var"})

@@ -23,21 +23,21 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-import agents.worker
+import agents.process.worker
+from checks.outline import TEN_STEPS
 from checks.tree import ROOT
 from infra import metrics
 from infra.settings import Settings
-from pipeline.deposit import TRANSITIONS as DEPOSIT_TRANSITIONS
-from pipeline.gate.conduct import COUNTS
-from pipeline.gate.context import DEFAULT_LIMITS, Limits
-from pipeline.gate.deposits import ANNOUNCEMENT_CHECKS
+from pipeline.gate.announcements import ANNOUNCEMENT_CHECKS
 from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
-from pipeline.gate.outline import TEN_STEPS
+from pipeline.gate.limits import DEFAULT_LIMITS, Limits
 from pipeline.gate.sessions import SESSION_CHECKS
-from pipeline.gate.suspicion import RULES
+from pipeline.gate.surveillance import RULES
+from pipeline.gate.throttle import COUNTS
 from pipeline.gate.withdrawals import WITHDRAWAL_CHECKS
-from pipeline.order import TRANSITIONS
-from pipeline.withdrawal import TRANSITIONS as WITHDRAWAL_TRANSITIONS
+from pipeline.model.deposit import TRANSITIONS as DEPOSIT_TRANSITIONS
+from pipeline.model.order import TRANSITIONS
+from pipeline.model.withdrawal import TRANSITIONS as WITHDRAWAL_TRANSITIONS
 from schemas.reasons import MEANING, ReasonCode, fix_ord_rej_reason
 from schemas.requests import CancelRequest, DepositRequest, SessionRequest, TradeRequest, WithdrawalRequest
 from schemas.topics import Topics
@@ -232,10 +232,10 @@ def settings() -> str:
 
 def exit_codes() -> str:
     """The table of a worker's exit codes, taken from where they are defined."""
-    lines = [line for line in (agents.worker.__doc__ or "").splitlines() if line.startswith("|")]
+    lines = [line for line in (agents.process.worker.__doc__ or "").splitlines() if line.startswith("|")]
     codes = {line.split("|")[1].strip() for line in lines[2:]}
-    if codes != {str(int(code)) for code in agents.worker.ExitCode}:
-        raise ValueError("the table in agents/worker.py does not list exactly its exit codes")
+    if codes != {str(int(code)) for code in agents.process.worker.ExitCode}:
+        raise ValueError("the table in agents/process/worker.py does not list exactly its exit codes")
     return "\n".join(lines) + "\n"
 
 

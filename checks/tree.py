@@ -7,7 +7,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 # What ships, and so what the strictest rules are for.
-PACKAGES: Final = ("schemas", "pipeline", "infra", "agents", "cli")
+PACKAGES: Final = ("schemas", "pipeline", "infra", "embedded", "simulator", "verification", "agents", "cli")
 
 
 def ignored_patterns(root: Path) -> tuple[str, ...]:

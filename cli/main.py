@@ -16,18 +16,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
-from cli.approval_commands import approvals_app
-from cli.deposit_commands import deposits_app
-from cli.doubt_commands import in_doubt_app
-from cli.ending import finish as _finish
-from cli.offset_commands import offsets_app
-from cli.operator_options import Credentials, Reason, with_credentials
-from cli.output import CommandFailed, Exit, ReaderGone, say, write_line
-from cli.quarantine_commands import quarantine_app
-from cli.request_commands import order, orders, results, submit
-from cli.session_commands import sessions_app
-from cli.withdrawal_commands import addresses_app, withdrawals_app
+from cli.access.operator_options import Credentials, Reason, with_credentials
+from cli.admin.administration_commands import balances_app, keys_app, limits_app, tokens_app, users_app
+from cli.admin.approval_commands import approvals_app
+from cli.admin.session_commands import sessions_app
+from cli.operate.decision_commands import addresses_app, withdrawals_app
+from cli.operate.doubt_commands import in_doubt_app
+from cli.operate.offset_commands import offsets_app
+from cli.operate.quarantine_commands import quarantine_app
+from cli.show.deposit_commands import deposits_app
+from cli.show.request_commands import order, orders, results, submit
+from cli.terminal.ending import finish as _finish
+from cli.terminal.output import CommandFailed, Exit, ReaderGone, say, write_line
 
 app = typer.Typer(
     name="orchestrator",
@@ -67,7 +67,7 @@ class _Authentication(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from pipeline.audit import SOFTWARE_VERSION  # noqa: PLC0415 — invariant 1
+        from pipeline.books.audit import SOFTWARE_VERSION  # noqa: PLC0415 — invariant 1
 
         write_line(f"orchestrator {SOFTWARE_VERSION}")
         raise typer.Exit
@@ -89,7 +89,7 @@ def demo(
     as_json: _AsJson = False,
 ) -> None:
     """Start everything, trade at a simulated exchange under load, check every promise, stop everything."""
-    from cli.demo import DemoOptions, run_demo  # noqa: PLC0415 — invariant 1
+    from cli.local.demo import DemoOptions, run_demo  # noqa: PLC0415 — invariant 1
 
     _finish(run_demo(DemoOptions(requests=requests, workers=workers, kill=kill, seed=seed, as_json=as_json)))
 
@@ -111,7 +111,7 @@ def up(
 
     Ports that are not given are the same as at the last start in this data directory.
     """
-    from cli.up import UpOptions, run_up  # noqa: PLC0415 — invariant 1
+    from cli.local.up import UpOptions, run_up  # noqa: PLC0415 — invariant 1
 
     asked = None if authentication is None else authentication.value
     _finish(run_up(UpOptions(workers, kafka_port or 0, exchange_port or 0, web_port or 0, asked, as_json)))
@@ -120,8 +120,8 @@ def up(
 @app.command()
 def worker() -> None:
     """Run one worker against the configured services, until it is stopped."""
-    from agents.worker import run_worker  # noqa: PLC0415 — invariant 1
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from agents.process.worker import run_worker  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
 
     installation = find_installation()
     raise typer.Exit(run_worker(installation.settings, installation.kafka, installation.database_url))
@@ -130,9 +130,9 @@ def worker() -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def simulator(context: typer.Context) -> None:
     """Run the simulated exchange alone; `orchestrator simulator --help` lists its options."""
-    from cli.installation import data_directory, read_settings  # noqa: PLC0415 — invariant 1
-    from infra.exchange.simulator.options import parse  # noqa: PLC0415 — invariant 1
-    from infra.exchange.simulator.server import run as run_simulator  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import data_directory, read_settings  # noqa: PLC0415 — invariant 1
+    from simulator.options import parse  # noqa: PLC0415 — invariant 1
+    from simulator.server import run as run_simulator  # noqa: PLC0415 — invariant 1
 
     books = data_directory(read_settings()) / "simulator"
     options = parse(["--data-dir", str(books), *context.args], "orchestrator simulator")
@@ -148,8 +148,8 @@ def balances(context: typer.Context, user: _User = None, as_json: _AsJson = Fals
     """List every account: posted, pending (held for orders) and available, in units of the asset. The book says whether it is real."""
     if context.invoked_subcommand is not None:
         return
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.orders import show_balances  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.show.orders import show_balances  # noqa: PLC0415 — invariant 1
 
     _finish(show_balances(find_installation(), user_id=user, as_json=as_json))
 
@@ -167,9 +167,9 @@ def verify(
         if from_topic or exchange_log or halt or as_json:
             raise typer.BadParameter(f"options of `verify` alone say nothing to `{context.invoked_subcommand}`: put its own behind it")
         return
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.verify import VerifyOptions, run_verify  # noqa: PLC0415 — invariant 1
-    from infra.embedded.services import Endpoints  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.check.verify import VerifyOptions, run_verify  # noqa: PLC0415 — invariant 1
+    from embedded.services import Endpoints  # noqa: PLC0415 — invariant 1
 
     installation = find_installation()
     options = VerifyOptions(
@@ -193,8 +193,8 @@ def verify_balances(
 
     Ends with 0 when nothing differs, 1 when something does, 3 when the database or an exchange did not answer.
     """
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.verify_balances import BalancesOptions, run_verify_balances  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.check.verify_balances import BalancesOptions, run_verify_balances  # noqa: PLC0415 — invariant 1
 
     _finish(run_verify_balances(find_installation(), BalancesOptions(user_id=user, exchange=exchange, as_json=as_json)))
 
@@ -215,8 +215,8 @@ def _command(
     credentials: Credentials,
     as_json: bool,
 ) -> NoReturn:
-    from cli.halts import CommandOptions, command, scope_of  # noqa: PLC0415 — invariant 1
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.operate.halts import CommandOptions, command, scope_of  # noqa: PLC0415 — invariant 1
     from schemas.commands import CommandWord  # noqa: PLC0415 — invariant 1
 
     named = scope_of(*scope)
@@ -277,8 +277,8 @@ def resume(
 @app.command()
 def status(as_json: _AsJson = False) -> None:
     """Show what is stopped, by whom and why, and orders in doubt, balances that differ, frozen users and locked second factors."""
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.status import show_status  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.check.status import show_status  # noqa: PLC0415 — invariant 1
 
     _finish(show_status(find_installation(), as_json=as_json))
 
@@ -286,8 +286,8 @@ def status(as_json: _AsJson = False) -> None:
 @app.command()
 def lag(as_json: _AsJson = False) -> None:
     """Show all that waits: records of each partition, and orders, cancels, payments and deposits, with who holds them up."""
-    from cli.installation import find_installation  # noqa: PLC0415 — invariant 1
-    from cli.lag import show_lag  # noqa: PLC0415 — invariant 1
+    from cli.access.installation import find_installation  # noqa: PLC0415 — invariant 1
+    from cli.show.lag import show_lag  # noqa: PLC0415 — invariant 1
 
     _finish(show_lag(find_installation(), as_json=as_json))
 
@@ -295,7 +295,7 @@ def lag(as_json: _AsJson = False) -> None:
 @app.command()
 def doctor(as_json: _AsJson = False) -> None:
     """Check every dependency and setting, and say what to mend."""
-    from cli.doctor import run_doctor  # noqa: PLC0415 — invariant 1
+    from cli.check.doctor import run_doctor  # noqa: PLC0415 — invariant 1
 
     _finish(run_doctor(as_json=as_json))
 
@@ -310,7 +310,7 @@ def schema_export(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; else AsyncAPI goes to standard output.")] = None,
 ) -> None:
     """Write JSON Schema of every record, and an AsyncAPI 3.0 document of the topics."""
-    from cli.schema_export import ASYNCAPI_NAME, documents, export  # noqa: PLC0415 — invariant 1
+    from cli.check.schema_export import ASYNCAPI_NAME, documents, export  # noqa: PLC0415 — invariant 1
 
     if out is None:
         write_line(documents()[ASYNCAPI_NAME].rstrip("\n"))
@@ -321,8 +321,8 @@ def schema_export(
 
 def _expected(error: Exception) -> tuple[str, Exit] | None:
     """What to say about an error that is no defect; None for a defect."""
-    from infra.embedded.errors import ServicesError  # noqa: PLC0415 — invariant 1
-    from pipeline.invariants import Retryable  # noqa: PLC0415 — invariant 1
+    from embedded.errors import ServicesError  # noqa: PLC0415 — invariant 1
+    from pipeline.model.invariants import Retryable  # noqa: PLC0415 — invariant 1
 
     if isinstance(error, CommandFailed):
         return str(error), error.code

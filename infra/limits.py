@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from infra.settings import Settings
-from pipeline.gate.context import Limits
-from pipeline.rules import ConfirmationRules
+from pipeline.gate.limits import Limits
+from pipeline.model.rules import ConfirmationRules
 
 
 def limits_of(settings: Settings) -> Limits:

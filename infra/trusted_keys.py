@@ -26,7 +26,7 @@ from jwt import PyJWK, PyJWTError
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from infra.settings import Settings
-from pipeline.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
+from pipeline.requests.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
 
 FILE_BYTES_MAX: Final = 1_048_576
 LOOK_INTERVAL_SECONDS: Final = 1.0

@@ -4,9 +4,9 @@ The ladder for one record, top to bottom:
 1. no user and key can be read → dead letter, answered by its source only
 2. nobody is proven to have sent it → answered by its source only; nothing is locked or claimed for the user that it names
 3. the key is claimed already → the stored answer again, `duplicate` while the first runs, or refused as reused for another payload
-4. a trade → the gate (pipeline/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
-   (pipeline/withdrawals); an announced deposit → noted, and answered when one arrives (pipeline/announcements)
-5. a session → begun or revoked (pipeline/sessions); a request whose header asks for one begins it before it is looked at itself
+4. a trade → the gate (pipeline/orders/acceptance): funds held, order accepted, queued for its exchange; a withdrawal likewise
+   (pipeline/withdrawals/acceptance); an announced deposit → noted, and answered when one arrives (pipeline/deposits/announcements)
+5. a session → begun or revoked (pipeline/requests/sessions); a request whose header asks for one begins it before it is looked at itself
 6. a cancel → ends an order that was not sent yet, or is queued for the exchange
 What it is answered under its claimed key is kept for copies appended within 24 hours of the request's end.
 
@@ -19,22 +19,24 @@ Invariants:
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.acceptance import IntakeState, take_in_trade
-from pipeline.announcements import take_in_announcement
-from pipeline.arrival import Arrival
-from pipeline.audit import Value
-from pipeline.changes import Changes, Claim, PendingCancel, order_fields
-from pipeline.dead_letter import dead_letter_of
-from pipeline.gate.context import Refusal
+from pipeline.books.audit import Value
+from pipeline.books.changes import Changes, Claim, PendingCancel
+from pipeline.books.order_words import order_fields
+from pipeline.deposits.announcements import take_in_announcement
 from pipeline.gate.safety import stale_refusal
-from pipeline.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
-from pipeline.invariants import InvariantViolation
-from pipeline.order import TERMINAL
-from pipeline.rejection import answer_unproven, base_fields, refuse_unclaimed, reject, rejection, request_id_in
-from pipeline.rules import Rules
-from pipeline.sessions import asks_for_session, begin_with_request, take_in_session
-from pipeline.settlement import end_order_unsent
-from pipeline.withdrawals import take_in_withdrawal
+from pipeline.model.dead_letter import dead_letter_of
+from pipeline.model.identifiers import announcement_id_of, fingerprint_of, fingerprint_of_bytes, order_id_of, withdrawal_id_of
+from pipeline.model.invariants import InvariantViolation
+from pipeline.model.order import TERMINAL
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
+from pipeline.orders.acceptance import take_in_trade
+from pipeline.orders.settlement import end_order_unsent
+from pipeline.requests.intake_state import IntakeState
+from pipeline.requests.record import Arrival
+from pipeline.requests.rejection import answer_unproven, base_fields, refuse_unclaimed, reject, rejection, request_id_in
+from pipeline.requests.sessions import asks_for_session, begin_with_request, take_in_session
+from pipeline.withdrawals.acceptance import take_in_withdrawal
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -172,7 +174,8 @@ def _claim(arrival: Arrival, key: tuple[str, str], changes: Changes) -> Claim:
 def _bury(arrival: Arrival, unreadable: Unreadable, changes: Changes) -> None:
     """Copies a record to the dead-letter topic: original key and bytes, secrets taken out of the headers.
 
-    A compressed record may be many times larger than the broker's limit once it is read: what would not fit is cut (pipeline.dead_letter).
+    A compressed record may be many times larger than the broker's limit once it is read: what would not fit is cut
+    (pipeline.model.dead_letter).
     """
     changes.bury(
         *dead_letter_of(arrival.source, arrival.key, arrival.value, arrival.headers, unreadable.reason_code, unreadable.reason)

@@ -3,8 +3,8 @@ audit trail says so."""
 
 from datetime import datetime
 
-from infra.postgres.operators import By
-from pipeline.operators import ClaimedOperator
+from infra.postgres.admin.operators import By
+from pipeline.commands.operators import ClaimedOperator
 
 
 def claimed(name: str, at: datetime, reason: str | None = None) -> By:

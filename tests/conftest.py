@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from infra.postgres.migrate import migrate
 from tests import kcat, last_release
 from tests.servers import fresh_database, shared_servers, template_database

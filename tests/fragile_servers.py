@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import psutil
 
-from infra.embedded import broker as embedded_broker
-from infra.embedded import java
-from infra.embedded.broker import EmbeddedBroker
-from infra.embedded.data_dir import DataDirectory, locked_data_directory
-from infra.embedded.database import EmbeddedDatabase
-from infra.embedded.guarded import GuardedServer
-from infra.embedded.jars import BROKER_JARS, jars_directory
+from embedded import broker as embedded_broker
+from embedded import java
+from embedded.broker import EmbeddedBroker
+from embedded.data_dir import DataDirectory, locked_data_directory
+from embedded.database import EmbeddedDatabase
+from embedded.guarded import GuardedServer
+from embedded.jars import BROKER_JARS, jars_directory
 from infra.settings import Settings
 
 T = TypeVar("T")

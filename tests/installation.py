@@ -20,19 +20,19 @@ from typing import Any
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
-from agents.app import utc_now
-from cli.audit_publication import publish_audit_events
-from infra.exchange.simulator.records import OrderAccepted, read_log
+from agents.process.app import utc_now
+from cli.local.audit_publication import publish_audit_events
 from infra.kafka.topics import ensure_topics
 from infra.keyring import StoredSecret, keyring_of, new_master_key
-from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import connect
 from infra.postgres.migrate import migrate
-from infra.postgres.step import connect
 from infra.settings import Settings
-from infra.verification.topics import read_offsets
 from schemas.topics import Topics
+from simulator.records import OrderAccepted, read_log
 from tests import prepared
 from tests.last_release import environment_of
+from verification.evidence.topics import read_offsets
 
 USERS = tuple(f"user-{number}" for number in range(8))
 OPENING = {"USDT": Decimal(1_000_000), "BTC": Decimal(50)}
@@ -252,7 +252,7 @@ async def installation(
     awaited while the database is as it was given, without users."""
     master_key = new_master_key()
     simulator = prepared.start_piped(
-        "infra.exchange.simulator", "--port", "0", "--data-dir", str(directory / "exchange"), "--venue-timeout-ms", "1000", "--parent-pipe",
+        "simulator", "--port", "0", "--data-dir", str(directory / "exchange"), "--venue-timeout-ms", "1000", "--parent-pipe",
         *simulator_options,
     )  # fmt: skip
     try:

@@ -29,7 +29,7 @@ from typing import Any
 
 _ROOT = Path(__file__).parents[1]
 # What the programs need, and nothing that acts when it is loaded.
-_LIBRARIES = ("agents.worker", "infra.exchange.simulator.options", "infra.exchange.simulator.server")
+_LIBRARIES = ("agents.process.worker", "simulator.options", "simulator.server")
 _BYTES_MAX = 1024 * 1024
 _POLL_SECONDS = 0.02
 

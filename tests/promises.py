@@ -3,10 +3,10 @@
 import asyncio
 from time import monotonic
 
-from infra.verification.evidence import gather_evidence
-from pipeline.verification.finding import Finding
-from pipeline.verification.promises import check_all
 from tests.installation import Installation
+from verification.evidence.evidence import gather_evidence
+from verification.promises.finding import Finding
+from verification.promises.promises import check_all
 
 # What is true a moment after the last answer: the workers move their offsets past transaction markers when they are idle.
 _SETTLE_SECONDS = 90.0

@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 import infra
 import schemas
 from infra.postgres.step import pack, unpack
-from pipeline.changes import OutputRecord
+from pipeline.books.changes import OutputRecord
 from schemas.commands import COMMAND, DECISION, DOUBT_DECISION
 from schemas.deposits import DEPOSIT_STATE, DepositState
 from schemas.results import RESULT, Result

@@ -27,8 +27,8 @@ from uuid import uuid4
 
 import asyncpg
 
-from infra.embedded.errors import ServicesError
-from infra.embedded.services import Endpoints, services
+from embedded.errors import ServicesError
+from embedded.services import Endpoints, services
 from infra.settings import Settings
 
 # Includes the first download of the broker.

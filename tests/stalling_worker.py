@@ -9,11 +9,11 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from agents.batch import PartitionTask
-from agents.intake import IntakeStep
-from agents.partitions import Partitions
-from agents.reconciliation import Reconciler
-from agents.worker import run_worker
+from agents.process.worker import run_worker
+from agents.steps.batch import PartitionTask
+from agents.steps.intake import IntakeStep
+from agents.steps.partitions import Partitions
+from agents.watches.orders import Reconciler
 from infra.exchange.market_data import MarketDataFeed
 from infra.kafka.transport import ConsumerThread
 from infra.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from infra.exchange.simulator.records import WithdrawalAccepted, WithdrawalEnded, read_log
+from simulator.records import WithdrawalAccepted, WithdrawalEnded, read_log
 from tests.installation import USERS, Installation
 
 ADDRESS: Final = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"

@@ -16,21 +16,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import agents.execution
-import agents.worker
-from agents import deposit_watch
-from agents.intake import IntakeStep
-from agents.step import Batch, StepRunner
-from agents.worker import run_worker
+import agents.process.worker
+import agents.steps.execution
+from agents.process.worker import run_worker
+from agents.steps.intake import IntakeStep
+from agents.steps.step import Batch, StepRunner
+from agents.watches import deposits as deposit_watch
 from infra.kafka import transactions
 from infra.postgres import step
 from infra.settings import Settings
-from pipeline import execution, payouts
-from pipeline.changes import Changes, OutputRecord
-from pipeline.crash_points import CrashPoint, pass_by
-from pipeline.invariants import Retryable
-from pipeline.order import Order
-from pipeline.withdrawal import Withdrawal, WithdrawalSubmission
+from pipeline.books.changes import Changes, OutputRecord
+from pipeline.model.crash_points import CrashPoint, pass_by
+from pipeline.model.invariants import Retryable
+from pipeline.model.order import Order
+from pipeline.model.withdrawal import Withdrawal, WithdrawalSubmission
+from pipeline.orders import execution
+from pipeline.withdrawals import settlement as payouts
 from schemas.requests import TradeRequest, decode_request
 from schemas.routing import RoutedOrder
 
@@ -92,7 +93,7 @@ def _reached() -> Callable[[CrashPoint, str], None]:
 
 def _end_late() -> None:
     """A zombie does all the harm that the broken mechanism allows before another mechanism ends it."""
-    compose = agents.worker.compose
+    compose = agents.process.worker.compose
 
     def compose_late(*arguments: object) -> object:
         *others, fail = arguments
@@ -102,7 +103,7 @@ def _end_late() -> None:
 
         return compose(*others, fail_late)
 
-    agents.worker.compose = compose_late
+    agents.process.worker.compose = compose_late
 
 
 def _answers(outputs: Sequence[OutputRecord]) -> bool:
@@ -138,8 +139,8 @@ def _no_fence_in_the_database() -> None:
     async def run_anywhere(self: StepRunner, batch: Batch, attempt: Callable[[step.StepTransaction], Awaitable[object]]) -> object:
         while True:
             with contextlib.suppress(Retryable):
-                async with self._database.step(batch.partition) as open_step:
-                    return await attempt(open_step)
+                async with step.open_step(self._database, batch.partition) as opened:
+                    return await attempt(opened)
             await asyncio.sleep(0.1)
 
     async def finish_anywhere(
@@ -204,7 +205,7 @@ def _blind_resend() -> None:
         decided.submissions += [execution.submission_of(order) for order in resent]
         return decided
 
-    agents.execution.plan = plan_and_resend
+    agents.steps.execution.plan = plan_and_resend
 
 
 def _blind_payout() -> None:
@@ -226,7 +227,7 @@ def _blind_payout() -> None:
             payouts.put_in_doubt = put_in_doubt
         return decided + resent
 
-    agents.execution.plan_withdrawals = plan_and_resend
+    agents.steps.execution.plan_withdrawals = plan_and_resend
 
 
 def _audit_key_order_id() -> None:

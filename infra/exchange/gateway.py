@@ -3,7 +3,7 @@
 Invariants:
 1. `submit` and `cancel` hand at most one order request to the network per call, and never repeat one. What they cannot prove they
    return as `InDoubt`.
-2. `look_up` only reads. What an `Absent` proves is decided in pipeline/settlement.
+2. `look_up` only reads. What an `Absent` proves is decided in pipeline/orders/settlement.
 3. An API key's secret leaves the process only as a signature. It is in no repr, log line, error or outcome.
 
 Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from infra.exchange.key_check import KeyAnswer
-from pipeline.deposit import VenueDeposits
-from pipeline.venue import (
+from pipeline.model.deposit import VenueDeposits
+from pipeline.model.venue import (
     AccountBalances,
     Confirmed,
     InDoubt,
@@ -30,7 +30,7 @@ from pipeline.venue import (
     Submission,
     SubmissionOutcome,
 )
-from pipeline.withdrawal import Network, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
+from pipeline.model.withdrawal import Network, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
 
 CancelOutcome = Confirmed | Refused | InDoubt
 

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from infra.exchange.gateway import Gateway, VenueUnavailable
-from pipeline.venue import MarketData
+from pipeline.model.venue import MarketData
 
 _log: Final = structlog.get_logger(__name__)
 

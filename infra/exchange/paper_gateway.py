@@ -6,7 +6,7 @@ What `Gateway` promises holds here too, and more:
 3. What is not stored did not happen: an order that was interrupted before its outcome was stored is `Absent` at once, and its outcome is
    stored in a step that is fenced. No horizon has to be waited for.
 
-What an order trades at is decided in pipeline/paper.
+What an order trades at is decided in pipeline/orders/paper.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from infra.exchange.gateway import CancelOutcome, LastLook
 from infra.exchange.key_check import KeyAnswer, KeyUnanswered
-from pipeline.paper import at_rest, at_submission, canceled, is_simulated, resting
-from pipeline.venue import (
+from pipeline.model.venue import (
     Absent,
     Confirmed,
     Found,
@@ -29,6 +28,7 @@ from pipeline.venue import (
     Submission,
     SubmissionOutcome,
 )
+from pipeline.orders.paper import at_rest, at_submission, canceled, is_simulated, resting
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 

@@ -14,7 +14,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, Topic
 from infra.kafka.connection import client_options
 from infra.kafka.topic_settings import Found, TopicProblem, Wanted, problems_of
 from infra.settings import Settings
-from pipeline.invariants import Retryable
+from pipeline.model.invariants import Retryable
 from schemas.topics import Topics, TopicSpec
 
 log = structlog.get_logger(__name__)

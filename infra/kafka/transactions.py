@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from infra.kafka.partitioner import partition_of
-from pipeline.changes import OutputRecord
-from pipeline.invariants import Fenced, Retryable
+from pipeline.books.changes import OutputRecord
+from pipeline.model.invariants import Fenced, Retryable
 from schemas.topics import DLQ_MESSAGE_BYTES_MAX, OUTPUT_BATCH_BYTES_MAX
 
 _BATCH_BYTES: Final = OUTPUT_BATCH_BYTES_MAX // 2

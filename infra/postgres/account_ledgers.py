@@ -8,10 +8,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from infra.postgres.database import Connection, Database
 from infra.postgres.drifts import drifts_of_users
 from infra.postgres.rows import order_of
-from infra.postgres.step import Connection, Database
-from pipeline.balance_reconciliation import RESTING_MAX, AccountLedger, ExchangeAccount
+from pipeline.reconciliation.balances import RESTING_MAX, AccountLedger, ExchangeAccount
 from schemas.orders import OrderStatus
 
 _KEYS_MAX: Final = 5

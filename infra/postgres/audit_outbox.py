@@ -16,9 +16,9 @@ from typing import Final
 
 import asyncpg
 
+from infra.postgres.database import Connection, Database
 from infra.postgres.rows import columns_of
-from infra.postgres.step import Connection, Database
-from pipeline.audit import AuditRow
+from pipeline.books.audit import AuditRow
 
 # Any number will do, as long as it is always the same: the lock's name.
 _LOCK: Final = 7_020_112

@@ -13,12 +13,12 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, columns_of, fields_of
-from pipeline.deposit import Announcement, Deposit, DepositBook, Dispute, DisputeKind
+from pipeline.model.deposit import Announcement, Deposit, DepositBook, Dispute, DisputeKind
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode
 from schemas.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from infra.postgres.step import Database, InputPartition
+    from infra.postgres.database import Database, InputPartition
 
 _AMOUNT: Final = "numeric"
 _TIME: Final = "timestamptz"

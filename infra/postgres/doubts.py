@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from infra.postgres.database import Connection, Database
 from infra.postgres.rows import columns_of
-from infra.postgres.step import Connection, Database
-from pipeline.changes import Proposal
+from pipeline.books.changes import Proposal
 
 
 async def users_of_orders(connection: Connection, order_ids: Sequence[str]) -> dict[str, str]:

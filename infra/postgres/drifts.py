@@ -9,11 +9,11 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, columns_of, fields_of
-from pipeline.changes import Changes
-from pipeline.drift import StoredDrift
+from pipeline.books.changes import Changes
+from pipeline.model.drift import StoredDrift
 
 if TYPE_CHECKING:
-    from infra.postgres.step import Database
+    from infra.postgres.database import Database
 
 _AMOUNT: Final = "numeric"
 _TIME: Final = "timestamptz"

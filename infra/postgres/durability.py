@@ -9,8 +9,8 @@ from typing import Final
 
 import asyncpg
 
+from infra.postgres.database import Database
 from infra.postgres.schema import DatabaseUnfit
-from infra.postgres.step import Database
 
 SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
 _ASKED: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"

@@ -11,13 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from infra.postgres.accounts import store_events
-from infra.postgres.administration import ADMINISTRATION, Done, NotDone
-from infra.postgres.operators import By
-from infra.postgres.step import Connection, Database, InputPartition, lock_chains
-from pipeline.audit import AuditTrail
-from pipeline.gaps import Gap
-from schemas.audit import EventType
+from infra.postgres.database import Connection, Database, InputPartition
+from pipeline.model.gaps import Gap
 
 _OPEN: Final = """
     SELECT topic, partition, position, log_start, log_end, found_at, accepted_at, accepted_by, reason FROM offset_gaps
@@ -51,10 +46,10 @@ class OpenGap:
 async def open_gaps(database: Database, consumer_group: str) -> Sequence[OpenGap]:
     """Every gap of the group that is not passed yet. Raises Retryable when the database is out of reach."""
     async with database.connection() as connection:
-        return await _open_gaps(connection, consumer_group)
+        return await open_gaps_in(connection, consumer_group)
 
 
-async def _open_gaps(connection: Connection, consumer_group: str) -> list[OpenGap]:
+async def open_gaps_in(connection: Connection, consumer_group: str) -> list[OpenGap]:
     rows = await connection.fetch(_OPEN, consumer_group)
     return [OpenGap(row[0], row[1], Gap(row[2], row[3], row[4]), *row[5:]) for row in map(tuple, rows)]
 
@@ -77,40 +72,3 @@ async def note_passed(connection: Connection, partition: InputPartition, positio
     """Closes an accepted gap, in the transaction that moves its partition; False where there is none at this position."""
     status = await connection.execute(_PASSED, partition.consumer_group, partition.topic, partition.partition, now, position)
     return status == "UPDATE 1"
-
-
-async def accept_loss(
-    database: Database, consumer_group: str, topic: str, partition: int, position: int, resume_at: int, by: By
-) -> Done:
-    """Accepts that a partition goes on at `resume_at` instead of `position`. Raises NotDone where it does not stand at just that gap."""
-    name = f"{topic}/{partition}"
-    async with database.connection() as connection, connection.transaction():
-        heads = await lock_chains(connection, [ADMINISTRATION])
-        rows = await _open_gaps(connection, consumer_group)
-        found = next((row for row in rows if (row.topic, row.partition) == (topic, partition)), None)
-        if found is None:
-            raise NotDone(f"No worker of the group {consumer_group} stands at missing records of {name}. Nothing was changed.")
-        if (found.gap.position, found.gap.resume_at) != (position, resume_at):
-            raise NotDone(
-                f"{name} stands at {found.gap.position} and can go on at {found.gap.resume_at}: {found.gap}. That is not what was asked to "
-                "be accepted. Nothing was changed."
-            )
-        if found.accepted_at is not None:
-            return Done(f"The loss at {name} was accepted by {found.accepted_by} already; nothing was changed.", changed=False)
-        await connection.execute(
-            """
-            UPDATE offset_gaps SET accepted_at = $4, accepted_by = $5, reason = $6
-            WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND passed_at IS NULL
-            """,
-            consumer_group,
-            topic,
-            partition,
-            by.at,
-            by.name,
-            by.reason,
-        )
-        what = f"{name} of group {consumer_group} goes on at {resume_at} instead of {position}"
-        trail = AuditTrail(heads, by.at)
-        trail.append(ADMINISTRATION, None, EventType.OFFSETS_LOSS_ACCEPTED, {**by.facts(), "reason": what})
-        await store_events(connection, trail, by.at)
-    return Done(f"{name} goes on at {resume_at} within seconds, in the worker that owns it. What was lost before is not answered.")

@@ -14,21 +14,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from infra.postgres.database import Connection, Database
 from infra.postgres.rows import columns_of
-from infra.postgres.step import Connection, Database
-from pipeline.changes import SetHalt
-from pipeline.gate.context import (
-    AccountState,
-    ApiKeyState,
-    Conduct,
-    Halt,
-    HaltBook,
-    Limits,
-    OpenOrder,
-    RecentOrder,
-    Usage,
-)
-from pipeline.second_factor import SecondFactor
+from pipeline.books.changes import SetHalt
+from pipeline.gate.context import AccountState, OpenOrder, RecentOrder, Usage
+from pipeline.gate.limits import Limits
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.conduct import Conduct
+from pipeline.model.halts import Halt, HaltBook
+from pipeline.model.second_factor import SecondFactor
 from schemas.commands import HaltLevel, HaltScope
 from schemas.orders import Mode, OrderStatus, OrderType, Side
 
@@ -95,7 +89,7 @@ _SYMBOLS: Final = """
     SELECT user_id, symbol FROM unnest($1::text[], $2::text[]) AS wanted (user_id, symbol) JOIN user_symbols USING (user_id, symbol)
 """
 _HALTS: Final = "SELECT scope, target, level, reason, set_by, command_id, set_at, cancel_open FROM halts"
-# What `pipeline.execution.is_stopped` says of an order, in SQL.
+# What `pipeline.orders.execution.is_stopped` says of an order, in SQL.
 _RESTING: Final = """
     SELECT order_id, user_id, attempt, work_partition FROM orders
     WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND executed_at IS NULL AND status IN ('new', 'partially_filled')

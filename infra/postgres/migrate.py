@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.sqlstates import outside_a_step
-from pipeline.invariants import Retryable
+from pipeline.model.invariants import Retryable
 
 # Any number will do, as long as it is always the same: the lock's name.
 _LOCK: Final = 7_020_110

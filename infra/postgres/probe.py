@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from infra.postgres.step import Database, Progress
+from infra.postgres.database import Database
+from infra.postgres.step import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from infra.postgres.drifts import Part
 from infra.postgres.rows import columns_of
-from pipeline.changes import Changes
+from pipeline.books.changes import Changes
 
 
 def proposal_parts(changes: Changes) -> list[Part]:

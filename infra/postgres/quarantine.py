@@ -9,7 +9,7 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, source_of
-from pipeline.quarantine import QuarantinedRecord, QuarantineState
+from pipeline.model.quarantine import QuarantinedRecord, QuarantineState
 from schemas.wire import SourceOffset
 
 # The newest open entry of the same subject and failure stands for what is found again and again.

@@ -15,8 +15,8 @@ from datetime import datetime
 from time import monotonic
 from typing import Final, Literal
 
+from infra.postgres.database import Database
 from infra.postgres.rows import KEY_LIVES_FROM
-from infra.postgres.step import Database
 from schemas.times import EARLIEST
 
 PART: Final = 5_000

@@ -12,12 +12,12 @@ import orjson
 import structlog
 from asyncpg import Record
 
-from pipeline.audit import AuditRow
-from pipeline.changes import Claim, PendingCancel
-from pipeline.invariants import InvariantViolation, RowUnreadable
-from pipeline.ledger import AccountKey, Transfer, TransferKind
-from pipeline.order import Order
-from pipeline.venue import Fee
+from pipeline.books.audit import AuditRow
+from pipeline.books.changes import Claim, PendingCancel
+from pipeline.books.ledger import AccountKey, Transfer, TransferKind
+from pipeline.model.invariants import InvariantViolation, RowUnreadable
+from pipeline.model.order import Order
+from pipeline.model.venue import Fee
 from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus, OrderType, RequestType, Side, TimeInForce
 from schemas.reasons import ReasonCode

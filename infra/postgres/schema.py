@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from pipeline.invariants import Retryable
+from pipeline.model.invariants import Retryable
 
 _VERSIONS: Final = Path(__file__).parent / "migrations" / "versions"
 _SECONDS_MAX: Final = 10

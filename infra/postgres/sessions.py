@@ -13,8 +13,8 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns
-from pipeline.changes import Changes
-from pipeline.session import Session
+from pipeline.books.changes import Changes
+from pipeline.model.session import Session
 
 _KEPT: Final = timedelta(days=1)
 Part = tuple[str, Callable[[int], str], Sequence[object], int]

@@ -17,7 +17,7 @@ from typing import Final
 import asyncpg
 
 from infra.postgres.schema import DatabaseUnfit
-from pipeline.invariants import InvariantViolation, Retryable
+from pipeline.model.invariants import InvariantViolation, Retryable
 
 
 class Reaction(StrEnum):

@@ -12,43 +12,26 @@ Invariants:
 Start with `StepTransaction`.
 """
 
-import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
 import msgpack
-from asyncpg.pool import PoolConnectionProxy
 
+from infra.postgres.database import Connection, Database, InputPartition
 from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
-from infra.postgres.sqlstates import OF_THE_DATABASE, Reaction, outside_a_step, reaction_of, within_a_step
 from infra.postgres.storing import store
 from infra.postgres.transfers import stored_transfers
-from pipeline.audit import ChainHead
-from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
-from pipeline.gate.context import Conduct
-from pipeline.invariants import Fenced, InvariantViolation, MustStop
-from pipeline.ledger import AccountKey, Balance, Transfer
-from pipeline.order import Order
+from pipeline.books.audit import ChainHead
+from pipeline.books.changes import Changes, Claim, OutputRecord, PendingCancel
+from pipeline.books.ledger import AccountKey, Balance, Transfer
+from pipeline.model.conduct import Conduct
+from pipeline.model.invariants import Fenced, InvariantViolation, MustStop
+from pipeline.model.order import Order
 from schemas.audit import GENESIS_HASH
-
-Connection = PoolConnectionProxy
-
-
-@dataclass(frozen=True, slots=True)
-class InputPartition:
-    """An input partition as this worker owns it. `fencing_epoch` is what it got when it took over."""
-
-    consumer_group: str
-    topic: str
-    partition: int
-    fencing_epoch: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +101,7 @@ class LockedAccounts:
 
 
 class StepTransaction:
-    """An open database transaction that holds its input partition's row. Made by `Database.step`."""
+    """An open database transaction that holds its input partition's row. Made by `open_step`."""
 
     def __init__(self, connection: Connection, partition: InputPartition, progress: Progress) -> None:
         self._connection = connection
@@ -257,96 +240,56 @@ class StepTransaction:
             )
 
 
-class Database:
-    """The pool of connections that steps use. Made by `connect`."""
+async def take_partition(
+    database: Database, consumer_group: str, topic: str, partition: int, now: datetime
+) -> tuple[InputPartition, Progress]:
+    """Makes this worker the owner: from now on every older owner's step fails. Waits for a step that is under way.
 
-    def __init__(self, pool: asyncpg.Pool, timeout_seconds: float) -> None:
-        self._pool = pool
-        self._timeout = timeout_seconds
+    Call it after Kafka has fenced the older owner's producer: a step that the old owner still stores cannot be published by it any
+    more, and is found here.
 
-    async def close(self) -> None:
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+    The epoch is drawn from a sequence of the whole database, by a trigger on the row: an order keeps the epoch that it was sent under,
+    and an epoch that two partitions could share would let the second take the first's order for its own.
+    """
+    async with database.connection() as connection:
+        row = await connection.fetchrow(
+            """
+            INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
+            VALUES ($1, $2, $3, nextval('fencing_epochs'), -1, -1, $4)
+            ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET fencing_epoch = EXCLUDED.fencing_epoch
+            RETURNING fencing_epoch, base_offset, next_offset, outputs, carried
+            """,
+            consumer_group,
+            topic,
+            partition,
+            now,
+        )
+    if row is None:
+        raise InvariantViolation(f"input partition {topic}/{partition} could not be taken over; nothing was written.")
+    return InputPartition(consumer_group, topic, partition, row["fencing_epoch"]), _progress_of(row)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection outside any step, for reading and administration.
 
-        Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us.
-        """
-        try:
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                yield connection
-        except OF_THE_DATABASE as error:
-            await self._replace_sessions(error)
-            named = outside_a_step(error)
-            if named is None:
-                raise
-            raise named from error
+@asynccontextmanager
+async def open_step(database: Database, partition: InputPartition) -> AsyncIterator[StepTransaction]:
+    """Opens the step's transaction and checks the fencing epoch; commits when the block ends well.
 
-    async def take_partition(self, consumer_group: str, topic: str, partition: int, now: datetime) -> tuple[InputPartition, Progress]:
-        """Makes this worker the owner: from now on every older owner's step fails. Waits for a step that is under way.
-
-        Call it after Kafka has fenced the older owner's producer: a step that the old owner still stores cannot be published by it any
-        more, and is found here.
-
-        The epoch is drawn from a sequence of the whole database, by a trigger on the row: an order keeps the epoch that it was sent under,
-        and an epoch that two partitions could share would let the second take the first's order for its own.
-        """
-        async with self.connection() as connection:
-            row = await connection.fetchrow(
-                """
-                INSERT INTO input_partitions (consumer_group, topic, partition, fencing_epoch, base_offset, next_offset, updated_at)
-                VALUES ($1, $2, $3, nextval('fencing_epochs'), -1, -1, $4)
-                ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET fencing_epoch = EXCLUDED.fencing_epoch
-                RETURNING fencing_epoch, base_offset, next_offset, outputs, carried
-                """,
-                consumer_group,
-                topic,
-                partition,
-                now,
-            )
+    Raises Fenced when another worker owns the partition, and what `Database.transaction` raises. After Retryable the commit's outcome is
+    unknown: look at `progress` of the next step.
+    """
+    async with database.transaction(str(partition)) as connection:
+        row = await connection.fetchrow(
+            """
+            SELECT fencing_epoch, base_offset, next_offset, carried FROM input_partitions
+            WHERE consumer_group = $1 AND topic = $2 AND partition = $3 FOR UPDATE
+            """,
+            partition.consumer_group,
+            partition.topic,
+            partition.partition,
+        )
+        check_fencing_epoch(partition, row["fencing_epoch"] if row is not None else 0)
         if row is None:
-            raise InvariantViolation(f"input partition {topic}/{partition} could not be taken over; nothing was written.")
-        return InputPartition(consumer_group, topic, partition, row["fencing_epoch"]), _progress_of(row)
-
-    @asynccontextmanager
-    async def step(self, partition: InputPartition) -> AsyncIterator[StepTransaction]:
-        """Opens the step's transaction and checks the fencing epoch; commits when the block ends well.
-
-        Raises Fenced when another worker owns the partition, InvariantViolation when the database refuses what the block stores, Retryable
-        when the database is out of reach, DatabaseUnfit when it refuses us. After Retryable the commit's outcome is unknown: look at
-        `progress` of the next step.
-        """
-        try:
-            async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction():
-                row = await connection.fetchrow(
-                    """
-                    SELECT fencing_epoch, base_offset, next_offset, carried FROM input_partitions
-                    WHERE consumer_group = $1 AND topic = $2 AND partition = $3 FOR UPDATE
-                    """,
-                    partition.consumer_group,
-                    partition.topic,
-                    partition.partition,
-                )
-                check_fencing_epoch(partition, row["fencing_epoch"] if row is not None else 0)
-                if row is None:
-                    raise MustStop(f"input partition {partition} has no row any more; nothing was written.")
-                yield StepTransaction(connection, partition, _progress_of(row, outputs=False))
-        except OF_THE_DATABASE as error:
-            await self._replace_sessions(error)
-            named = within_a_step(error, str(partition))
-            if named is None:
-                raise
-            raise named from error
-
-    async def _replace_sessions(self, error: Exception) -> None:
-        """Lets no step have an old session again, where they are of no use any more."""
-        if reaction_of(error) is Reaction.RECONNECT:
-            await self._pool.expire_connections()
+            raise MustStop(f"input partition {partition} has no row any more; nothing was written.")
+        yield StepTransaction(connection, partition, _progress_of(row, outputs=False))
 
 
 def check_fencing_epoch(partition: InputPartition, stored_epoch: int) -> None:
@@ -361,57 +304,3 @@ def check_fencing_epoch(partition: InputPartition, stored_epoch: int) -> None:
 def _progress_of(row: asyncpg.Record, *, outputs: bool = True) -> Progress:
     # Unpacking the newest outputs is needed by a new owner only.
     return Progress(row["base_offset"], row["next_offset"], unpack(row["outputs"]) if outputs else (), unpack(row["carried"]))
-
-
-async def _leave_clean(connection: asyncpg.Connection) -> None:
-    """Replaces asyncpg's reset, a round trip per step: no step changes its session, so only an open transaction has to be ended, and
-    asyncpg has ended that before it calls this."""
-
-
-def _transaction_limit(timeout_seconds: float) -> Callable[[asyncpg.Connection], Coroutine[None, None, None]]:
-    """Lets the server end a session whose step takes longer than two statements may.
-
-    A worker that is paused between two messages of one statement is not idle to the server, and asyncpg may wait for ever for that
-    statement when the worker wakes up. Servers before PostgreSQL 17 have no such limit: there its locks stay until its process ends.
-    """
-
-    async def limit(connection: asyncpg.Connection) -> None:
-        if connection.get_server_version().major >= 17:
-            await connection.execute(f"SET transaction_timeout = {int(timeout_seconds * 2000)}")
-        # Whatever somebody has set for the server, the database or the user: an intent is on the disk before its order is sent.
-        await connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
-        )
-
-    return limit
-
-
-async def connect(database_url: str, pool_size: int, timeout_seconds: float) -> Database:
-    """Opens the pool. Raises Retryable when the database is out of reach, DatabaseUnfit when it refuses us."""
-    try:
-        pool = await asyncpg.create_pool(
-            database_url,
-            min_size=1,
-            max_size=pool_size,
-            timeout=timeout_seconds,
-            command_timeout=timeout_seconds,
-            init=_transaction_limit(timeout_seconds),
-            reset=_leave_clean,
-            server_settings={
-                "application_name": "orchestrator-worker",
-                # A worker that is paused in the middle of a step holds the locks of its users and its partition. The server ends its
-                # transaction, so that the partition's next owner can take over; the paused worker finds its connection closed.
-                "idle_in_transaction_session_timeout": f"{int(timeout_seconds * 1000)}ms",
-                # A batch joins a few hundred given rows with primary keys. On a fresh table, which has no statistics yet, the planner
-                # would read or hash the whole table instead: 9 to 15 ms for one row, where the index takes 0.4 ms.
-                "enable_seqscan": "off",
-                "enable_hashjoin": "off",
-                "enable_mergejoin": "off",
-            },
-        )
-    except OF_THE_DATABASE as error:
-        named = outside_a_step(error)
-        if named is None:
-            raise
-        raise named from error
-    return Database(pool, timeout_seconds)

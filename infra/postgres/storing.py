@@ -40,9 +40,9 @@ from infra.postgres.rows import (
 )
 from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
-from pipeline.changes import Changes
-from pipeline.gate.context import Conduct
-from pipeline.invariants import InvariantViolation
+from pipeline.books.changes import Changes
+from pipeline.model.conduct import Conduct
+from pipeline.model.invariants import InvariantViolation
 from schemas.orders import Mode
 from schemas.results import RESULT
 from schemas.wire import format_time

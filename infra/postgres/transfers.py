@@ -13,7 +13,7 @@ from datetime import datetime
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import TRANSFERS, transfer_of
-from pipeline.ledger import Outcome, Transfer, same_again
+from pipeline.books.ledger import Outcome, Transfer, same_again
 
 
 async def stored_transfers(connection: PoolConnectionProxy, transfer_ids: Iterable[str]) -> dict[str, Transfer]:

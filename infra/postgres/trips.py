@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from infra.postgres.step import Connection
+from infra.postgres.database import Connection
 
 _IN_DOUBT: Final = """
     SELECT exchange, count(*) AS orders FROM (

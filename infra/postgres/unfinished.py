@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from infra.postgres.database import Connection, Database
 from infra.postgres.rows import order_of, readable
-from infra.postgres.step import Connection, Database
-from pipeline.order import Order
+from pipeline.model.order import Order
 from schemas.orders import OrderStatus
 from schemas.routing import Action, RoutedOrder
 
@@ -88,7 +88,7 @@ class DueWork:
 async def due_work(
     database: Database, exchange: str, work_partitions: Sequence[int], now: datetime, answering_since: datetime | None, limit: int
 ) -> list[DueWork]:
-    """Orders and withdrawals that wait for their next attempt and are due (pipeline/retries), the first due first.
+    """Orders and withdrawals that wait for their next attempt and are due (pipeline/model/retries), the first due first.
 
     `answering_since`: the exchange answers now, and since then at least, so that also what failed before that is due. None while it answers
     nothing: only what must be answered itself is due then, as its deadline is over. What failed later than now did so by a clock that was

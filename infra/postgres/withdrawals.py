@@ -13,14 +13,15 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, fields_of, readable
-from pipeline.gate.context import ApiKeyState, Limits
-from pipeline.gate.payouts import Payee
-from pipeline.withdrawal import AllowedAddress, Withdrawal
+from pipeline.gate.limits import Limits
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.payee import Payee
+from pipeline.model.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from infra.postgres.step import Database, InputPartition
+    from infra.postgres.database import Database, InputPartition
 
 _AMOUNT: Final = "numeric"
 _TIME: Final = "timestamptz"

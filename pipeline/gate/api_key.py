@@ -5,8 +5,9 @@ Nothing here sees the key itself, which only the gateway decrypts.
 
 from typing import Final
 
-from pipeline.gate.context import Refusal, TradeContext
+from pipeline.gate.context import TradeContext
 from pipeline.gate.safety import UNTOUCHED
+from pipeline.model.refusal import Refusal
 from schemas.reasons import ReasonCode
 
 TRADE: Final = "trade"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pipeline.gate.context import Refusal
 from pipeline.gate.ladder import Step
+from pipeline.model.refusal import Refusal
 from schemas.reasons import ReasonCode
 
 C = TypeVar("C")

@@ -10,12 +10,13 @@ passes by such a difference, the venue refuses, and its funds are released.
 
 from decimal import Decimal
 
-from pipeline.gate.context import ZERO, Refusal, TradeContext
+from pipeline.books.ledger import AccountKey, book_of
+from pipeline.gate.context import ZERO, TradeContext
 from pipeline.gate.safety import UNTOUCHED
 from pipeline.gate.valuation import unlisted, unpriced
-from pipeline.ledger import AccountKey, book_of
-from pipeline.money import is_multiple, round_down
-from pipeline.venue import Lot, Market
+from pipeline.model.money import is_multiple, round_down
+from pipeline.model.refusal import Refusal
+from pipeline.model.venue import Lot, Market
 from schemas.decimals import format_decimal
 from schemas.order_kinds import ORDER_KINDS, Pricing
 from schemas.orders import Side

@@ -12,121 +12,26 @@ Start with `TradeContext`; the checks over it stand in `safety`, `api_key`, `ris
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from pipeline.dollars import usd_rate_of
-from pipeline.ledger import AccountKey, Balance
-from pipeline.rules import Rules
-from pipeline.venue import Market, MarketData, Quote
-from schemas.commands import HaltLevel, HaltScope
+from pipeline.books.ledger import AccountKey, Balance
+from pipeline.gate.limits import DEFAULT_LIMITS, Limits
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.conduct import Conduct
+from pipeline.model.dollars import usd_rate_of
+from pipeline.model.halts import HaltBook
+from pipeline.model.rules import Rules
+from pipeline.model.venue import Market, MarketData, Quote
 from schemas.orders import Mode, OrderStatus, OrderType, Side
-from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
 
 if TYPE_CHECKING:
-    from pipeline.second_factor import SecondFactor
+    from pipeline.model.second_factor import SecondFactor
 
 ZERO: Final = Decimal(0)
-
-# The longest time and the largest count that a limit may be set to: sums with them stay within what can be counted.
-DURATION_MAX: Final = timedelta(days=3_650)
-COUNT_MAX: Final = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request is not executed: the code for programs, the reason for people (what happened, what of the money, what to do)."""
-
-    code: ReasonCode
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKeyState:
-    """A stored exchange key: which exchange it is for and whether it may be used.
-
-    `status` is `active`, `revoked`, `expired` or `refused` (by the exchange); `permissions` holds `trade` and `withdraw`; from `expires_at`
-    on it is expired whatever its status says, None means never.
-    """
-
-    exchange: str
-    status: str
-    permissions: frozenset[str] = frozenset({"trade"})
-    expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one user may do. The defaults are those of the contract (docs/checks.md); the others are chosen so that a user who keeps
-    the contract's limits seldom meets them:
-
-    - `position_usd_max`, `open_orders_usd_max`, `exchange_open_usd_max`: 5,000,000, half of a day's volume, so that one mistake cannot tie
-      up a whole day's trading in one asset, in the order books, or at one exchange.
-    - `open_orders_max`: 200, what Binance allows per symbol (filter MAX_NUM_ORDERS), so that we refuse before the exchange does.
-    - `daily_loss_usd_max`: 250,000, a quarter of the largest order: a strategy that has lost as much in 24 hours waits for its operator.
-    - `messages_per_second_max` 20 with a burst of 100: Binance takes 100 orders in 10 s per account (ORDERS rate limit); a quick
-      strategy may use twice that for a moment, not for long.
-    - `duplicate_window`: 2 s, longer than a client's quick repeat, shorter than a person's second decision.
-    - `suspicion_flag` 50 and `suspicion_block` 100: no rule's score alone blocks, and few alone flag (see `suspicion`).
-
-    A cooldown begins with the failure that makes `cooldown_failures` in a row. `price_band` is a fraction of the market's price to either
-    side. `duplicate_window` of 0 switches that check off.
-    """
-
-    trade_usd_min: Decimal = Decimal("0.01")
-    trade_usd_max: Decimal = Decimal(1_000_000)
-    daily_volume_usd_max: Decimal = Decimal(10_000_000)
-    hourly_trades_max: int = 100
-    cooldown_failures: int = 3
-    cooldown: timedelta = timedelta(minutes=5)
-    daily_withdrawal_usd_max: Decimal = Decimal(500_000)
-    price_band: Decimal = Decimal("0.10")
-    position_usd_max: Decimal = Decimal(5_000_000)
-    open_orders_max: int = 200
-    open_orders_usd_max: Decimal = Decimal(5_000_000)
-    exchange_open_usd_max: Decimal = Decimal(5_000_000)
-    daily_loss_usd_max: Decimal = Decimal(250_000)
-    messages_per_second_max: int = 20
-    messages_burst_max: int = 100
-    duplicate_window: timedelta = timedelta(seconds=2)
-    suspicion_flag: int = 50
-    suspicion_block: int = 100
-
-    def with_overrides(self, overrides: Mapping[str, Decimal]) -> Limits:
-        """These limits with some replaced: by field name; durations in seconds (ten years at most), counts as whole numbers (1,000,000,000
-        at most).
-
-        Raises ValueError for a name that is no limit and a value that the limit cannot have: ask before you store one.
-        """
-        if not overrides:
-            return self
-        # Any: each value has its own field's type, which `_as_limit` sees to.
-        changed: dict[str, Any] = {name: _as_limit(name, value) for name, value in overrides.items()}
-        return replace(self, **changed)
-
-
-DEFAULT_LIMITS: Final = Limits()
-_LIMIT_TYPES: Final[Mapping[str, type]] = {item.name: type(getattr(DEFAULT_LIMITS, item.name)) for item in fields(Limits)}
-
-
-def _as_limit(name: str, value: Decimal) -> Decimal | int | timedelta:
-    kind = _LIMIT_TYPES.get(name)
-    if kind is None:
-        raise ValueError(f"{name} is no limit; the limits are: {', '.join(_LIMIT_TYPES)}")
-    if not value.is_finite() or value < 0:
-        raise ValueError(f"{name} must be 0 or more; 0 allows nothing, and no limit is a very large number")
-    if kind is Decimal:
-        return value
-    if kind is timedelta:
-        if value > int(DURATION_MAX.total_seconds()):
-            raise ValueError(f"{name} is a time in seconds, {int(DURATION_MAX.total_seconds())} at most")
-        return timedelta(microseconds=int(value * 1_000_000))
-    if value > COUNT_MAX or value % 1 != 0:
-        raise ValueError(f"{name} must be a whole number, {COUNT_MAX} at most")
-    return int(value)
 
 
 @dataclass(slots=True)
@@ -180,19 +85,6 @@ class RecentOrder:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Conduct:
-    """What the account's lock row keeps of a user's behaviour; `conduct` moves it.
-
-    `message_clock` is the generic cell rate algorithm's "theoretical arrival time" (ITU-T I.371, annex A): the time at which the messages
-    let through so far would be used up at the allowed rate.
-    """
-
-    failures_in_row: int = 0
-    failed_at: datetime | None = None
-    message_clock: datetime | None = None
-
-
 @dataclass(slots=True)
 class AccountState:
     """One user as a batch sees it; mutable within the batch.
@@ -206,7 +98,7 @@ class AccountState:
     role: str = "trader"
     limits: Limits = DEFAULT_LIMITS
     factor: SecondFactor | None = None
-    conduct: Conduct = Conduct()
+    conduct: Conduct = field(default_factory=Conduct)
     credentials_changed_at: datetime | None = None
     # Raised by the database with every change of the user's status or second factor; sessions of an older one are over.
     session_generation: int = 0
@@ -263,46 +155,6 @@ class AccountState:
         """Takes an order off the open ones: it was cancelled before it was sent, by a later record of the same batch."""
         for orders in (self.open_orders, self.open_paper_orders):
             orders[:] = [order for order in orders if order.order_id != order_id]
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """A stop that an operator or a rule has set. `target` is '' for scope `all`, else the exchange, the symbol or the user."""
-
-    scope: HaltScope
-    target: str
-    level: HaltLevel
-
-
-@dataclass(frozen=True, slots=True)
-class HaltBook:
-    """All halts in force. `canceling` are those of them that ask for the cancel of what rests and would not pass."""
-
-    rows: frozenset[Halt] = frozenset()
-    canceling: frozenset[Halt] = frozenset()
-    _levels: dict[tuple[HaltScope, str], HaltLevel] = field(init=False, repr=False, compare=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if self._levels.get((row.scope, row.target)) is not HaltLevel.HALT:
-                self._levels[row.scope, row.target] = row.level
-
-    def level_for(self, exchange: str, symbol: str, user: str) -> HaltLevel | None:
-        """What holds for a user's order in a symbol at an exchange: the strictest of the halts that cover it, None when none does."""
-        if not self._levels:
-            return None
-        found: HaltLevel | None = None
-        for scope, target in (
-            (HaltScope.ALL, ""), (HaltScope.EXCHANGE, exchange), (HaltScope.SYMBOL, symbol), (HaltScope.USER, user)
-        ):
-            level = self._levels.get((scope, target))
-            if level is HaltLevel.HALT:
-                return level
-            found = level or found
-        return found
-
-
-NO_HALTS: Final = HaltBook()
 
 
 T = TypeVar("T")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipeline.gate import api_key, connection, risk, safety, suspicion
-from pipeline.gate.context import Refusal, TradeContext
+from pipeline.gate import api_key, connection, risk, safety
+from pipeline.gate import surveillance as suspicion
+from pipeline.gate.context import TradeContext
+from pipeline.model.refusal import Refusal
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode as R
 
@@ -285,7 +287,7 @@ GIVEN_ELSEWHERE: Final[Mapping[R, str]] = {
     R.ORDER_NOT_CANCELABLE: "cancels",
 }
 
-# The hold is its own check: what is not there cannot be held (pipeline/ledger).
+# The hold is its own check: what is not there cannot be held (pipeline/books/ledger).
 HOLD: Final = "balance_covers_the_hold"
 # A simulated order uses no key, and says nothing about its user's conduct with money.
 _NOT_FOR_PAPER: Final = frozenset({Step.API_KEY, Step.SUSPICION})

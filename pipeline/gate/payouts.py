@@ -11,38 +11,18 @@ Invariants:
 Start with `payout_refusal`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
 
-from pipeline.addresses import address_problem
-from pipeline.gate.context import ApiKeyState, HaltBook, Refusal
+from pipeline.gate.addresses import address_problem
 from pipeline.gate.withdrawals import WITHDRAW
-from pipeline.withdrawal import AllowedAddress, Withdrawal
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.halts import HaltBook
+from pipeline.model.payee import Payee
+from pipeline.model.refusal import Refusal
+from pipeline.model.withdrawal import Withdrawal
 from schemas.decimals import format_decimal
 from schemas.reasons import ReasonCode as R
-
-
-@dataclass(slots=True)
-class Payee:
-    """What is known now of a user who withdraws. `status` is None where there is no such user; `addresses` are those of the list that have
-    waited long enough.
-
-    In US dollars: `left_usd` is what was sent in the last 24 hours and not given back, `queued_usd` what is accepted and not sent yet. A
-    batch adds to them what it decides.
-    """
-
-    status: str | None
-    daily_limit_usd: Decimal
-    api_keys: Mapping[str, ApiKeyState] = field(default_factory=dict)
-    addresses: tuple[AllowedAddress, ...] = ()
-    left_usd: Decimal = Decimal(0)
-    queued_usd: Decimal = Decimal(0)
-
-
-NOBODY: Final = Payee(None, Decimal(0))
 
 
 def payout_refusal(withdrawal: Withdrawal, payee: Payee, used_usd: Decimal, halts: HaltBook, now: datetime) -> Refusal | None:

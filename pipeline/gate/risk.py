@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
-from pipeline.gate.conduct import cooldown_end, message_conforms
-from pipeline.gate.context import ZERO, Limits, OpenOrder, Refusal, TradeContext, Usage
+from pipeline.books.ledger import AccountKey, book_of
+from pipeline.gate.context import ZERO, OpenOrder, TradeContext, Usage
+from pipeline.gate.limits import Limits
 from pipeline.gate.safety import UNTOUCHED
+from pipeline.gate.throttle import cooldown_end, message_conforms
 from pipeline.gate.valuation import unpriced
-from pipeline.ledger import AccountKey, book_of
+from pipeline.model.refusal import Refusal
 from schemas.decimals import format_decimal
 from schemas.orders import Side
 from schemas.reasons import ReasonCode

@@ -6,9 +6,10 @@ Needs nothing but the request, the user's state, the halts and a price. The firs
 from datetime import datetime
 from typing import Final
 
-from pipeline.gate.context import Refusal, TradeContext
+from pipeline.gate.context import TradeContext
 from pipeline.gate.valuation import expires_at, look_alike_note, unpriced
-from pipeline.rules import Rules
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
 from schemas.commands import HaltLevel
 from schemas.decimals import format_decimal
 from schemas.order_kinds import OFFERED, ORDER_KINDS

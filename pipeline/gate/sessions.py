@@ -14,12 +14,13 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.gate.check import GateCheck, first_refusal
-from pipeline.gate.conduct import message_conforms
-from pipeline.gate.context import AccountState, Refusal
+from pipeline.gate.context import AccountState
 from pipeline.gate.ladder import Step
 from pipeline.gate.safety import stale_refusal
-from pipeline.rules import Rules
-from pipeline.session import SESSIONS_MAX, Session, SessionBounds
+from pipeline.gate.throttle import message_conforms
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
+from pipeline.model.session import SESSIONS_MAX, Session, SessionBounds
 from schemas.decimals import format_decimal
 from schemas.reasons import ReasonCode as R
 from schemas.requests import SessionRequest

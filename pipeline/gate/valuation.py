@@ -10,9 +10,10 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import assert_never
 
-from pipeline.gate.context import Refusal, TradeContext
-from pipeline.money import round_up
-from pipeline.rules import Rules
+from pipeline.gate.context import TradeContext
+from pipeline.model.money import round_up
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
 from schemas.order_kinds import ORDER_KINDS, Pricing
 from schemas.orders import Side
 from schemas.reasons import ReasonCode

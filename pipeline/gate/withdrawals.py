@@ -17,18 +17,21 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Final
 
-from pipeline.addresses import address_problem
-from pipeline.dollars import usd_rate_of
+from pipeline.gate.addresses import address_problem
 from pipeline.gate.check import GateCheck, first_refusal
-from pipeline.gate.conduct import cooldown_end, message_conforms
-from pipeline.gate.context import AccountState, ApiKeyState, HaltBook, Refusal
+from pipeline.gate.context import AccountState
 from pipeline.gate.ladder import Step
 from pipeline.gate.risk import withdrawal_is_within_limit
 from pipeline.gate.safety import UNTOUCHED, stale_refusal
-from pipeline.money import is_multiple
-from pipeline.rules import Rules
-from pipeline.venue import MarketData
-from pipeline.withdrawal import AllowedAddress, Network
+from pipeline.gate.throttle import cooldown_end, message_conforms
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.dollars import usd_rate_of
+from pipeline.model.halts import HaltBook
+from pipeline.model.money import is_multiple
+from pipeline.model.refusal import Refusal
+from pipeline.model.rules import Rules
+from pipeline.model.venue import MarketData
+from pipeline.model.withdrawal import AllowedAddress, Network
 from schemas.decimals import format_decimal
 from schemas.orders import Mode
 from schemas.reasons import ReasonCode as R
@@ -198,7 +201,7 @@ def withdrawal_cooldown_is_over(context: WithdrawalContext) -> Refusal | None:
 
 
 def address_fits_the_network(context: WithdrawalContext) -> Refusal | None:
-    """The network is named and known, and the address has its form and checksum. No unit. Source: pipeline/addresses."""
+    """The network is named and known, and the address has its form and checksum. No unit. Source: pipeline/gate/addresses."""
     request = context.request
     if request.network is None:
         return Refusal(

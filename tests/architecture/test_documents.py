@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.worker import exit_code_of
+from agents.process.worker import exit_code_of
 from checks.generate_docs import documents, exit_codes, problems, settings, with_parts
 from checks.tree import ROOT, files
 from infra.settings import Settings
-from pipeline.crash_points import CrashPoint
+from pipeline.model.crash_points import CrashPoint
 from schemas.reasons import MEANING, ReasonCode
 
 MARKDOWN = sorted(path for path in files() if path.suffix == ".md")
@@ -104,7 +104,7 @@ def test_paths_that_are_named_exist(path: Path) -> None:
 @pytest.mark.parametrize("gone", ["docs/nothing.md", "infra/nothing", "pipeline/gate/nothing.at_all", "tests/unit/test_no_*.py"])
 def test_path_that_is_not_there_is_found(gone: str) -> None:
     """A file, a module, what is in one, and a pattern that fits nothing."""
-    assert _paths_not_there(f"See `{gone}` and `agents/app.py`.", ROOT) == [gone]
+    assert _paths_not_there(f"See `{gone}` and `agents/process/app.py`.", ROOT) == [gone]
 
 
 def test_commands_that_are_named_exist() -> None:

@@ -4,10 +4,10 @@ import ast
 
 from checks.tree import PACKAGES, ROOT, modules
 
-MAY_BEGIN_MONEY = {"infra/postgres/accounts.py", "infra/postgres/balance_imports.py", "infra/postgres/paper_funds.py"}
+MAY_BEGIN_MONEY = {"infra/postgres/admin/accounts.py", "infra/postgres/admin/balance_imports.py", "infra/postgres/admin/paper_funds.py"}
 # `orchestrator up` and the demonstration, both at a simulated exchange of their own.
-MAY_ADD_USERS_WITH_MONEY = {"cli/trial_users.py", "cli/demo_stage.py"}
-OWN = {"pipeline/ledger.py"}
+MAY_ADD_USERS_WITH_MONEY = {"cli/local/trial_users.py", "cli/local/demo_stage.py"}
+OWN = {"pipeline/books/ledger.py"}
 
 
 def users_of(name: str) -> set[str]:
@@ -31,7 +31,7 @@ def test_only_three_modules_make_opening_transfers() -> None:
 
 def test_only_where_no_money_is_real_users_are_added_with_it() -> None:
     """`orchestrator users add` adds them without."""
-    assert users_of("add_users") - {"infra/postgres/accounts.py"} == MAY_ADD_USERS_WITH_MONEY
+    assert users_of("add_users") - {"infra/postgres/admin/accounts.py"} == MAY_ADD_USERS_WITH_MONEY
 
 
 def test_account_that_money_comes_from_is_named_in_one_place() -> None:

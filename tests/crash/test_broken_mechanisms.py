@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from cli.demo import DemoOptions, run_demo
+from cli.local.demo import DemoOptions, run_demo
 from tests.installation import unique_file
 
 # Longer than the demo's session time-out, so that the partitions of a paused worker have moved when it wakes up.

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from pipeline.crash_points import CrashPoint
+from pipeline.model.crash_points import CrashPoint
 from tests.installation import Installation, ended, installation, order, unique_file
 from tests.promises import assert_promises_hold
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.crash_points import CrashPoint
+from pipeline.model.crash_points import CrashPoint
 from tests.depositing import HISTORY, QUICK, announcement, arrive, credited_amounts, deposits, mark, simulator
 from tests.installation import USERS, Installation, ended, installation, unique_file
 from tests.promises import assert_promises_hold

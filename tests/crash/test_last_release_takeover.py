@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.crash_points import CrashPoint
+from pipeline.model.crash_points import CrashPoint
 from tests.installation import ended, unique_file
 from tests.last_release import needs_last_release
 from tests.promises import assert_promises_hold

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.crash_points import CrashPoint
+from pipeline.model.crash_points import CrashPoint
 from tests.installation import Installation, ended, installation, unique_file
 from tests.promises import assert_promises_hold, findings_of
 from tests.withdrawing import APPLY, QUICK, allow_withdrawals, balance, paid_out, withdrawal

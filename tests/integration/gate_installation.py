@@ -21,9 +21,9 @@ import pyotp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import RecordMetadata
 
-from agents.keys import KEPT_SECONDS
-from infra.exchange.simulator.records import OrderAccepted
+from agents.process.keys import KEPT_SECONDS
 from infra.keyring import StoredSecret, keyring_of
+from simulator.records import OrderAccepted
 from tests.installation import Installation, installation
 from tests.orchestrator import Ended, orchestrator
 from tests.unit.tokens import AUDIENCE, ISSUER, Issuer, issuer

@@ -18,16 +18,10 @@ import asyncpg
 import pyotp
 from aiokafka import AIOKafkaProducer
 
-from cli.audit_publication import publish_audit_events
+from cli.local.audit_publication import publish_audit_events
 from infra.keyring import keyring_of
-from infra.postgres.administration import (
-    Role,
-    StatusChange,
-    add_user,
-    enrol_second_factor,
-    set_user_status,
-)
-from infra.postgres.step import connect
+from infra.postgres.admin.administration import Role, StatusChange, add_user, enrol_second_factor, set_user_status
+from infra.postgres.database import connect
 from tests.claiming import claimed
 from tests.installation import Installation
 from tests.unit.tokens import AUDIENCE, ISSUER, Issuer

@@ -14,24 +14,25 @@ from typing import Any, Final, cast
 import faust
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.batch import MissingRecords, PartitionTask, StepContext
-from agents.control import ControlStep
-from agents.execution import ExecutionStep
-from agents.halt_watch import HaltWatch
-from agents.intake import IntakeStep
-from agents.isolation import Isolation, QuarantineLimit
-from agents.settlement import SettlementStep
-from agents.step import Batch, Step, StepRunner
+from agents.steps.batch import MissingRecords, PartitionTask, StepContext
+from agents.steps.control import ControlStep
+from agents.steps.execution import ExecutionStep
+from agents.steps.halt_watch import HaltWatch
+from agents.steps.intake import IntakeStep
+from agents.steps.isolation import Isolation, QuarantineLimit
+from agents.steps.settlement import SettlementStep
+from agents.steps.step import Batch, Step, StepRunner
 from infra.exchange.gateway import Gateway, WithdrawalGateway
 from infra.kafka.transactions import PartitionProducer
 from infra.kafka.transport import Chunk
-from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import Database, connect
 from infra.postgres.gate import read_halts
-from infra.postgres.step import Database, connect
-from pipeline.call_record import CallRecord
-from pipeline.changes import OutputRecord
-from pipeline.crash_points import pass_by
-from pipeline.venue import Confirmed, InDoubt, OrderReference, Submission, SubmissionOutcome, VenueOrder
+from infra.postgres.step import take_partition
+from pipeline.books.changes import OutputRecord
+from pipeline.model.call_record import CallRecord
+from pipeline.model.crash_points import pass_by
+from pipeline.model.venue import Confirmed, InDoubt, OrderReference, Submission, SubmissionOutcome, VenueOrder
 from schemas.orders import Mode, OrderStatus
 from schemas.results import RESULT, Result
 from schemas.routing import Report
@@ -106,9 +107,9 @@ class Stand:
             return ControlStep(context, None, WIDE_LIMITS, lambda *_: "", 500)
         if topic == TOPICS.reports:
             return SettlementStep(context, 500)
-        gateways: Mapping[Mode, Gateway] = {Mode.LIVE: cast(Gateway, self.venue), Mode.PAPER: cast(Gateway, self.venue)}
+        gateways: Mapping[Mode, Gateway] = {Mode.LIVE: cast("Gateway", self.venue), Mode.PAPER: cast("Gateway", self.venue)}
         halts = HaltWatch(lambda: read_halts(self.database))
-        return ExecutionStep(context, EXCHANGE, gateways, cast(WithdrawalGateway, self.venue), halts, CallRecord(), WIDE_LIMITS, 500)
+        return ExecutionStep(context, EXCHANGE, gateways, cast("WithdrawalGateway", self.venue), halts, CallRecord(), WIDE_LIMITS, 500)
 
     # What stands in for the partition's producer.
 
@@ -130,7 +131,7 @@ class Stand:
             for number, value in enumerate(values)
         )
         end = begin + len(records)
-        owned, progress = await self.database.take_partition(GROUP, topic, 0, self.clock())
+        owned, progress = await take_partition(self.database, GROUP, topic, 0, self.clock())
         before = len(self.published)
         context = self.context()
         if progress.next_offset < 0:
@@ -146,7 +147,7 @@ class Stand:
             kafka_partition=partition,
             partition=owned,
             next_offset=begin,
-            producer=cast(PartitionProducer, self),
+            producer=cast("PartitionProducer", self),
             step=self.step(topic),
             runner=context.runner,
             isolation=context.isolation,
@@ -154,12 +155,12 @@ class Stand:
             resume=lambda _: None,
             idle_position=idle_position,
             seek=seek,
-            missing_records=cast(MissingRecords, None),
+            missing_records=cast("MissingRecords", None),
             stands=False,
             reached=pass_by,
             fail=self.failures.append,
         )
-        task.put(cast(faust.EventT, _Event()), Chunk(partition, records, begin, end))
+        task.put(cast("faust.EventT", _Event()), Chunk(partition, records, begin, end))
         task.start()
         async with asyncio.timeout(60):
             while task.next_offset < end and not self.failures:

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
-from pipeline.venue import OrderReference, Submission
+from pipeline.model.venue import OrderReference, Submission
 from schemas.orders import Mode, OrderType, Side
 
 API_KEY = "scripted-api-key-0123456789"

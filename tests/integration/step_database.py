@@ -8,14 +8,15 @@ from typing import Final
 
 import asyncpg
 
-from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import Database, InputPartition, connect
 from infra.postgres.gate import accounts, api_keys
-from infra.postgres.step import Database, InputPartition, StepTransaction, connect
-from pipeline.arrival import Arrival
-from pipeline.audit import AuditTrail
-from pipeline.changes import Changes, OutputRecord
+from infra.postgres.step import StepTransaction, open_step, take_partition
+from pipeline.books.audit import AuditTrail
+from pipeline.books.changes import Changes, OutputRecord
+from pipeline.books.ledger import Ledger
 from pipeline.intake import decide
-from pipeline.ledger import Ledger
+from pipeline.requests.record import Arrival
 from schemas.requests import CancelRequest, TradeRequest
 from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, WIDE_LIMITS, intake_state, market_data
 
@@ -39,7 +40,7 @@ async def open_database(url: str, *, users: Iterable[str] = USERS, timeout_secon
 
 async def taken(database: Database, partition: int = 0, topic: str = TOPICS.requests) -> InputPartition:
     """The partition, owned by the caller from now on."""
-    owned, _ = await database.take_partition(GROUP, topic, partition, NOW)
+    owned, _ = await take_partition(database, GROUP, topic, partition, NOW)
     return owned
 
 
@@ -84,7 +85,7 @@ async def take_in(
     database: Database, owned: InputPartition, arrivals: Iterable[Arrival], next_offset: int, *, now: datetime = NOW
 ) -> tuple[Changes, tuple[OutputRecord, ...]]:
     """One whole step of the intake agent."""
-    async with database.step(owned) as step:
+    async with open_step(database, owned) as step:
         changes = await decide_in(step, arrivals, now=now)
         outputs = await step.finish(next_offset, changes.outputs, now)
     return changes, outputs

@@ -14,12 +14,12 @@ import aiohttp
 import pyotp
 import pytest
 
-from infra.embedded.services import Endpoints
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorProcess, start
+from embedded.services import Endpoints
 from infra.keyring import Keyring, StoredSecret, master_keys, new_master_key
-from infra.postgres.administration import StatusChange, administration_events, set_user_status
-from infra.postgres.step import connect
+from infra.postgres.admin.administration import StatusChange, administration_events, set_user_status
+from infra.postgres.database import connect
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorProcess, start
 from tests.claiming import claimed
 from tests.integration.administered import Administered, administered
 from tests.integration.scripted_venue import answers, running_venue

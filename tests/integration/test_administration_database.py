@@ -12,9 +12,8 @@ import asyncpg
 import pytest
 
 from infra.keyring import Keyring, MasterKeyError, StoredSecret, master_keys, new_master_key
-from infra.postgres import administration
-from infra.postgres.accounts import stored_keys
-from infra.postgres.administration import (
+from infra.postgres.admin import administration
+from infra.postgres.admin.administration import (
     ADMINISTRATION,
     NotDone,
     StatusChange,
@@ -25,11 +24,13 @@ from infra.postgres.administration import (
     set_user_status,
     unlock_second_factor,
 )
-from infra.postgres.key_administration import NewKey, add_key, record_check, revoke_key, stored_key
-from infra.postgres.operators import By
-from infra.postgres.rotation import Rotation, rotate
-from infra.postgres.step import Database, connect, lock_chains
-from pipeline.audit import hash_of_value
+from infra.postgres.admin.key_administration import NewKey, add_key, record_check, revoke_key, stored_key
+from infra.postgres.admin.operators import By
+from infra.postgres.admin.rotation import Rotation, rotate
+from infra.postgres.database import Database, connect
+from infra.postgres.keys import stored_keys
+from infra.postgres.step import lock_chains
+from pipeline.books.audit import hash_of_value
 from schemas.audit import GENESIS_HASH, AuditEvent
 from tests.claiming import claimed
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
 from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import start
 from schemas.reasons import ReasonCode
+from simulator.options import SimulatorOptions
+from simulator.process import start
 from tests.integration.scripted_venue import API_KEY, SECRET, Answer, answers, drop, error, gateway_to, hang, running_venue, truncate
 from tests.integration.simulator_client import client_of
 

@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from infra.keyring import keyring_of
-from infra.postgres.administration import add_user, enrol_second_factor
-from infra.postgres.step import connect
+from infra.postgres.admin.administration import add_user, enrol_second_factor
+from infra.postgres.database import connect
 from infra.settings import Settings
 from tests.claiming import claimed
 from tests.integration.administered import Administered, administered

@@ -12,13 +12,13 @@ import aiohttp
 import asyncpg
 import pytest
 
-from infra.embedded.services import Endpoints
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorProcess, start
-from infra.postgres.administration import NotDone
-from infra.postgres.balance_imports import AskedAccount, chain_seq, import_balances
-from infra.postgres.step import connect
-from pipeline.venue import AccountBalances
+from embedded.services import Endpoints
+from infra.postgres.admin.administration import NotDone
+from infra.postgres.admin.balance_imports import AskedAccount, chain_seq, import_balances
+from infra.postgres.database import connect
+from pipeline.model.venue import AccountBalances
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorProcess, start
 from tests.claiming import claimed
 from tests.integration.administered import Administered, administered
 from tests.integration.simulator_client import SimulatorClient

@@ -8,14 +8,15 @@ from typing import cast
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.balance_watch import BalanceWatch
+from agents.watches.balances import BalanceWatch
 from infra.postgres.account_ledgers import compared_accounts, read_account
+from infra.postgres.database import Database
 from infra.postgres.drifts import drifts_of_users
-from infra.postgres.step import Database
+from infra.postgres.step import open_step
 from infra.postgres.transfers import apply_transfers
-from pipeline.balance_reconciliation import ExchangeAccount, apply_balance_report
-from pipeline.ledger import AccountKey, Transfer, TransferKind, clearing, opening, shortfall
-from pipeline.venue import AccountBalances, LookUpFailed, LookUpOutcome, OrderReference
+from pipeline.books.ledger import AccountKey, Transfer, TransferKind, clearing, opening, shortfall
+from pipeline.model.venue import AccountBalances, LookUpFailed, LookUpOutcome, OrderReference
+from pipeline.reconciliation.balances import ExchangeAccount, apply_balance_report
 from schemas.balances import BalanceReport, ReportedDrift
 from tests.integration.step_database import changes_in, open_database, taken
 from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS
@@ -92,7 +93,7 @@ async def test_drifts_of_a_batch_are_stored_as_its_last_look_leaves_them(databas
     ]
     owned = await taken(database)
     for reports in batches:
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             changes = await changes_in(step, ["alice"])
             changes.drifts = await drifts_of_users(step.connection, ["alice"])
             for report in reports:
@@ -136,7 +137,7 @@ def watch_of(database: Database, venue: Venue, producer: Producer) -> BalanceWat
     return BalanceWatch(
         database=database,
         gateways={EXCHANGE: venue},
-        producer=cast(AIOKafkaProducer, producer),
+        producer=cast("AIOKafkaProducer", producer),
         owned=lambda exchange: [0],
         market_data=dict,
         topics=TOPICS,

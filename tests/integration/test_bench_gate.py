@@ -16,9 +16,9 @@ from bench.gate import Figures, Options, as_json, as_table, kept_rates, parse
 from bench.gate_history import Size, build, hot_users, user_id_of
 from bench.gate_requests import Issuer, batches_of, secret_of
 from bench.gate_rows import TEN_CHECKS, BenchFailed, Gate, rows
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from infra.keyring import Keyring, master_keys, new_master_key
-from infra.postgres.step import connect
+from infra.postgres.database import connect
 from pipeline.gate.ladder import CHECKS
 
 _NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

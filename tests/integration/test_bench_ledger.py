@@ -14,7 +14,7 @@ import pytest
 
 from bench import ledger as bench
 from bench.ledger import DECIDED, FLOOR, STORED, BenchFailed, Figures, Options, Traded, parse, times_the_floor
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 
 
 async def test_bench_ledger_short_run_writes_every_row(servers: Endpoints, tmp_path: Path) -> None:

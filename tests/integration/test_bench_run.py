@@ -11,7 +11,7 @@ import pytest
 
 from bench.load import BenchFailed, Latencies, key_of_final_result, percentile
 from bench.report import Figures, as_json, as_table, ratios
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 
 _ROWS = ("orchestrator", "faust_at_least_once", "aiokafka_copy")
 _FIGURES = ("requests_per_second", "p50_ms", "p99_ms", "cpu_s_per_1000", "rss_mb")

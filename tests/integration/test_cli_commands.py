@@ -20,7 +20,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from infra.keyring import new_master_key
 from tests.orchestrator import RunHere, Up, environment, running_here, running_up
 from tests.servers import fresh_database

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.embedded.ports import free_port, is_free
+from embedded.ports import free_port, is_free
 from tests.orchestrator import environment, start_up, until_ready
 from tests.processes import processes_naming, until_none_named
 

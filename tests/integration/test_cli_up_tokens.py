@@ -12,7 +12,7 @@ from typing import Any
 import pyotp
 
 from checks.tree import ROOT
-from cli.trial_issuer import SIGNING_KEY, TRUSTED_KEY
+from cli.local.trial_issuer import SIGNING_KEY, TRUSTED_KEY
 from tests.integration.test_cli_up import _SETTINGS
 from tests.orchestrator import Up, start_up, until_ready
 from tests.unit.tokens import AUDIENCE, ISSUER, issuer

@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from cli.demo_halts import OwnHalts
+from cli.local.demo_halts import OwnHalts
 from schemas.commands import TRIPS_ACCOUNT
 from tests.integration.step_database import open_database, plain_connection
 

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cli.demo import DemoOptions, run_demo
-from cli.demo_requests import KINDS, Generator
+from cli.local.demo import DemoOptions, run_demo
+from cli.local.demo_requests import KINDS, Generator
 from schemas.wire import SourceOffset
 from tests.unit.sound_evidence import NOW
 
@@ -27,7 +27,7 @@ _CONTRACT = [
 ]  # fmt: skip
 _DEMO = """
 import asyncio, sys
-from cli.demo import DemoOptions, run_demo
+from cli.local.demo import DemoOptions, run_demo
 sys.exit(asyncio.run(run_demo(DemoOptions(requests=int(sys.argv[1])))))
 """
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.worker import ExitCode
-from cli import supervision
-from cli.supervision import WorkerPool, describe_exit, supervised_workers, worker_environment
-from infra.embedded.services import Endpoints
+from agents.process.worker import ExitCode
+from cli.local import supervision
+from cli.local.supervision import WorkerPool, describe_exit, supervised_workers, worker_environment
+from embedded.services import Endpoints
 from infra.settings import Settings
 
 _SECONDS_MAX = 20.0
@@ -105,7 +105,7 @@ def _log(logs: Path, number: int) -> str:
 SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
-from cli.supervision import supervised_workers
+from cli.local.supervision import supervised_workers
 
 async def main():
     async with supervised_workers(1, (sys.executable, "-c", "import time; time.sleep(600)"), {}, Path(sys.argv[1]), print) as pool:

@@ -13,9 +13,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from infra.postgres.database import connect
 from infra.postgres.deposits import ANNOUNCEMENTS, DEPOSITS
 from infra.postgres.migrate import migrate
-from infra.postgres.step import connect
 from tests.depositing import QUICK, announcement, arrive, credit, credited_amounts, deposits, mark
 from tests.installation import OPENING, USERS, Installation, installation
 from tests.promises import assert_promises_hold

@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy.engine import make_url
 
+from infra.postgres.database import connect
 from infra.postgres.durability import require_durable
-from infra.postgres.step import connect
 from tests.integration.step_database import plain_connection
 
 

@@ -14,21 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded import broker, data_dir, jar_fetch, jars, java
-from infra.embedded.broker import EmbeddedBroker
-from infra.embedded.data_dir import DataDirectory, locked_data_directory
-from infra.embedded.database import EmbeddedDatabase
-from infra.embedded.errors import (
-    ChooseOtherDirectoryError,
-    FreeDiskSpaceError,
-    MendHostError,
-    ReadLogError,
-    RetryLaterError,
-    ServicesError,
-)
-from infra.embedded.jars import BROKER_JARS, jars_directory
-from infra.embedded.ports import free_port
-from infra.embedded.services import services
+from embedded import broker, data_dir, jar_fetch, jars, java
+from embedded.broker import EmbeddedBroker
+from embedded.data_dir import DataDirectory, locked_data_directory
+from embedded.database import EmbeddedDatabase
+from embedded.errors import ChooseOtherDirectoryError, FreeDiskSpaceError, MendHostError, ReadLogError, RetryLaterError, ServicesError
+from embedded.jars import BROKER_JARS, jars_directory
+from embedded.ports import free_port
+from embedded.services import services
 from infra.settings import Settings
 from tests.processes import processes_naming
 
@@ -121,7 +114,7 @@ async def test_two_fetches_at_once_wait_for_one_another(tmp_path: Path) -> None:
     waiting = asyncio.create_task(jars_directory(BROKER_JARS, tmp_path, progress=print))
     try:
         async with asyncio.timeout(30):
-            while not processes_naming(f"infra.embedded.jar_fetch {BROKER_JARS.name} {tmp_path}"):
+            while not processes_naming(f"embedded.jar_fetch {BROKER_JARS.name} {tmp_path}"):
                 await asyncio.sleep(0.02)
         (tmp_path / BROKER_JARS.name).mkdir()
     finally:

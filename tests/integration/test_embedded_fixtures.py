@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from tests.servers import fresh_database, in_thread, template_database
 
 

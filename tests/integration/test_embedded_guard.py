@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded import guard
-from infra.embedded.account import Account
-from infra.embedded.guarded import Command, GuardedServer, log_tail, run_to_end
+from embedded import guard
+from embedded.account import Account
+from embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from tests.processes import is_alive, until_dead
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -38,7 +38,7 @@ while True: time.sleep(1000)
 OWNER = """
 import asyncio, os, sys, time
 from pathlib import Path
-from infra.embedded.guarded import Command, GuardedServer
+from embedded.guarded import Command, GuardedServer
 async def main():
     server = await GuardedServer.start(Command(tuple(sys.argv[2:]), Path(sys.argv[1]), grace_seconds=1))
     child = os.fork() if "FORK" in os.environ else 0
@@ -200,7 +200,7 @@ async def test_account_keeps_one_capability_and_dies_with_its_guard(tmp_path: Pa
 
 def test_guard_runs_without_site_packages_and_starts_fast() -> None:
     """It imports the standard library alone: nothing of ours, and nothing that is slow to load."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import infra.embedded.guard; print(*sys.modules)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import embedded.guard; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=30).stdout.split()
     assert not {"asyncio", "pydantic", "asyncpg", "site"} & set(loaded)
-    assert {name for name in loaded if name.startswith("infra")} == {"infra", "infra.embedded", "infra.embedded.guard"}
+    assert {name for name in loaded if name.startswith("infra")} == {"infra", "embedded", "embedded.guard"}

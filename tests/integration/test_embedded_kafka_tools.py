@@ -4,8 +4,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.embedded.errors import RetryLaterError
-from infra.embedded.kafka_tools import KafkaTools, PartitionLag, TransactionState
+from embedded.errors import RetryLaterError
+from embedded.kafka_tools import KafkaTools, PartitionLag, TransactionState
 from infra.settings import Settings
 
 

@@ -17,8 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from infra.embedded.errors import ChooseOtherDirectoryError, ReadLogError
-from infra.embedded.services import Endpoints, services
+from embedded.errors import ChooseOtherDirectoryError, ReadLogError
+from embedded.services import Endpoints, services
 from infra.settings import Settings
 from tests.processes import processes_naming, until_none_named
 
@@ -31,7 +31,7 @@ OWNER = """
 import asyncio, json, sys
 from dataclasses import asdict
 from pathlib import Path
-from infra.embedded.services import services
+from embedded.services import services
 from infra.settings import Settings
 async def main():
     settings = Settings(data_dir=Path(sys.argv[1]), infra="embedded", kafka_bootstrap_servers=None, database_url=None)

@@ -22,7 +22,7 @@ from aiokafka import ConsumerRecord
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.embedded.services import Endpoints
+from embedded.services import Endpoints
 from infra.kafka.topics import TopicsUnfit, ensure_topics
 from infra.postgres.step import unpack
 from infra.settings import Settings

@@ -4,17 +4,19 @@ import asyncpg
 import pytest
 from aiokafka import TopicPartition
 
-from agents import gap_watch
-from agents.batch import Passed
-from agents.gap_watch import GapWatch
-from agents.step import StepRunner
-from infra.postgres.administration import ADMINISTRATION, NotDone
-from infra.postgres.gaps import accept_loss, open_gap, open_gaps
-from infra.postgres.operators import By
-from infra.postgres.step import Database, InputPartition
-from pipeline.gaps import Gap
-from pipeline.invariants import InvariantViolation
-from pipeline.operators import ClaimedOperator
+from agents.steps import gap_watch
+from agents.steps.batch import Passed
+from agents.steps.gap_watch import GapWatch
+from agents.steps.step import StepRunner
+from infra.postgres.admin.administration import ADMINISTRATION, NotDone
+from infra.postgres.admin.gaps import accept_loss
+from infra.postgres.admin.operators import By
+from infra.postgres.database import Database, InputPartition
+from infra.postgres.gaps import open_gap, open_gaps
+from infra.postgres.step import open_step, take_partition
+from pipeline.commands.operators import ClaimedOperator
+from pipeline.model.gaps import Gap
+from pipeline.model.invariants import InvariantViolation
 from schemas.routing import Action, RoutedOrder
 from tests.integration.step_database import EXCHANGE, GROUP, open_database, plain_connection, take_in, taken
 from tests.unit.builders import NOW, TOPICS, arrival, limit
@@ -44,7 +46,7 @@ def _watch(database: Database, log: _Log) -> GapWatch:
 
 
 async def _standing_at(database: Database, partition: InputPartition, position: int) -> None:
-    async with database.step(partition) as step:
+    async with open_step(database, partition) as step:
         await step.finish(position, (), NOW)
 
 
@@ -77,7 +79,7 @@ async def test_gap_stands_until_it_is_accepted_as_it_is_and_is_passed_once(datab
         assert not (await accept_loss(database, GROUP, partition.topic, 0, 100, 450, _BY)).changed
         assert await again.look(partition, _kafka(partition), 100) == Passed(450, ())
         assert await open_gaps(database, GROUP) == []
-        _, progress = await database.take_partition(GROUP, partition.topic, 0, NOW)
+        _, progress = await take_partition(database, GROUP, partition.topic, 0, NOW)
         assert (progress.base_offset, progress.next_offset) == (100, 450)
         async with plain_connection(database_url) as connection:
             events = await connection.fetch("SELECT body FROM audit_events WHERE account = $1", ADMINISTRATION)
@@ -114,7 +116,7 @@ async def test_log_that_was_cut_and_has_grown_again_still_stands(database_url: s
         assert await watch.look(partition, _kafka(partition), 100) is None
         await accept_loss(database, GROUP, partition.topic, 0, 100, 90, _BY)
         with pytest.raises(InvariantViolation, match="goes back without an accepted loss"):
-            async with database.step(partition) as step:
+            async with open_step(database, partition) as step:
                 await step.finish(80, (), NOW)
         assert await watch.look(partition, _kafka(partition), 100) == Passed(90, ())
 

@@ -6,9 +6,10 @@ from typing import Final
 
 import pytest
 
+from infra.postgres.database import Database
 from infra.postgres.gate import accounts
-from infra.postgres.step import Database
-from pipeline.gate.context import Conduct, Usage
+from pipeline.gate.context import Usage
+from pipeline.model.conduct import Conduct
 from tests.integration.step_database import open_database, take_in, taken
 from tests.unit.builders import PRICE, WIDE_LIMITS, arrival, trade
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
-from pipeline.venue import Found, KeyVersion, LookUpFailed, Refused
-from pipeline.withdrawal import WithdrawalHistory
+from pipeline.model.venue import Found, KeyVersion, LookUpFailed, Refused
+from pipeline.model.withdrawal import WithdrawalHistory
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import ORDER, ScriptedVenue, answers, order_row, reference, running_venue, submission, trade_row
 

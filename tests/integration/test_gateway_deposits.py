@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from infra.exchange.account_calls import whole_list
-from infra.exchange.ccxt_gateway import CcxtGateway
-from infra.exchange.deposit_calls import _read_row
-from infra.exchange.reading import UnreadableBooks
-from infra.exchange.venues import BINANCE, BINANCE_US
-from pipeline.deposit import VenueDeposit
-from pipeline.venue import LookUpFailed
+from infra.exchange.ccxt.account_calls import whole_list
+from infra.exchange.ccxt.deposits import _read_row
+from infra.exchange.ccxt.gateway import CcxtGateway
+from infra.exchange.ccxt.reading import UnreadableBooks
+from infra.exchange.venues.binance import BINANCE, BINANCE_US
+from pipeline.model.deposit import VenueDeposit
+from pipeline.model.venue import LookUpFailed
 from schemas.orders import DepositStatus
 from tests.depositing import ADDRESS, HISTORY
 from tests.integration.scripted_venue import API_KEY

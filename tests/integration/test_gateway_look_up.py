@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 from aiohttp import web
 
-from pipeline.identifiers import client_order_id_of
-from pipeline.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, OrderTerms, Refused
+from pipeline.model.identifiers import client_order_id_of
+from pipeline.model.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, OrderTerms, Refused
 from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (

@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 from structlog.testing import capture_logs
 
-from agents.network_feed import NetworkFeed
+from agents.watches.networks import NetworkFeed
 from infra.exchange.gateway import VenueUnavailable
 from infra.exchange.market_data import MarketDataFeed
-from pipeline.venue import Confirmed, Market, Quote
+from pipeline.model.venue import Confirmed, Market, Quote
 from schemas.orders import OrderType
 from tests.integration.scripted_venue import answers, error, gateway_to, in_turn, running_venue, submission
 

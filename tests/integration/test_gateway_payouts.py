@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.exchange.transport import Call
-from infra.exchange.venues import BINANCE, BINANCE_US, Evidence, proven_refusal
-from pipeline.venue import InDoubt, LookUpFailed, Refused
-from pipeline.withdrawal import Taken, VenueWithdrawal, WithdrawalSubmission
+from infra.exchange.ccxt.transport import Call
+from infra.exchange.venues.binance import BINANCE, BINANCE_US
+from infra.exchange.venues.venue import Evidence, proven_refusal
+from pipeline.model.venue import InDoubt, LookUpFailed, Refused
+from pipeline.model.withdrawal import Taken, VenueWithdrawal, WithdrawalSubmission
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
 from tests.integration.test_gateway_simulator import Simulator, simulated

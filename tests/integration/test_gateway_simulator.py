@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials
 from infra.exchange.market_data import MarketDataFeed
-from pipeline.venue import Absent, Confirmed, Found, InDoubt, OrderReference, Refused, Submission
+from pipeline.model.venue import Absent, Confirmed, Found, InDoubt, OrderReference, Refused, Submission
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import API_KEY, SECRET, submission
@@ -50,7 +50,7 @@ async def simulated(tmp_path: Path) -> AsyncIterator[tuple[Simulator, CcxtGatewa
     venue_timeout_ms = VENUE_TIMEOUT // timedelta(milliseconds=1)
     arguments = ["--data-dir", str(tmp_path), "--walk-ms", "0", "--parent-pipe", "--venue-timeout-ms", str(venue_timeout_ms)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "infra.exchange.simulator", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        sys.executable, "-m", "simulator", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     try:

@@ -12,10 +12,10 @@ import ccxt
 import pytest
 from aiohttp import web
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
+from infra.exchange.ccxt.transport import Call, NotHandedOver, current_call
 from infra.exchange.gateway import Credentials, VenueUnavailable
-from infra.exchange.transport import Call, NotHandedOver, current_call
-from pipeline.venue import Confirmed, Fee, InDoubt, LookUpFailed, Refused
+from pipeline.model.venue import Confirmed, Fee, InDoubt, LookUpFailed, Refused
 from schemas.orders import OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (

@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from infra.exchange.transport import venue_class
-from infra.exchange.venues import _VENUES
-from pipeline.venue import Confirmed, Found
+from infra.exchange.ccxt.transport import venue_class
+from infra.exchange.venues.registry import _VENUES
+from pipeline.model.venue import Confirmed, Found
 from schemas.orders import OrderType
 from tests.integration.scripted_venue import ORDER, answers, gateway_to, order_row, reference, running_venue, submission
 

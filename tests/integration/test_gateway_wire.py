@@ -13,12 +13,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-from infra.exchange.ccxt_gateway import CcxtGateway
-from infra.exchange.transport import venue_class
-from infra.exchange.venues import BINANCE
-from infra.exchange.wire import NotHandedOver, check_request, order_form, pairs_of, withdrawal_form
-from pipeline.venue import OrderReference, Refused, Submission
-from pipeline.withdrawal import WithdrawalSubmission
+from infra.exchange.ccxt.gateway import CcxtGateway
+from infra.exchange.ccxt.transport import venue_class
+from infra.exchange.ccxt.wire import NotHandedOver, check_request, order_form, pairs_of, withdrawal_form
+from infra.exchange.venues.binance import BINANCE
+from pipeline.model.venue import OrderReference, Refused, Submission
+from pipeline.model.withdrawal import WithdrawalSubmission
 from schemas.orders import OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import (

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from pipeline.invariants import Retryable
-from pipeline.venue import Confirmed, Refused
+from pipeline.model.invariants import Retryable
+from pipeline.model.venue import Confirmed, Refused
 from schemas.reasons import ReasonCode
 from tests.integration.scripted_venue import ORDER, gateway_to, hang, running_venue, submission
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from infra.health import AddressTaken, Health, HealthServer
 from tests.fragile_servers import free_port
 from tests.installation import ended, installation, order

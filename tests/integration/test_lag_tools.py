@@ -8,7 +8,7 @@ from time import monotonic
 import asyncpg
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from infra.embedded.kafka_tools import KafkaTools
+from embedded.kafka_tools import KafkaTools
 from infra.settings import Settings
 from tests.installation import Installation, installation, order
 

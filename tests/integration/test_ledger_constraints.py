@@ -7,10 +7,22 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from infra.postgres.step import Database
+from infra.postgres.database import Database
 from infra.postgres.transfers import apply_transfers, stored_transfers
-from pipeline.invariants import InvariantViolation
-from pipeline.ledger import SYSTEM_OWNERS, AccountKey, Balance, Ledger, Outcome, Transfer, TransferKind, clearing, fees, opening, shortfall
+from pipeline.books.ledger import (
+    SYSTEM_OWNERS,
+    AccountKey,
+    Balance,
+    Ledger,
+    Outcome,
+    Transfer,
+    TransferKind,
+    clearing,
+    fees,
+    opening,
+    shortfall,
+)
+from pipeline.model.invariants import InvariantViolation
 from tests.integration.step_database import open_database, plain_connection
 from tests.unit.builders import EXCHANGE, NOW, account
 

@@ -17,20 +17,21 @@ import pytest
 import uvloop
 
 from checks.floats import _LEFT_OUT, _PACKAGES, _TIME, _TIMES_OF, floats_in
-from infra.exchange.books import read_markets, read_order, with_fees
-from infra.exchange.reading import UnreadableBooks, amount
+from infra.exchange.ccxt.books import read_markets, read_order, with_fees
+from infra.exchange.ccxt.reading import UnreadableBooks, amount
+from infra.postgres.step import open_step
 from infra.postgres.withdrawals import withdrawals
-from pipeline.changes import Changes
-from pipeline.execution import conclude, plan
-from pipeline.gate.context import NO_HALTS
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import AccountKey
 from pipeline.intake import decide
-from pipeline.ledger import AccountKey
-from pipeline.money import DIGITS
-from pipeline.paper import at_submission
-from pipeline.payouts import apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
-from pipeline.settlement import apply_venue_order
-from pipeline.venue import Confirmed, Quote, Submission
-from pipeline.withdrawal import Taken
+from pipeline.model.halts import NO_HALTS
+from pipeline.model.money import DIGITS
+from pipeline.model.venue import Confirmed, Quote, Submission
+from pipeline.model.withdrawal import Taken
+from pipeline.orders.execution import conclude, plan
+from pipeline.orders.paper import at_submission
+from pipeline.orders.settlement import apply_venue_order
+from pipeline.withdrawals.settlement import apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
 from schemas.orders import Mode, OrderStatus
 from schemas.routing import Action, RoutedOrder
 from schemas.wire import SourceOffset
@@ -145,7 +146,7 @@ async def test_no_float_is_reachable_where_money_passes(database_url: str) -> No
     async with open_database(database_url) as database:
         owned = await taken(database)
         with _tripwire() as found:
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 changes = await changes_in(step, [USER])
                 documents = [
                     trade(quantity="0.001"), limit(idempotency_key="k2"), trade(idempotency_key="k3", side="sell", quantity="0.002"),
@@ -157,7 +158,7 @@ async def test_no_float_is_reachable_where_money_passes(database_url: str) -> No
                 await step.finish(len(batch), changes.outputs, NOW)
             assert len(changes.made) == 3
             assert len(changes.withdrawals_made) == 1
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 sent = await changes_in(step, [USER], orders=changes.made)
                 sent.withdrawals = await withdrawals(step.connection, sorted(changes.withdrawals_made))
                 work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=name, user_id=USER, attempt=1) for name in sent.orders]

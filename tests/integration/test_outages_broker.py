@@ -8,7 +8,7 @@ from time import monotonic
 import aiohttp
 import pytest
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from tests.fragile_servers import FragileServer, fragile_broker, free_port
 from tests.installation import Installation, ended, installation, order
 from tests.promises import assert_promises_hold

@@ -9,8 +9,8 @@ import aiohttp
 import asyncpg
 import pytest
 
-from agents.worker import ExitCode
-from infra.postgres.step import connect
+from agents.process.worker import ExitCode
+from infra.postgres.database import connect
 from tests.fragile_servers import FragileServer, fragile_database
 from tests.installation import Installation, ended, installation, order
 from tests.promises import assert_promises_hold

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from tests.fragile_servers import FragileServer, SmallDisk, fragile_broker, fragile_database, small_disk
 from tests.installation import ended, installation, order
 from tests.promises import assert_promises_hold

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from tests.installation import Installation, ended, installation, order
 
 START_SECONDS_MAX = 120

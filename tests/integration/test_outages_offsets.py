@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from agents.worker import ExitCode
-from infra.embedded.kafka_tools import KafkaTools
+from agents.process.worker import ExitCode
+from embedded.kafka_tools import KafkaTools
 from infra.settings import Settings
 from tests.installation import Installation, ended, installation, order
 from tests.promises import assert_promises_hold

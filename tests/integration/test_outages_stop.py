@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from time import monotonic
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from tests.installation import SESSION_TIMEOUT_MS, Installation, ended, installation, order
 from tests.promises import assert_promises_hold
 

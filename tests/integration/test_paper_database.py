@@ -3,11 +3,11 @@
 from datetime import timedelta
 from decimal import Decimal
 
-from agents.app import utc_now
+from agents.process.app import utc_now
+from infra.postgres.admin.paper_funds import PaperFunds, fund_paper
 from infra.postgres.gate import accounts
-from infra.postgres.paper_funds import PaperFunds, fund_paper
 from infra.postgres.trips import exchanges_in_doubt
-from pipeline.gate.context import Conduct
+from pipeline.model.conduct import Conduct
 from tests.claiming import claimed
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import EXCHANGE, NOW, WIDE_LIMITS, arrival, limit

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from agents.app import utc_now
-from cli.audit_publication import publish_audit_events
-from infra.postgres.administration import NotDone
-from infra.postgres.paper_funds import PaperFunds, fund_paper
-from infra.postgres.step import connect
-from pipeline.crash_points import CrashPoint
+from agents.process.app import utc_now
+from cli.local.audit_publication import publish_audit_events
+from infra.postgres.admin.administration import NotDone
+from infra.postgres.admin.paper_funds import PaperFunds, fund_paper
+from infra.postgres.database import connect
+from pipeline.model.crash_points import CrashPoint
 from tests.claiming import claimed
 from tests.installation import OPENING, Installation, ended, installation, order, unique_file
 from tests.integration.halted import Commands, commanding

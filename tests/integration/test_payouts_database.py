@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from infra.postgres.withdrawals import WITHDRAWALS, payees, unfinished_withdrawals, withdrawn
-from pipeline.gate.context import Limits
-from pipeline.withdrawal import Withdrawal
+from pipeline.gate.limits import Limits
+from pipeline.model.withdrawal import Withdrawal
 from schemas.orders import WithdrawalStatus
 from schemas.wire import SourceOffset
 from tests.integration.step_database import open_database, plain_connection

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[2]
 _STARTER = """
 import sys
 from tests import prepared
-simulator = prepared.start_piped("infra.exchange.simulator", "--port", "0", "--data-dir", sys.argv[1], "--parent-pipe")
+simulator = prepared.start_piped("simulator", "--port", "0", "--data-dir", sys.argv[1], "--parent-pipe")
 print(simulator.pid, flush=True)
 sys.stdin.read()
 """
@@ -36,7 +36,7 @@ def test_prepared_worker_says_what_a_worker_says_and_ends_with_its_code(tmp_path
 
 def test_prepared_program_ends_by_a_signal_like_any_other(tmp_path: Path) -> None:
     """It is a process of its own, which can be asked, killed and waited for."""
-    simulator = prepared.start_piped("infra.exchange.simulator", "--port", "0", "--data-dir", str(tmp_path))
+    simulator = prepared.start_piped("simulator", "--port", "0", "--data-dir", str(tmp_path))
     assert simulator.stdout is not None
     assert "url" in json.loads(simulator.stdout.readline())
     assert simulator.poll() is None

@@ -10,8 +10,8 @@ import msgpack
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from infra.embedded.services import Endpoints
-from pipeline.quarantine import QUARANTINE_ACCOUNT
+from embedded.services import Endpoints
+from pipeline.model.quarantine import QUARANTINE_ACCOUNT
 from tests.integration.administered import Administered, administered
 from tests.servers import fresh_database
 

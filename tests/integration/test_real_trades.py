@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 from confluent_kafka import Producer
 
-from infra.exchange.simulator.records import Filled, OrderAccepted, read_log
 from schemas.reasons import ReasonCode
+from simulator.records import Filled, OrderAccepted, read_log
 from tests import kcat
 from tests.installation import Installation, installation, order
 from tests.promises import assert_promises_hold

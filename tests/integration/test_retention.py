@@ -15,21 +15,21 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.retention import Retention, Retentions
+from agents.watches.retention import Retention, Retentions
 from infra.kafka.connection import client_options, report_producer_of
 from infra.kafka.topics import ensure_topics
+from infra.postgres.database import Database
 from infra.postgres.retention import PART, next_ended, note_removed, purge
 from infra.postgres.rows import order_of
-from infra.postgres.step import Database
 from infra.settings import Settings
-from infra.verification.topics import TopicReader, read_topics
-from pipeline.changes import state_of
-from pipeline.order import Order
-from pipeline.verification.snapshots import check_state
+from pipeline.books.order_words import state_of
+from pipeline.model.order import Order
 from schemas.state import ORDER_STATE
 from schemas.topics import Topics
 from tests.integration.step_database import open_database, plain_connection
 from tests.unit.builders import NOW, RULES
+from verification.evidence.topics import TopicReader, read_topics
+from verification.promises.snapshots import check_state
 
 ROWS: Final = int(os.environ.get("GROWTH_ROWS", "3000"))
 EXCHANGE: Final = "binance"

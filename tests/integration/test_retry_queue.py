@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.retry_queue import RetryQueue
+from agents.watches.retry_queue import RetryQueue
 from infra.postgres.unfinished import due_work
 from schemas.routing import Action, RoutedOrder
 from schemas.times import EARLIEST
@@ -104,7 +104,7 @@ async def test_piece_of_work_is_queued_once_beside_its_other_records(database_ur
         await _waiting(connection, "a", partition=1)
         feed, producer, passed = _Feed(answering=False), _Producer(), [0.0]
         queue = RetryQueue(
-            database=database, feeds={"binance": feed}, producer=cast(AIOKafkaProducer, producer), owned=lambda _: [0, 1], topics=TOPICS,
+            database=database, feeds={"binance": feed}, producer=cast("AIOKafkaProducer", producer), owned=lambda _: [0, 1], topics=TOPICS,
             clock=lambda: NOW, monotonic_clock=lambda: passed[0],
         )  # fmt: skip
         await queue.look()

@@ -9,15 +9,16 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from infra.postgres.administration import StatusChange, set_user_status
+from infra.postgres.admin.administration import StatusChange, set_user_status
+from infra.postgres.admin.session_administration import revoke_sessions
+from infra.postgres.database import Database, InputPartition
 from infra.postgres.gate import accounts, api_keys
-from infra.postgres.session_administration import revoke_sessions
 from infra.postgres.sessions import sessions
-from infra.postgres.step import Database, InputPartition, StepTransaction
-from pipeline.arrival import Arrival
-from pipeline.changes import Changes
+from infra.postgres.step import StepTransaction, open_step
+from pipeline.books.changes import Changes
 from pipeline.intake import decide
-from pipeline.sessions import sessions_named
+from pipeline.requests.record import Arrival
+from pipeline.requests.sessions import sessions_named
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
 from tests.claiming import claimed
@@ -49,7 +50,7 @@ async def _decided(step: StepTransaction, batch: Sequence[Arrival]) -> Changes:
 
 async def _step(database: Database, owned: InputPartition, *batch: Arrival) -> list[ReasonCode | None]:
     """One intake batch; the reason codes of its answers."""
-    async with database.step(owned) as step:
+    async with open_step(database, owned) as step:
         changes = await _decided(step, batch)
         await step.finish(step.progress.next_offset + len(batch) + 1, changes.outputs, NOW)
     return [result.reason_code for result in results_of(changes)]

@@ -8,8 +8,8 @@ from urllib.parse import urlparse
 import ccxt.async_support
 import pytest
 
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorProcess, start
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import SimulatorClient, client_of, new_id, now_ms
 
 # They share one simulated exchange.

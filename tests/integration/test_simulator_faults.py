@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from infra.exchange.simulator.faults import ACCEPTING, FaultKind
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorProcess, start
+from simulator.faults import ACCEPTING, FaultKind
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import ORDER, Answer, SimulatorClient, client_of, new_id, now_ms, until
 
 # They share one simulated exchange.

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.simulator.exchange import Exchange, Rules
-from infra.exchange.simulator.funding import Arrival, WithdrawalRequest
-from infra.exchange.simulator.horizon import Horizon
-from infra.exchange.simulator.invariants import log_violations, violations
-from infra.exchange.simulator.ledger import InvariantViolation
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.orders import OrderRequest, status_row
-from infra.exchange.simulator.process import start
-from infra.exchange.simulator.records import Filled, OrderAccepted, Record, decode, encode
-from infra.exchange.simulator.refusals import Refusal
-from infra.exchange.simulator.symbols import make_symbols
+from simulator.exchange import Exchange, Rules
+from simulator.funding import Arrival, WithdrawalRequest
+from simulator.horizon import Horizon
+from simulator.invariants import log_violations, violations
+from simulator.ledger import InvariantViolation
+from simulator.options import SimulatorOptions
+from simulator.orders import OrderRequest, status_row
+from simulator.process import start
+from simulator.records import Filled, OrderAccepted, Record, decode, encode
+from simulator.refusals import Refusal
+from simulator.symbols import make_symbols
 from tests.integration.simulator_client import client_of
 
 RULES = Rules(make_symbols(Decimal(0)), venue_timeout_ms=10_000, fill_steps=2)

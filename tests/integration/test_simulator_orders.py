@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.prices import TapeMode, Walk
-from infra.exchange.simulator.process import SimulatorProcess, start
-from infra.exchange.simulator.records import OrderAccepted, read_log
-from infra.exchange.simulator.symbols import make_symbols
+from simulator.options import SimulatorOptions
+from simulator.prices import TapeMode, Walk
+from simulator.process import SimulatorProcess, start
+from simulator.records import OrderAccepted, read_log
+from simulator.symbols import make_symbols
 from tests.integration.simulator_client import SimulatorClient, client_of, new_id, now_ms, until
 
 # They share one simulated exchange.

@@ -13,11 +13,11 @@ import aiohttp
 import orjson
 import pytest
 
-from infra.exchange.simulator.invariants import log_violations
-from infra.exchange.simulator.journal import Journal
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorNotReady, start
-from infra.exchange.simulator.records import AccountOpened, LogDamaged, OrderAccepted, read_log
+from simulator.invariants import log_violations
+from simulator.journal import Journal
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorNotReady, start
+from simulator.records import AccountOpened, LogDamaged, OrderAccepted, read_log
 from tests.integration.simulator_client import SimulatorClient, client_of, new_id, until
 
 
@@ -293,7 +293,7 @@ async def test_exchange_that_cannot_write_ends_and_answers_nobody(tmp_path: Path
 
 def test_help_names_every_option() -> None:
     """`--help` answers without starting anything."""
-    command = [sys.executable, "-m", "infra.exchange.simulator", "--help"]
+    command = [sys.executable, "-m", "simulator", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     for option in ("--data-dir", "--tape-mode", "--venue-timeout-ms", "--parent-pipe"):
         assert option in shown.stdout

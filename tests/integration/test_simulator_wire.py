@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.exchange.simulator.options import SimulatorOptions
-from infra.exchange.simulator.process import SimulatorProcess, start
+from simulator.options import SimulatorOptions
+from simulator.process import SimulatorProcess, start
 from tests.integration.simulator_client import ORDER, SimulatorClient, client_of, new_id, now_ms
 
 # They share one simulated exchange.

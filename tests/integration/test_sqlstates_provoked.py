@@ -8,10 +8,11 @@ import pytest
 from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.engine import make_url
 
+from infra.postgres.database import Database, InputPartition, connect
 from infra.postgres.schema import DatabaseUnfit
 from infra.postgres.sqlstates import BY_CLASS, BY_CODE, Reaction, reaction_to_code
-from infra.postgres.step import Database, InputPartition, connect
-from pipeline.invariants import InvariantViolation, Retryable
+from infra.postgres.step import open_step
+from pipeline.model.invariants import InvariantViolation, Retryable
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import arrival, limit
 
@@ -29,7 +30,7 @@ _EVERY = sorted({f"{group}000" for group in BY_CLASS} | BY_CODE.keys() | {"42601
 
 async def _in_a_step(database: Database, provoke: Provoke, url: str) -> None:
     partition = await taken(database)
-    async with database.step(partition) as step:
+    async with open_step(database, partition) as step:
         await provoke(step.connection, url)
 
 
@@ -166,13 +167,13 @@ async def test_serialization_failure_can_be_tried_again(database_url: str) -> No
 async def test_migration_under_a_running_worker_is_no_defect_of_it(database_url: str) -> None:
     """A newer worker adds a column while this one runs: its prepared statements are made anew, and its next step is stored."""
     async with open_database(database_url) as database:
-        async with database.step(await taken(database)) as step:
+        async with open_step(database, await taken(database)) as step:
             await step.orders(["none"])
         async with plain_connection(database_url) as other:
             await other.execute("ALTER TABLE orders ADD COLUMN new_in_the_next_release text")
         for _ in range(9):
             try:
-                async with database.step(await taken(database)) as step:
+                async with open_step(database, await taken(database)) as step:
                     await step.orders(["none"])
                 break
             except Retryable:
@@ -188,7 +189,7 @@ async def test_read_only_server_is_left_for_its_successor(database_url: str) -> 
             old = connection.get_server_pid()
             await connection.execute("SET default_transaction_read_only = on")
         with pytest.raises(Retryable):
-            async with database.step(await _taken_by_another(database_url)) as step:
+            async with open_step(database, await _taken_by_another(database_url)) as step:
                 await step.connection.execute("UPDATE users SET status = status")
         async with database.connection() as connection:
             assert connection.get_server_pid() != old

@@ -8,13 +8,14 @@ from random import Random
 
 import pytest
 
-from infra.postgres.accounts import NewUser, add_users
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import Database, InputPartition
 from infra.postgres.retention import purge_claims
-from infra.postgres.step import Database, InputPartition
+from infra.postgres.step import open_step
 from infra.postgres.unfinished import unfinished_orders
-from pipeline.arrival import Arrival
-from pipeline.audit import GENESIS_HASH
-from pipeline.changes import Changes
+from pipeline.books.audit import GENESIS_HASH
+from pipeline.books.changes import Changes
+from pipeline.requests.record import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
@@ -28,12 +29,12 @@ async def test_steps_of_one_user_are_serialised(database_url: str) -> None:
         order: list[str] = []
 
         async def other() -> None:
-            async with database.step(second) as step:
+            async with open_step(database, second) as step:
                 changes = await changes_in(step, ["alice"])
                 order.append("second")
                 assert changes.ledger.balance(account("USDT")).pending == 40
 
-        async with database.step(first) as step:
+        async with open_step(database, first) as step:
             await changes_in(step, ["alice"])
             waiting = asyncio.create_task(other())
             await asyncio.sleep(0)
@@ -97,7 +98,7 @@ async def test_balance_is_not_spent_twice_by_steps_at_once(database_url: str) ->
         assert sum(len(changes.made) for changes in batches) == 8
         refusals = [result.reason_code for changes in batches for result in finals_of(changes)]
         assert refusals == [ReasonCode.BALANCE_INSUFFICIENT] * 8
-        async with database.step(owned[0]) as step:
+        async with open_step(database, owned[0]) as step:
             (balance,) = (await step.balances(["alice"])).values()
             assert (balance.posted, balance.available) == (420, 0)
 
@@ -174,7 +175,7 @@ async def _one_of_each(database: Database, owned: InputPartition) -> None:
     ]
     changes, _ = await take_in(database, owned, records, 2504)
     await purge_claims(database, NOW - timedelta(days=1))
-    async with database.step(owned) as step:
+    async with open_step(database, owned) as step:
         await changes_in(step, ["alice"], orders=changes.made)
         await step.pending_cancels(sorted(changes.made))
 

@@ -7,9 +7,10 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from infra.postgres.step import InputPartition, connect, pack, unpack
-from pipeline.changes import OutputRecord
-from pipeline.invariants import Fenced, InvariantViolation, Retryable
+from infra.postgres.database import InputPartition, connect
+from infra.postgres.step import open_step, pack, take_partition, unpack
+from pipeline.books.changes import OutputRecord
+from pipeline.model.invariants import Fenced, InvariantViolation, Retryable
 from tests.integration.step_database import GROUP, changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
 from tests.unit.builders import NOW, TOPICS, arrival, trade
 
@@ -35,7 +36,7 @@ async def test_fencing_epoch_never_means_two_owners(database_url: str) -> None:
     async with open_database(database_url) as database, plain_connection(database_url) as old_worker:
 
         async def take(group: str, topic: str, partition: int) -> int:
-            return (await database.take_partition(group, topic, partition, NOW))[0].fencing_epoch
+            return (await take_partition(database, group, topic, partition, NOW))[0].fencing_epoch
 
         places = [(group, topic, number) for group in (GROUP, "other") for topic in (TOPICS.requests, TOPICS.reports) for number in (0, 1)]
         rounds = []
@@ -50,7 +51,7 @@ async def test_fencing_epoch_never_means_two_owners(database_url: str) -> None:
 async def test_partition_that_nobody_had_begins_without_progress(database_url: str) -> None:
     """Its first owner finds that nothing was ever done."""
     async with open_database(database_url) as database:
-        owned, progress = await database.take_partition(GROUP, TOPICS.requests, 9, NOW)
+        owned, progress = await take_partition(database, GROUP, TOPICS.requests, 9, NOW)
         assert owned == InputPartition(GROUP, TOPICS.requests, 9, owned.fencing_epoch)
         assert (progress.base_offset, progress.next_offset, progress.outputs, progress.carried) == (-1, -1, (), ())
 
@@ -70,7 +71,7 @@ async def test_partition_that_was_never_taken_is_fenced(database_url: str) -> No
     """No row, no owner."""
     async with open_database(database_url) as database:
         with pytest.raises(Fenced):
-            async with database.step(InputPartition(GROUP, TOPICS.requests, 77, 1)):
+            async with open_step(database, InputPartition(GROUP, TOPICS.requests, 77, 1)):
                 pass
 
 
@@ -78,9 +79,9 @@ async def test_take_over_waits_for_the_step_under_way_and_finds_what_it_stored(d
     """Either the old owner's batch is stored whole before the take-over, or it is fenced: there is nothing between."""
     async with open_database(database_url) as database:
         old = await taken(database)
-        async with database.step(old) as step:
+        async with open_step(database, old) as step:
             changes = await decide_in(step, [arrival(trade())])
-            take_over = asyncio.create_task(database.take_partition(GROUP, TOPICS.requests, 0, NOW))
+            take_over = asyncio.create_task(take_partition(database, GROUP, TOPICS.requests, 0, NOW))
             await _is_waiting(database_url)
             assert not take_over.done()
             outputs = await step.finish(1, changes.outputs, NOW)
@@ -104,14 +105,14 @@ async def test_offsets_move_from_where_they_were_and_never_back(database_url: st
         owned = await taken(database)
         seen = []
         for next_offset in (5, 5, 9):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 seen.append((step.progress.base_offset, step.progress.next_offset))
                 await step.finish(next_offset, (), NOW)
         assert seen == [(-1, -1), (-1, 5), (5, 5)]
         with pytest.raises(InvariantViolation, match="goes back without an accepted loss"):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 await step.finish(8, (), NOW)
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert (step.progress.base_offset, step.progress.next_offset) == (5, 9)
 
 
@@ -119,11 +120,11 @@ async def test_outputs_are_kept_byte_for_byte(database_url: str) -> None:
     """Keys, values, None and empty, repeated headers, bytes that are no text: what comes back is what was stored."""
     async with open_database(database_url) as database:
         owned = await taken(database)
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert await step.finish(1, OUTPUTS, NOW) == OUTPUTS
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert await step.stored_outputs() == OUTPUTS
-        _, progress = await database.take_partition(GROUP, TOPICS.requests, 0, NOW)
+        _, progress = await take_partition(database, GROUP, TOPICS.requests, 0, NOW)
         assert progress.outputs == OUTPUTS
         assert progress.carried == ()
 
@@ -133,9 +134,9 @@ async def test_outputs_of_a_batch_replace_those_before(database_url: str) -> Non
     async with open_database(database_url) as database:
         owned = await taken(database)
         for next_offset, outputs in ((1, OUTPUTS), (2, OUTPUTS[:1]), (3, ())):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 await step.finish(next_offset, outputs, NOW)
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert await step.stored_outputs() == ()
 
 
@@ -144,13 +145,13 @@ async def test_carried_outputs_are_published_first_with_the_batch_that_ends_the_
     async with open_database(database_url) as database:
         first = await taken(database)
         for output in OUTPUTS[:2]:
-            async with database.step(first) as step:
+            async with open_step(database, first) as step:
                 await step.carry([output], NOW)
-        second, progress = await database.take_partition(GROUP, TOPICS.requests, 0, NOW)
+        second, progress = await take_partition(database, GROUP, TOPICS.requests, 0, NOW)
         assert (progress.carried, progress.outputs, progress.next_offset) == (OUTPUTS[:2], (), -1)
-        async with database.step(second) as step:
+        async with open_step(database, second) as step:
             assert await step.finish(1, OUTPUTS[2:], NOW) == OUTPUTS
-        async with database.step(second) as step:
+        async with open_step(database, second) as step:
             assert await step.stored_outputs() == OUTPUTS
             assert step.progress.carried == ()
 
@@ -168,7 +169,7 @@ async def test_failing_block_rolls_everything_back(database_url: str) -> None:
         owned = await taken(database)
         before = await counts(database_url, "audit_chains", "claims", "orders", "transfers")
         with pytest.raises(ZeroDivisionError):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 await decide_in(step, [arrival(trade(user_id="stranger")), arrival(trade(), 1)])
                 raise ZeroDivisionError
         assert await counts(database_url, "audit_chains", "claims", "orders", "transfers") == before
@@ -188,7 +189,7 @@ async def test_lost_connection_is_retryable_and_nothing_was_stored(database_url:
     async with open_database(database_url) as database:
         owned = await taken(database)
         with pytest.raises(Retryable, match="out of reach"):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 changes = await decide_in(step, [arrival(trade())])
                 await _terminate(database_url)
                 await step.finish(1, changes.outputs, NOW)
@@ -216,9 +217,9 @@ async def test_paused_worker_does_not_keep_its_locks(database_url: str) -> None:
     async with open_database(database_url, timeout_seconds=1) as slow, open_database(database_url) as other:
         owned = await taken(slow)
         with pytest.raises(Retryable):
-            async with slow.step(owned) as step:
+            async with open_step(slow, owned) as step:
                 await changes_in(step, ["alice"])
-                taken_over, _ = await other.take_partition(GROUP, TOPICS.requests, 0, NOW)
+                taken_over, _ = await take_partition(other, GROUP, TOPICS.requests, 0, NOW)
                 await step.finish(1, (), NOW)
         assert taken_over.fencing_epoch > owned.fencing_epoch
         await take_in(other, taken_over, [arrival(trade())], 1)
@@ -233,7 +234,7 @@ async def test_database_out_of_reach_is_retryable(database_url: str) -> None:
     async with open_database(database_url) as database:
         await database.close()
         with pytest.raises(Retryable):
-            await database.take_partition(GROUP, TOPICS.requests, 0, NOW)
+            await take_partition(database, GROUP, TOPICS.requests, 0, NOW)
 
 
 async def test_error_in_a_statement_is_no_lost_connection(database_url: str) -> None:
@@ -248,7 +249,7 @@ async def test_steps_of_two_partitions_do_not_wait_for_each_other(database_url: 
     """Only batches of the same users queue up."""
     async with open_database(database_url) as database:
         first, second = await taken(database, 0), await taken(database, 1)
-        async with database.step(first) as step:
+        async with open_step(database, first) as step:
             await changes_in(step, ["alice"])
             async with asyncio.timeout(3):
                 await take_in(database, second, [arrival(trade(user_id="bob"), partition=1)], 1)

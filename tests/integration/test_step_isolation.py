@@ -12,19 +12,19 @@ from typing import Any
 import orjson
 import pytest
 
-import agents.conclusion
-import agents.control
-import agents.execution
-import agents.intake
-import agents.settlement
+import agents.steps.conclusion
+import agents.steps.control
+import agents.steps.execution
+import agents.steps.intake
+import agents.steps.settlement
 import pipeline.intake
 from infra.kafka.transactions import CommitUnknown
-from infra.postgres.step import StepTransaction
+from infra.postgres.step import StepTransaction, take_partition
 from infra.postgres.unfinished import unfinished_orders
-from pipeline.halts import CommandArrival
-from pipeline.invariants import MustStop
-from pipeline.quarantine import QUARANTINE_ACCOUNT
-from pipeline.venue import InDoubt, Submission, SubmissionOutcome
+from pipeline.commands.halts import CommandArrival
+from pipeline.model.invariants import MustStop
+from pipeline.model.quarantine import QUARANTINE_ACCOUNT
+from pipeline.model.venue import InDoubt, Submission, SubmissionOutcome
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -78,14 +78,14 @@ async def _assert_one_set_aside(url: str, outputs: list[Any], *, stage: str, spa
 
 
 def _break_arrive(monkeypatch: Patch) -> None:
-    arrive = agents.intake.arrive
+    arrive = agents.steps.intake.arrive
 
     def broken(source: Any, at: Any, key: Any, value: Any, headers: Any) -> Any:
         if f'"{BAD}"'.encode() in (value or b""):
             raise Poison("value secret-4711")
         return arrive(source, at, key, value, headers)
 
-    monkeypatch.setattr(agents.intake, "arrive", broken)
+    monkeypatch.setattr(agents.steps.intake, "arrive", broken)
 
 
 def _break_load(monkeypatch: Patch) -> None:
@@ -161,25 +161,25 @@ def _break_orders(monkeypatch: Patch, order_id: str) -> None:
 
 
 def _break_plan(monkeypatch: Patch, order_id: str) -> None:
-    plan = agents.execution.plan
+    plan = agents.steps.execution.plan
 
     def broken(work: Any, *rest: Any) -> Any:
         if any(routed.order_id == order_id for routed in work):
             raise Poison
         return plan(work, *rest)
 
-    monkeypatch.setattr(agents.execution, "plan", broken)
+    monkeypatch.setattr(agents.steps.execution, "plan", broken)
 
 
 def _break_conclude(monkeypatch: Patch, order_id: str) -> None:
-    conclude = agents.conclusion.conclude
+    conclude = agents.steps.conclusion.conclude
 
     def broken(submitted: Any, *rest: Any) -> None:
         if order_id in submitted:
             raise Poison
         conclude(submitted, *rest)
 
-    monkeypatch.setattr(agents.conclusion, "conclude", broken)
+    monkeypatch.setattr(agents.steps.conclusion, "conclude", broken)
 
 
 @pytest.mark.parametrize(
@@ -311,14 +311,14 @@ async def test_settlement_with_one_report_that_cannot_be_applied_settles_the_oth
         elif stage == "load":
             _break_orders(monkeypatch, bad)
         elif stage == "decide":
-            apply = agents.settlement.apply_report
+            apply = agents.steps.settlement.apply_report
 
             def broken(report: Any, *rest: Any) -> None:
                 if report.order_id == bad:
                     raise Poison
                 apply(report, *rest)
 
-            monkeypatch.setattr(agents.settlement, "apply_report", broken)
+            monkeypatch.setattr(agents.steps.settlement, "apply_report", broken)
         else:
             await _trigger(database_url, "orders", f"NEW.order_id = '{bad}' AND NEW.status = 'filled'")
         outputs = await stand.run(TOPICS.reports, given)
@@ -352,23 +352,23 @@ async def test_control_with_one_command_that_cannot_be_applied_applies_the_other
     """Ninety-nine halts are in force; the one is refused in the audit trail, so that its operator learns of it."""
     async with standing(database_url, USERS) as stand:
         if stage == "decode":
-            arrive = agents.control.arrive_command
+            arrive = agents.steps.control.arrive_command
 
             def unread(source: Any, at: Any, value: bytes, *rest: Any) -> CommandArrival:
                 if f'"{BAD}"'.encode() in value:
                     raise Poison
                 return arrive(source, at, value, *rest)
 
-            monkeypatch.setattr(agents.control, "arrive_command", unread)
+            monkeypatch.setattr(agents.steps.control, "arrive_command", unread)
         elif stage == "decide":
-            decide = agents.control.decide_commands
+            decide = agents.steps.control.decide_commands
 
             def broken(arrivals: Any, *rest: Any) -> Any:
                 if any(one.command.target == BAD for one in arrivals):
                     raise Poison
                 return decide(arrivals, *rest)
 
-            monkeypatch.setattr(agents.control, "decide_commands", broken)
+            monkeypatch.setattr(agents.steps.control, "decide_commands", broken)
         else:
             await _trigger(database_url, "halts", f"NEW.target = '{BAD}'")
         outputs = await stand.run(TOPICS.commands, _halts())
@@ -392,7 +392,7 @@ async def test_record_set_aside_by_a_worker_that_died_is_published_by_the_next_o
         (failure,) = stand.failures
         assert isinstance(failure, CommitUnknown)
         assert not letters_in(before)
-        _, progress = await stand.database.take_partition(GROUP, TOPICS.requests, 0, stand.clock())
+        _, progress = await take_partition(stand.database, GROUP, TOPICS.requests, 0, stand.clock())
         assert (progress.base_offset, progress.next_offset) == (CULPRIT, CULPRIT + 1)
         (final,) = finals_in(progress.outputs)
         assert (final.source.offset, final.reason_code) == (CULPRIT, ReasonCode.INTERNAL_ERROR)

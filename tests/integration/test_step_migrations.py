@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 from infra.postgres import migrations
 from infra.postgres.migrate import engine_url, migrate
 from infra.postgres.schema import is_newest
+from infra.postgres.step import take_partition
 from tests.integration.step_database import open_database, plain_connection, take_in, taken
 from tests.unit.builders import NOW, arrival, limit
 
@@ -57,7 +58,7 @@ async def test_fencing_epochs_go_on_above_those_that_the_release_before_gave(emp
         )
     await migrate(empty_database_url)
     async with open_database(empty_database_url) as database:
-        owned, _ = await database.take_partition("g", "t", 0, NOW)
+        owned, _ = await take_partition(database, "g", "t", 0, NOW)
         assert owned.fencing_epoch > 31
 
 

@@ -8,18 +8,20 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from infra.postgres.accounts import NewUser, add_users, stored_keys
+from infra.postgres.admin.accounts import NewUser, add_users
+from infra.postgres.database import Database, InputPartition
+from infra.postgres.keys import stored_keys
 from infra.postgres.retention import purge_claims
-from infra.postgres.step import Database, InputPartition
-from pipeline.audit import hash_of_value
-from pipeline.changes import Changes
-from pipeline.execution import plan
-from pipeline.gate.context import NO_HALTS
+from infra.postgres.step import open_step
+from pipeline.books.audit import hash_of_value
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import AccountKey, Balance, clearing
 from pipeline.intake import decide
-from pipeline.invariants import InvariantViolation
-from pipeline.ledger import AccountKey, Balance, clearing
-from pipeline.settlement import apply_venue_order, end_order_unsent
-from pipeline.venue import Fee
+from pipeline.model.halts import NO_HALTS
+from pipeline.model.invariants import InvariantViolation
+from pipeline.model.venue import Fee
+from pipeline.orders.execution import plan
+from pipeline.orders.settlement import apply_venue_order, end_order_unsent
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -52,7 +54,7 @@ UNSUPPORTED = {"order_type": "stop_loss", "stop_price": "1"}
 async def _through(database: Database, topic: str, act: Callable[[Changes], object], orders: set[str]) -> Changes:
     """One step of another agent about alice's orders."""
     owned = await taken(database, topic=topic)
-    async with database.step(owned) as step:
+    async with open_step(database, owned) as step:
         changes = await changes_in(step, ["alice"], orders=orders)
         act(changes)
         await step.store(changes, CUTOFF)
@@ -73,7 +75,7 @@ async def test_batch_is_read_back_as_it_was_decided(database_url: str) -> None:
         owned = await taken(database)
         batch = [arrival(document, offset, headers=[("traceparent", b"0" * 55)]) for offset, document in enumerate(documents)]
         changes, _ = await take_in(database, owned, batch, 5)
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert await step.orders(sorted(changes.orders)) == changes.orders
             assert await step.claims(changes.claims) == changes.claims
             balances = await step.balances(["alice"])
@@ -92,7 +94,7 @@ async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> Non
         await _through(database, "reports", lambda changes: apply_venue_order(changes.orders[order_id], half, changes), {order_id})
         whole = told(OrderStatus.FILLED, "2", "799", {"BNB": "0.1", "BTC": "0.002"})
         ended = await _through(database, "reports", lambda changes: apply_venue_order(changes.orders[order_id], whole, changes), {order_id})
-        async with database.step(await taken(database)) as step:
+        async with open_step(database, await taken(database)) as step:
             (order,) = (await step.orders([order_id])).values()
             assert order == ended.orders[order_id]
             assert order.fees == (Fee("BNB", Decimal("0.1")), Fee("BTC", Decimal("0.002")))
@@ -128,7 +130,7 @@ async def test_amounts_of_38_digits_are_exact(database_url: str, amount: str) ->
     value = Decimal(amount)
     async with open_database(database_url, users=()) as database:
         await add_users(database, [NewUser("whale", EXCHANGE, "k1", "key", b"c", {"BTC": value})], NOW, "test")
-        async with database.step(await taken(database)) as step:
+        async with open_step(database, await taken(database)) as step:
             key = AccountKey("whale", EXCHANGE, "live", "BTC")
             assert await step.balances(["whale"]) == {key: Balance(value, Decimal(0))}
     async with plain_connection(database_url) as connection:
@@ -158,7 +160,7 @@ async def test_key_that_another_step_claimed_meanwhile_is_never_claimed_twice(da
         owned = await taken(database)
         await take_in(database, owned, [arrival(trade())], 1)
         with pytest.raises(InvariantViolation, match="0 rows were written where 1 were meant"):
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 changes = await changes_in(step, ["alice"])
                 state = intake_state(accounts={USER: account_state(known_symbols={"BTC/USDT"})})
                 decide([arrival(trade(), 5)], state, changes)
@@ -176,7 +178,7 @@ async def test_expired_key_is_taken_over_with_its_row(database_url: str, age: ti
         (answer,) = finals_of(second)
         assert answer.replayed is not again
         assert finals_of(first)[0].reason_code is answer.reason_code is ReasonCode.REQUEST_UNSUPPORTED
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             (claim,) = (await step.claims([("alice", "key-1")])).values()
             assert claim.source.offset == (1 if again else 0)
         assert await counts(database_url, "claims") == {"claims": 1}
@@ -191,7 +193,7 @@ async def test_key_of_a_request_that_ran_long_is_taken_over_a_day_after_its_end(
         owned = await taken(database)
         first, _ = await take_in(database, owned, [arrival(limit(), 0)], 1)
         (order_id,) = first.made
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             changes = await changes_in(step, ["alice"], now=end, orders=[order_id])
             changes.claims = await step.claims([("alice", "key-1")])
             order = changes.orders[order_id]
@@ -209,7 +211,7 @@ async def test_key_of_a_request_that_ran_long_is_taken_over_a_day_after_its_end(
 async def _decided_blindly(database: Database, owned: InputPartition, now: datetime) -> bool:
     """Whether a batch that never saw the claim of `key-1` could be stored."""
     try:
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             changes = await changes_in(step, ["alice"], now=now)
             decide([arrival(trade(**UNSUPPORTED), 9, appended_at=now)], intake_state(), changes)
             await step.store(changes, now - RULES.key_lifetime)
@@ -295,7 +297,7 @@ async def test_transfer_written_twice_stops_the_batch(database_url: str) -> None
         owned = await taken(database)
 
         async def post() -> None:
-            async with database.step(owned) as step:
+            async with open_step(database, owned) as step:
                 changes = await changes_in(step, ["alice"])
                 changes.ledger.post("same", None, account("USDT"), clearing(EXCHANGE, "live", "USDT"), Decimal(1))
                 await step.store(changes, CUTOFF)
@@ -303,7 +305,7 @@ async def test_transfer_written_twice_stops_the_batch(database_url: str) -> None
         await post()
         with pytest.raises(InvariantViolation, match="transfers_pkey"):
             await post()
-        async with database.step(owned) as step:
+        async with open_step(database, owned) as step:
             assert (await step.balances(["alice"]))[account("USDT")].posted == 99_999
 
 
@@ -358,7 +360,7 @@ async def test_revoked_key_is_not_handed_out(database_url: str) -> None:
     async with open_database(database_url) as database, plain_connection(database_url) as connection:
         await connection.execute("UPDATE api_keys SET status = 'revoked' WHERE user_id = 'alice'")
         assert await stored_keys(database, [("alice", "k1")]) == {}
-        async with database.step(await taken(database)) as step:
+        async with open_step(database, await taken(database)) as step:
             changes = await decide_in(step, [arrival(trade())])
         assert finals_of(changes)[0].reason_code is ReasonCode.API_KEY_REVOKED
         assert RULES.key_lifetime == DAY

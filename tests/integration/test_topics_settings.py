@@ -8,10 +8,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from infra.kafka.topics import TopicsUnfit, ensure_topics, topic_problems
 from infra.settings import Settings
-from pipeline.invariants import Retryable
+from pipeline.model.invariants import Retryable
 from schemas.topics import Topics
 from tests.fragile_servers import free_port
 from tests.installation import ended, installation, order

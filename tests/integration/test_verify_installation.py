@@ -10,17 +10,17 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cli import verify
-from cli.verify import VerifyOptions, run_verify
-from infra.embedded.services import Endpoints
-from infra.exchange.simulator.records import OrderAccepted, encode, read_log
+from cli.check import verify
+from cli.check.verify import VerifyOptions, run_verify
+from embedded.services import Endpoints
 from infra.settings import Settings
-from infra.verification.database import read_database
-from infra.verification.evidence import gather_evidence
-from pipeline.invariants import Retryable
-from pipeline.verification.promises import UNDER_WAY
+from pipeline.model.invariants import Retryable
+from simulator.records import OrderAccepted, encode, read_log
 from tests.installation import Installation, installation, order
 from tests.promises import assert_promises_hold
+from verification.evidence.database import read_database
+from verification.evidence.evidence import gather_evidence
+from verification.promises.promises import UNDER_WAY
 
 # What somebody with the database's password could do, each with how it is undone and what must be reported.
 DAMAGES = (

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from cli.waiting import unpublished_rows, waiting_rows
+from cli.show.waiting import unpublished_rows, waiting_rows
 from infra.postgres.migrate import engine_url
 from tests.integration.step_database import open_database
 from tests.unit.builders import NOW

@@ -8,7 +8,7 @@ from time import monotonic
 import aiohttp
 import pytest
 
-from agents.worker import ExitCode
+from agents.process.worker import ExitCode
 from tests.installation import ended, installation, order
 
 STALL_SECONDS_MAX = 5

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cli.installation import Installation as Found
-from cli.withdrawals import show_withdrawals
+from cli.access.installation import Installation as Found
+from cli.operate.decisions import show_withdrawals
 from tests.installation import installation
 from tests.integration.gate_installation import GateInstallation, Outgoing, bearer, gate_installation
 from tests.integration.halted import commanding

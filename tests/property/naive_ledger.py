@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from random import Random
 
-from pipeline.changes import Changes
-from pipeline.invariants import InvariantViolation
-from pipeline.ledger import AccountKey, Ledger, Outcome, clearing, fees, opening, shortfall
-from pipeline.payouts import apply_withdrawal_report
-from pipeline.settlement import apply_venue_order
-from pipeline.venue import Fee, VenueOrder
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import AccountKey, Ledger, Outcome, clearing, fees, opening, shortfall
+from pipeline.model.invariants import InvariantViolation
+from pipeline.model.venue import Fee, VenueOrder
+from pipeline.orders.settlement import apply_venue_order
+from pipeline.withdrawals.settlement import apply_withdrawal_report
 from schemas.orders import Mode, OrderStatus, Side, WithdrawalStatus
 from schemas.wire import SourceOffset
 from tests.unit.builders import NOW, RULES, TOPICS, order_of

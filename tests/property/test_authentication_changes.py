@@ -8,9 +8,9 @@ import pyotp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.authentication import ALGORITHMS, Token, TrustedKeys
-from pipeline.gate.context import Refusal
-from pipeline.second_factor import STEPS_AROUND, WRONG_CODES_MAX, WRONG_CODES_WINDOW, SecondFactor, check_code
+from pipeline.model.refusal import Refusal
+from pipeline.model.second_factor import STEPS_AROUND, WRONG_CODES_MAX, WRONG_CODES_WINDOW, SecondFactor, check_code
+from pipeline.requests.authentication import ALGORITHMS, Token, TrustedKeys
 from schemas.reasons import ReasonCode
 from tests.unit.tokens import AT, CLAIMS, LEEWAY, Issuer, issuer, verifier
 

@@ -10,9 +10,9 @@ from decimal import Decimal
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.balance_reconciliation import AccountLedger, Drift, Judged, NotJudged, judge
-from pipeline.order import Order
-from pipeline.venue import Absent, Fee, Found, LookUpOutcome, VenueOrder
+from pipeline.model.order import Order
+from pipeline.model.venue import Absent, Fee, Found, LookUpOutcome, VenueOrder
+from pipeline.reconciliation.balances import AccountLedger, Drift, Judged, NotJudged, judge
 from schemas.orders import OrderStatus
 from tests.unit.builders import NOW, order_of
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.balance_reconciliation import Drift, value_of
-from pipeline.dollars import LINKS_MAX, usd_rate_of
-from pipeline.money import LIMIT, round_up
-from pipeline.venue import MarketData, Quote
+from pipeline.model.dollars import LINKS_MAX, usd_rate_of
+from pipeline.model.money import LIMIT, round_up
+from pipeline.model.venue import MarketData, Quote
+from pipeline.reconciliation.balances import Drift, value_of
 from schemas.reasons import ReasonCode
 from tests.unit.builders import BTC_USDT, EXCHANGE, NOW, RULES, market_data, trade
 from tests.unit.gate_builders import code_of, context_of

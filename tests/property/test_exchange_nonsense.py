@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.ccxt_gateway import CcxtGateway
+from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, VenueUnavailable
 from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
 from infra.metrics import ANSWERS_UNREADABLE
-from pipeline.deposit import VenueDeposits
-from pipeline.venue import Absent, AccountBalances, Confirmed, Found, InDoubt, LookUpFailed, OrderReference, Refused
-from pipeline.withdrawal import Taken, WithdrawalHistory, WithdrawalSubmission
+from pipeline.model.deposit import VenueDeposits
+from pipeline.model.venue import Absent, AccountBalances, Confirmed, Found, InDoubt, LookUpFailed, OrderReference, Refused
+from pipeline.model.withdrawal import Taken, WithdrawalHistory, WithdrawalSubmission
 from schemas.orders import Mode
 from tests.integration.scripted_venue import API_KEY, EXCHANGE_INFO, SECRET, order_row, submission, trade_row
 

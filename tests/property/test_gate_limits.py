@@ -11,9 +11,13 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.gate.conduct import COUNTS, after_failure, after_message, after_success
-from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Conduct, Limits, OpenOrder, RecentOrder, TradeContext, Usage
-from pipeline.ledger import AccountKey, Balance
+from pipeline.books.ledger import AccountKey, Balance
+from pipeline.gate.context import AccountState, OpenOrder, RecentOrder, TradeContext, Usage
+from pipeline.gate.limits import Limits
+from pipeline.gate.throttle import COUNTS, after_failure, after_message, after_success
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.conduct import Conduct
+from pipeline.model.halts import NO_HALTS
 from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest

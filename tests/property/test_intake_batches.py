@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arrival import Arrival
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes, Claim
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.changes import Changes, Claim
+from pipeline.books.ledger import AccountKey, Balance, Ledger
 from pipeline.intake import decide
-from pipeline.ledger import AccountKey, Balance, Ledger
-from pipeline.order import Order
+from pipeline.model.order import Order
+from pipeline.requests.record import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import RESULT, Result, ResultStatus

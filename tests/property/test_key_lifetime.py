@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.changes import Changes, Claim
+from pipeline.books.changes import Changes, Claim
 from pipeline.intake import decide
 from schemas.results import ResultStatus
 from tests.unit.builders import EXCHANGE, NOW, RULES, USER, arrival, changes_of, finals_of, limit, market_data, results_of
@@ -16,7 +16,7 @@ from tests.unit.withdrawal_builders import ALLOWED, NETWORK, asking, withdrawing
 
 KEY = (USER, "key-1")
 DAY = RULES.key_lifetime
-# What the purge adds for clocks that differ (agents/reconciliation).
+# What the purge adds for clocks that differ (agents/watches/orders).
 PURGE_MARGIN = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 

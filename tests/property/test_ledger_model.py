@@ -5,8 +5,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.invariants import InvariantViolation
-from pipeline.ledger import Balance, Ledger, TransferKind, clearing
+from pipeline.books.ledger import Balance, Ledger, TransferKind, clearing
+from pipeline.model.invariants import InvariantViolation
 from tests.unit.builders import EXCHANGE, account
 
 USDT, OTHER = account("USDT"), account("USDT", "bob")

@@ -21,16 +21,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from infra.postgres.step import Database, InputPartition, connect
+from infra.postgres.database import Database, InputPartition, connect
+from infra.postgres.step import open_step, take_partition
 from infra.postgres.withdrawals import withdrawals
-from infra.verification.database import read_database
-from pipeline.invariants import InvariantViolation, Retryable
-from pipeline.ledger import AccountKey
-from pipeline.verification.accounts import check_accounts
+from pipeline.books.ledger import AccountKey
+from pipeline.model.invariants import InvariantViolation, Retryable
 from tests.integration.step_database import GROUP, changes_in, taken
 from tests.property.naive_ledger import Act, Drawer, NaiveLedger
 from tests.statement_proxy import COMMIT, StatementProxy
 from tests.unit.builders import NOW
+from verification.evidence.database import read_database
+from verification.promises.accounts import check_accounts
 
 EXAMPLES, STEPS = (50 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 5), 44
 # A batch has 40 to 60.
@@ -137,7 +138,7 @@ def _machine(world: World) -> type[RuleBasedStateMachine]:
                 for process in cuts:
                     # What it was about to do is decided when it has ended.
                     await world.beside.fetchval("SELECT pg_terminate_backend($1, 10000)", process)
-                self.owned, progress = await world.database.take_partition(GROUP, self.owned.topic, self.partition, NOW)
+                self.owned, progress = await take_partition(world.database, GROUP, self.owned.topic, self.partition, NOW)
                 stored = progress.next_offset == self.offset + 1
                 world.cuts["not reached" if not cuts else "stored" if stored else "rolled back"] += 1
                 if stored:
@@ -148,7 +149,7 @@ def _machine(world: World) -> type[RuleBasedStateMachine]:
             self.offset += 1
 
         async def _step(self, acts: list[Act]) -> None:
-            async with world.database.step(self.owned) as step:
+            async with open_step(world.database, self.owned) as step:
                 changes = await changes_in(step, self.users, orders=list(self.naive.orders))
                 changes.withdrawals = await withdrawals(step.connection, list(self.naive.withdrawals))
                 ids = [part for name in self.naive.applied for part in (name, f"{name}:shortfall")]
@@ -167,7 +168,7 @@ def _machine(world: World) -> type[RuleBasedStateMachine]:
                 return
             _, account, amount = self.naive.applied[name]
             with pytest.raises(InvariantViolation, match=name):
-                async with world.database.step(self.owned) as step:
+                async with open_step(world.database, self.owned) as step:
                     changes = await changes_in(step, self.users)
                     changes.ledger.open(f"unforeseen:{name}", account, Decimal(1))
                     changes.ledger.open(name, account, amount + random.choice((0, 1)))

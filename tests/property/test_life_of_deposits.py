@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pipeline.announcements import apply_announcement_report
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes, Claim
-from pipeline.deposit import Announcement, Deposit, DepositBook, DisputeKind
-from pipeline.deposits import apply_deposit_report, deposit_id_in, verdict_on
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.changes import Changes, Claim
+from pipeline.books.ledger import AccountKey, Balance, Ledger
+from pipeline.deposits.announcements import apply_announcement_report
+from pipeline.deposits.settlement import apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.intake import decide
-from pipeline.ledger import AccountKey, Balance, Ledger
+from pipeline.model.deposit import Announcement, Deposit, DepositBook, DisputeKind
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import AnnouncementStatus, DepositStatus

@@ -12,17 +12,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agents.withdrawal_watch import report_of
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes, Claim
-from pipeline.execution import NotSent
-from pipeline.gate.context import NO_HALTS, Halt, HaltBook
+from agents.watches.withdrawals import report_of
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.changes import Changes, Claim
+from pipeline.books.ledger import AccountKey, Balance, Ledger
 from pipeline.intake import decide
-from pipeline.ledger import AccountKey, Balance, Ledger
-from pipeline.payouts import Outcome, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
-from pipeline.venue import InDoubt, Refused, acceptance_horizon
-from pipeline.withdrawal import Taken, VenueWithdrawal, Withdrawal, WithdrawalSubmission
-from pipeline.withdrawals import decide_withdrawal
+from pipeline.model.halts import NO_HALTS, Halt, HaltBook
+from pipeline.model.intents import NotSent
+from pipeline.model.venue import InDoubt, Refused, acceptance_horizon
+from pipeline.model.withdrawal import Taken, VenueWithdrawal, Withdrawal, WithdrawalSubmission
+from pipeline.withdrawals.acceptance import decide_withdrawal
+from pipeline.withdrawals.settlement import Outcome, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
 from schemas.commands import DecisionWord, HaltLevel, HaltScope, WithdrawalDecision
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode

@@ -9,16 +9,16 @@ from typing import Any
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.market_rules import read_market
-from infra.exchange.simulator import filters
-from infra.exchange.simulator.calls import Call
-from infra.exchange.simulator.horizon import Horizon
-from infra.exchange.simulator.orders import OrderRequest
-from infra.exchange.simulator.refusals import Refusal
-from infra.exchange.simulator.symbols import Symbol, exchange_info_row, make_symbols
+from infra.exchange.ccxt.market_rules import read_market
 from pipeline.gate.context import TradeContext
 from pipeline.gate.ladder import Step, refusal_of
 from schemas.orders import Mode, Side
+from simulator import filters
+from simulator.calls import Call
+from simulator.horizon import Horizon
+from simulator.orders import OrderRequest
+from simulator.refusals import Refusal
+from simulator.symbols import Symbol, exchange_info_row, make_symbols
 from tests.unit.builders import market_data, trade
 from tests.unit.gate_builders import context_of, open_order, owned
 

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from cli.schema_export import documents
+from cli.check.schema_export import documents
 from schemas.orders import OrderType
 from schemas.requests import Unreadable, decode_request
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.arrival import Arrival
-from pipeline.changes import Changes, Claim
+from pipeline.books.changes import Changes, Claim
+from pipeline.books.ledger import AccountKey, Balance, Ledger
 from pipeline.intake import decide
-from pipeline.ledger import AccountKey, Balance, Ledger
-from pipeline.order import Order
-from pipeline.second_factor import SecondFactor
-from pipeline.session import Session
+from pipeline.model.order import Order
+from pipeline.model.second_factor import SecondFactor
+from pipeline.model.session import Session
+from pipeline.requests.record import Arrival
 from schemas.reasons import ReasonCode
 from tests.unit.builders import NOW as BEGIN
 from tests.unit.builders import TOPICS, USER, account_state, changes_of, intake_state, market_data, outputs_on, results_of, trade

@@ -5,10 +5,10 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.changes import Changes
-from pipeline.order import TERMINAL, Order
-from pipeline.settlement import apply_venue_order
-from pipeline.venue import Fee, VenueOrder
+from pipeline.books.changes import Changes
+from pipeline.model.order import TERMINAL, Order
+from pipeline.model.venue import Fee, VenueOrder
+from pipeline.orders.settlement import apply_venue_order
 from schemas.orders import OrderStatus
 from schemas.results import RESULT
 from tests.unit.builders import NOW, ORDER_ID, TOPICS, account, changes_of, order_of, outputs_on, sale_of

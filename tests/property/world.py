@@ -12,17 +12,18 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.arrival import Arrival
-from pipeline.audit import AuditRow, AuditTrail, ChainHead, hash_of_value
-from pipeline.changes import Changes, Claim, OutputRecord, PendingCancel
-from pipeline.execution import NotSent, Outcome, conclude, plan
-from pipeline.gate.context import NO_HALTS
+from pipeline.books.audit import AuditRow, AuditTrail, ChainHead, hash_of_value
+from pipeline.books.changes import Changes, Claim, OutputRecord, PendingCancel
+from pipeline.books.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, opening
 from pipeline.intake import decide
-from pipeline.invariants import LocksMissing
-from pipeline.ledger import AccountKey, Balance, Ledger, Transfer, TransferKind, opening
-from pipeline.order import RESTING, TERMINAL, Order
-from pipeline.settlement import apply_report
-from pipeline.venue import Confirmed, Fee, InDoubt, Refused, Submission, VenueOrder, acceptance_horizon
+from pipeline.model.halts import NO_HALTS
+from pipeline.model.intents import NotSent
+from pipeline.model.invariants import LocksMissing
+from pipeline.model.order import RESTING, TERMINAL, Order
+from pipeline.model.venue import Confirmed, Fee, InDoubt, Refused, Submission, VenueOrder, acceptance_horizon
+from pipeline.orders.execution import Outcome, conclude, plan
+from pipeline.orders.settlement import apply_report
+from pipeline.requests.record import Arrival
 from schemas.audit import AuditEvent
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltScope
 from schemas.orders import OrderStatus, Side

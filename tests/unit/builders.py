@@ -7,16 +7,19 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.acceptance import IntakeState
-from pipeline.arrival import Arrival, arrive
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes, OutputRecord, PendingCancel
-from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Limits
-from pipeline.identifiers import client_order_id_of
-from pipeline.ledger import AccountKey, Balance, Ledger
-from pipeline.order import Order
-from pipeline.rules import Rules
-from pipeline.venue import Fee, Market, MarketData, Quote, VenueOrder
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.changes import Changes, OutputRecord, PendingCancel
+from pipeline.books.ledger import AccountKey, Balance, Ledger
+from pipeline.gate.context import AccountState
+from pipeline.gate.limits import Limits
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.halts import NO_HALTS
+from pipeline.model.identifiers import client_order_id_of
+from pipeline.model.order import Order
+from pipeline.model.rules import Rules
+from pipeline.model.venue import Fee, Market, MarketData, Quote, VenueOrder
+from pipeline.requests.intake_state import IntakeState
+from pipeline.requests.record import Arrival, arrive
 from schemas.orders import Mode, OrderStatus, OrderType, Side
 from schemas.results import RESULT, Result
 from schemas.topics import Topics

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import Changes
-from pipeline.deposit import Announcement, Deposit, DepositBook
-from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_id_in
-from pipeline.ledger import Balance, Ledger
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import Balance, Ledger
+from pipeline.deposits.settlement import account_of_deposit, apply_deposit_report, deposit_id_in
+from pipeline.model.deposit import Announcement, Deposit, DepositBook
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import DepositStatus

@@ -6,9 +6,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.gate.context import NO_HALTS, AccountState, ApiKeyState, Halt, HaltBook, Limits, OpenOrder, RecentOrder, Refusal, TradeContext
+from pipeline.books.ledger import AccountKey, Balance
+from pipeline.gate.context import AccountState, OpenOrder, RecentOrder, TradeContext
 from pipeline.gate.ladder import Step, refusal_of
-from pipeline.ledger import AccountKey, Balance
+from pipeline.gate.limits import Limits
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.halts import NO_HALTS, Halt, HaltBook
+from pipeline.model.refusal import Refusal
 from schemas.commands import HaltLevel, HaltScope
 from schemas.orders import OrderStatus, OrderType, Side
 from schemas.reasons import ReasonCode

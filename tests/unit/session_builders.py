@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import pyotp
 
-from pipeline.acceptance import IntakeState
-from pipeline.arrival import Arrival
-from pipeline.authentication import Token
-from pipeline.changes import Changes
+from pipeline.books.changes import Changes
 from pipeline.intake import decide
-from pipeline.second_factor import SecondFactor
-from pipeline.session import Session, session_id_of
+from pipeline.model.second_factor import SecondFactor
+from pipeline.model.session import Session, session_id_of
+from pipeline.requests.authentication import Token
+from pipeline.requests.intake_state import IntakeState
+from pipeline.requests.record import Arrival
 from tests.unit.builders import NOW, USER, account_state, arrival, changes_of, intake_state
 
 SECRET: Final = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # not a secret: that of RFC 6238, appendix B

@@ -11,27 +11,17 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
-from pipeline.announcements import result_of_announcement
-from pipeline.audit import AuditTrail, ChainHead
-from pipeline.changes import order_fields, result_of_order, state_of
-from pipeline.deposit import Announcement, Deposit
-from pipeline.deposits import account_of_deposit, apply_deposit_report, deposit_state
-from pipeline.identifiers import client_order_id_of
-from pipeline.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees
-from pipeline.order import Order
-from pipeline.paper import paper_order_id
-from pipeline.verification.accounts import Accounts, TransferTotal
-from pipeline.verification.answers import Answers, Requested
-from pipeline.verification.books import BookedOrder, ExchangeBooks
-from pipeline.verification.dead_letters import DeadLetters
-from pipeline.verification.deposits import Booked, BookedDeposit, Deposited, Movement
-from pipeline.verification.payouts import BookedPayout
-from pipeline.verification.progress import PartitionProgress
-from pipeline.verification.promises import Evidence
-from pipeline.verification.sessions import SessionCount
-from pipeline.verification.trail import DatabaseTrail, TopicTrail
-from pipeline.withdrawal import Withdrawal
-from pipeline.withdrawals import account_of, result_of_withdrawal, withdrawal_state
+from pipeline.books.audit import AuditTrail, ChainHead
+from pipeline.books.ledger import AccountKey, Balance, Ledger, TransferKind, clearing, fees
+from pipeline.books.order_words import order_fields, result_of_order, state_of
+from pipeline.deposits.announcements import result_of_announcement
+from pipeline.deposits.settlement import account_of_deposit, apply_deposit_report, deposit_state
+from pipeline.model.deposit import Announcement, Deposit
+from pipeline.model.identifiers import client_order_id_of
+from pipeline.model.order import Order
+from pipeline.model.withdrawal import Withdrawal
+from pipeline.orders.paper import paper_order_id
+from pipeline.withdrawals.acceptance import account_of, result_of_withdrawal, withdrawal_state
 from schemas.audit import EventType
 from schemas.deposits import DEPOSIT_STATE
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode, OrderStatus, OrderType, Side, TimeInForce, WithdrawalStatus
@@ -42,6 +32,16 @@ from schemas.wire import SourceOffset
 from schemas.withdrawals import WITHDRAWAL_STATE
 from tests.unit.deposit_builders import ADDRESS, arriving, deposit_report
 from tests.unit.withdrawal_builders import withdrawal_of
+from verification.promises.accounts import Accounts, TransferTotal
+from verification.promises.answers import Answers, Requested
+from verification.promises.books import BookedOrder, ExchangeBooks
+from verification.promises.dead_letters import DeadLetters
+from verification.promises.deposits import Booked, BookedDeposit, Deposited, Movement
+from verification.promises.payouts import BookedPayout
+from verification.promises.progress import PartitionProgress
+from verification.promises.promises import Evidence
+from verification.promises.sessions import SessionCount
+from verification.promises.trail import DatabaseTrail, TopicTrail
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 USER = "alice"

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt import PyJWK
 from jwt.algorithms import Algorithm, get_default_algorithms
 
-from pipeline.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
+from pipeline.requests.authentication import TokenRules, TokenVerifier, TrustedKey, TrustedKeys
 
 AT: Final = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 ISSUER: Final = "https://issuer.example"

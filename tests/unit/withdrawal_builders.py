@@ -6,13 +6,13 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.acceptance import IntakeState
-from pipeline.changes import Changes
-from pipeline.gate.context import ApiKeyState
-from pipeline.gate.payouts import Payee
-from pipeline.identifiers import client_withdrawal_id_of
-from pipeline.ledger import Balance
-from pipeline.withdrawal import AllowedAddress, Network, Withdrawal
+from pipeline.books.changes import Changes
+from pipeline.books.ledger import Balance
+from pipeline.model.api_key import ApiKeyState
+from pipeline.model.identifiers import client_withdrawal_id_of
+from pipeline.model.payee import Payee
+from pipeline.model.withdrawal import AllowedAddress, Network, Withdrawal
+from pipeline.requests.intake_state import IntakeState
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.wire import SourceOffset
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport

@@ -8,7 +8,7 @@ from alembic import op
 revision = "0007"
 down_revision = "0006"
 
-# As in pipeline/ledger.SYSTEM_OWNERS; a test compares them.
+# As in pipeline/books/ledger.SYSTEM_OWNERS; a test compares them.
 _SYSTEM_OWNERS = "'@clearing', '@fees', '@opening', '@shortfall'"
 
 _STATEMENTS = (

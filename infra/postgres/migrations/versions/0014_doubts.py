@@ -27,8 +27,8 @@ _STATEMENTS = (
     CREATE TRIGGER look_is_of_one_doubt BEFORE UPDATE OF status ON orders FOR EACH ROW
         WHEN (NEW.status <> OLD.status AND NEW.absent_since IS NOT NULL) EXECUTE FUNCTION forget_absent_look()
     """,
-    # pipeline.order says the same. A worker of the release before it may still queue an order again that it has proven absent; so that is
-    # not refused here yet.
+    # pipeline.model.order says the same. A worker of the release before it may still queue an order again that it has proven absent; so
+    # that is not refused here yet.
     """
     CREATE FUNCTION refuse_leaving_an_end() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

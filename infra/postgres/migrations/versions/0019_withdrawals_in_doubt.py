@@ -43,8 +43,8 @@ _STATEMENTS = (
     CREATE TRIGGER history_is_of_one_doubt BEFORE UPDATE OF status ON withdrawals FOR EACH ROW
         WHEN (NEW.status <> OLD.status AND NEW.absent_since IS NOT NULL) EXECUTE FUNCTION forget_absent_history()
     """,
-    # pipeline.withdrawal says the same. A worker of the release before it may still queue one again that it has proven absent; so that is
-    # not refused here yet.
+    # pipeline.model.withdrawal says the same. A worker of the release before it may still queue one again that it has proven absent; so
+    # that is not refused here yet.
     """
     CREATE FUNCTION refuse_leaving_a_payouts_end() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

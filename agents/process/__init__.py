@@ -1,0 +1,1 @@
+"""The worker process: composition, start, end, and what watches over it."""

@@ -1,0 +1,109 @@
+"""Queues again what its exchange did not take, when its next attempt is due (pipeline/model/retries).
+
+It changes nothing itself: it adds a record to `trade.orders.<exchange>`, as intake does, and the execution agent sends the work if it still
+stands as the record says. So a record that is lost is made again at a later look, and one that comes twice sends nothing. Each worker looks
+after the work that was sent from the partitions it owns, and after what is overdue.
+
+Invariants:
+1. While an exchange answers nothing at all nothing is queued for it but what is over, so that an outage makes no attempts, no audit events
+   and no doubts, however long it lasts and whoever is killed in it.
+2. When it answers again, everything that failed before that is due.
+3. At most `_PAGE` pieces of work a look are queued per exchange and worker.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.steps.step import Clock
+from agents.watches.looks import by_itself
+from agents.watches.work_queue import queue_work
+from infra.postgres.database import Database
+from infra.postgres.unfinished import DueWork, due_work
+from pipeline.model.invariants import Retryable
+from schemas.times import EARLIEST
+from schemas.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 0.5
+_PAGE: Final = 200
+# What was queued is queued again only after this long: its turn comes behind whatever else waits there.
+_AGAIN_SECONDS: Final = 30.0
+_QUEUED_MAX: Final = 100_000
+
+
+class Answering(Protocol):
+    """Whether an exchange answers at all (infra/exchange/market_data)."""
+
+    @property
+    def answering(self) -> bool: ...
+
+    @property
+    def answers_again_since(self) -> datetime | None: ...
+
+
+class RetryQueue:
+    """`feeds` tell, per exchange, whether it answers; `owned` gives the partitions of its queue that this worker owns now."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        feeds: Mapping[str, Answering],
+        producer: AIOKafkaProducer,
+        owned: Callable[[str], Sequence[int]],
+        topics: Topics,
+        clock: Clock,
+        monotonic_clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._database = database
+        self._feeds = feeds
+        self._producer = producer
+        self._owned = owned
+        self._topics = topics
+        self._clock = clock
+        self._monotonic = monotonic_clock
+        # By id and attempt: when it may be queued again.
+        self._queued_until: dict[tuple[str, int], float] = {}
+
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (Retryable, KafkaError) as error:
+                log.debug("retry_queue_waits", error=str(error))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """One look at every exchange. Raises Retryable and KafkaError."""
+        now = self._monotonic()
+        self._queued_until = {key: until for key, until in self._queued_until.items() if until > now}
+        for exchange, feed in self._feeds.items():
+            await by_itself("retry queue", exchange, partial(self._look_at, exchange, feed))
+
+    async def _look_at(self, exchange: str, feed: Answering) -> None:
+        partitions = list(self._owned(exchange))
+        if not partitions:
+            return
+        now = self._clock()
+        # Where it was never silent in this worker's time, nothing failed before it answered again.
+        since = (feed.answers_again_since or EARLIEST) if feed.answering else None
+        due = await due_work(self._database, exchange, partitions, now, since, _PAGE)
+        new = [work for work in due if (work.routed.order_id, work.routed.attempt) not in self._queued_until]
+        if new and len(self._queued_until) < _QUEUED_MAX:
+            await self._queue(exchange, new)
+
+    async def _queue(self, exchange: str, due: Sequence[DueWork]) -> None:
+        until = self._monotonic() + _AGAIN_SECONDS
+        self._queued_until |= {(work.routed.order_id, work.routed.attempt): until for work in due}
+        await queue_work(self._producer, self._topics.orders(exchange), ((work.routed, work.work_partition) for work in due))
+        log.info("retries_queued", exchange=exchange, pieces=len(due))

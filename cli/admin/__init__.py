@@ -1,0 +1,1 @@
+"""Administering users, keys, limits, addresses and balances."""

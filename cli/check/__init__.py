@@ -1,0 +1,1 @@
+"""Checking: doctor, verify, status, schemas."""

@@ -1,0 +1,1 @@
+"""Running here: `up`, `demo` and what they start."""

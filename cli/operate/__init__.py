@@ -1,0 +1,1 @@
+"""Operating: halts, decisions, what is in doubt or set aside."""

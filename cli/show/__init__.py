@@ -1,0 +1,1 @@
+"""Looking: orders, results, deposits, lag."""

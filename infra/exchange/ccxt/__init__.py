@@ -1,0 +1,1 @@
+"""Exchanges over ccxt: what leaves, what comes back, and what it proves."""

@@ -1,0 +1,1 @@
+"""The venues: one module each, and their registry."""

@@ -1,0 +1,1 @@
+"""What commands change in the database, with its audit events."""

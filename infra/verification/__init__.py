@@ -1,4 +1,0 @@
-"""Evidence for pipeline/verification: read_committed topics, the database and the exchange's own log. Reads everything, changes nothing.
-
-Start with `evidence`.
-"""

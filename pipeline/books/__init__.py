@@ -1,0 +1,1 @@
+"""What is written down: ledger, audit chain, and everything one batch changes."""

@@ -1,0 +1,1 @@
+"""What operators say: halts, approvals, words on what is in doubt."""

@@ -1,0 +1,1 @@
+"""Deposits: announced, seen, credited, taken back."""

@@ -1,0 +1,1 @@
+"""Setting aside what cannot be decided."""

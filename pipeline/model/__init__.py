@@ -1,0 +1,1 @@
+"""What things are: orders, withdrawals, deposits, venues, sessions, stops. Uses nothing but `schemas`."""

@@ -1,0 +1,27 @@
+"""When what its exchange did not take, provably, is tried again.
+
+An exchange that is away for hours must neither fill the audit trail, where each attempt is two permanent events, nor be asked without end.
+So the pauses between attempts grow, nothing is tried while the exchange answers nothing at all (agents/watches/retry_queue), and the
+attempts are counted.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+# After so many attempts it is refused: its deadline may be far ahead.
+ATTEMPTS_MAX: Final = 100
+_PAUSE: Final = timedelta(seconds=1)
+_PAUSE_MAX: Final = timedelta(seconds=30)
+
+
+def retry_at(attempt: int, now: datetime, expires_at: datetime) -> datetime | None:
+    """When it is queued again after its attempt number `attempt`, counted from 1; None for at once.
+
+    The first is repeated at once: its turn may only have come too late. Whatever comes first, its deadline ends the wait, so that it is
+    answered then.
+    """
+    if attempt <= 1:
+        return None
+    # Five doublings are more than the longest pause.
+    pause = min(_PAUSE * (1 << min(attempt - 2, 5)), _PAUSE_MAX)
+    return min(now + pause, expires_at)

@@ -1,0 +1,1 @@
+"""Trades: accepted, sent, settled, canceled."""

@@ -1,0 +1,1 @@
+"""The ledger against what exchanges say that accounts hold."""

@@ -1,0 +1,1 @@
+"""A record as it arrives: decoded, proven, judged in one order, answered."""

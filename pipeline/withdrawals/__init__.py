@@ -1,0 +1,1 @@
+"""Withdrawals: accepted, approved, sent, settled."""

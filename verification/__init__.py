@@ -1,0 +1,1 @@
+"""The judge: evidence from outside the system, and the promises it is held against."""
