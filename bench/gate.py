@@ -44,7 +44,7 @@ from embedded.errors import ServicesError
 from infra.keyring import Keyring, master_keys, new_master_key
 from infra.postgres.database import Database, connect
 from infra.settings import Settings
-from pipeline.gate.ladder import CHECKS
+from pipeline.gate.ladder import TRADE_GATE
 
 _LATEST: Final = Path(__file__).parent / "latest-gate.json"
 _TIMEOUT_SECONDS: Final = 60
@@ -267,7 +267,7 @@ def as_json(rounds: Sequence[Sequence[Figures]], options: Options, about: Mappin
         for name, (seconds, cores) in kept_rates(rounds).items()
     }
     given = {name: value for name, value in asdict(options).items() if name != "output"}
-    report = {"rows": table, "kept": kept, "checks": len(CHECKS), "options": given, "machine": about}
+    report = {"rows": table, "kept": kept, "checks": len(TRADE_GATE.checks), "options": given, "machine": about}
     return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -279,7 +279,7 @@ def as_table(rounds: Sequence[Sequence[Figures]], about: Mapping[str, str | int 
         found = _spreads(runs)
         cells = [spread.text() for spread in found.values()]
         lines.append(f"| {runs[0].row} | {runs[0].orders:,} | {' | '.join(cells)} |")
-    lines += ["", f"Minimum / median / maximum of {len(rounds)} interleaved rounds; \"all checks\" are {len(CHECKS)}."]
+    lines += ["", f"Minimum / median / maximum of {len(rounds)} interleaved rounds; \"all checks\" are {len(TRADE_GATE.checks)}."]
     lines += ["; ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.items())]
     for name, (seconds, cores) in kept_rates(rounds).items():
         lines.append(f"- {name}: the larger history leaves {seconds.text(2)} of the rate, {cores.text(2)} by CPU time")

@@ -27,8 +27,9 @@ from infra.postgres.gate import accounts, api_keys, halt_book
 from infra.postgres.step import Progress, StepTransaction, take_partition
 from pipeline.books.ledger import AccountKey, Balance
 from pipeline.gate import api_key, connection, safety
+from pipeline.gate.check import Step
 from pipeline.gate.context import AccountState, TradeContext
-from pipeline.gate.ladder import Step, refusal_of
+from pipeline.gate.ladder import refusal_of
 from pipeline.gate.limits import Limits
 from pipeline.gate.surveillance import assess
 from pipeline.model.api_key import ApiKeyState
@@ -58,7 +59,7 @@ _PRICES: Final = {"BTC/USDT": Decimal("48500.12"), "ETH/USDT": Decimal("2850.55"
 TEN_CHECKS: Final = (
     safety.request_is_fresh,
     safety.kind_is_offered,
-    safety.user_may_trade,
+    safety.user_is_active,
     safety.exchange_is_offered,
     api_key.api_key_is_usable,
     safety.symbol_is_well_formed,
@@ -161,7 +162,16 @@ async def ten_checks(database: Database, gate: Gate, batch: Prepared) -> None:
         key = ApiKeyState(row["exchange"], row["key_status"], expires_at=row["expires_at"])
         account = AccountState(request.user_id, row["status"], limits=LIMITS)
         context = TradeContext(
-            request, arrival.appended_at, batch.now, gate.rules, account, key, market_data, NO_HALTS, {}, request.idempotency_key
+            request=request,
+            appended_at=arrival.appended_at,
+            now=batch.now,
+            rules=gate.rules,
+            account=account,
+            api_key=key,
+            market_data=market_data,
+            halts=NO_HALTS,
+            balances={},
+            idempotency_key=request.idempotency_key,
         )
         for check in TEN_CHECKS:
             refusal = check(context)

@@ -9,11 +9,12 @@ and of deposits in docs/deposits.md.
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
@@ -28,13 +29,14 @@ from checks.outline import TEN_STEPS
 from checks.tree import ROOT
 from infra import metrics
 from infra.settings import Settings
-from pipeline.gate.announcements import ANNOUNCEMENT_CHECKS
-from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, UNPRICED
+from pipeline.gate.announcements import ANNOUNCEMENT_GATE
+from pipeline.gate.check import HOLD, Gate
+from pipeline.gate.ladder import GIVEN_ELSEWHERE, TRADE_GATE, UNPRICED
 from pipeline.gate.limits import DEFAULT_LIMITS, Limits
-from pipeline.gate.sessions import SESSION_CHECKS
+from pipeline.gate.sessions import SESSION_GATE
 from pipeline.gate.surveillance import RULES
 from pipeline.gate.throttle import COUNTS
-from pipeline.gate.withdrawals import WITHDRAWAL_CHECKS
+from pipeline.gate.withdrawals import WITHDRAWAL_GATE
 from pipeline.model.deposit import TRANSITIONS as DEPOSIT_TRANSITIONS
 from pipeline.model.order import TRANSITIONS
 from pipeline.model.withdrawal import TRANSITIONS as WITHDRAWAL_TRANSITIONS
@@ -145,17 +147,26 @@ def _codes_cells(codes: Sequence[ReasonCode]) -> list[str]:
     return ["<br>".join(f"`{code.value}`" for code in codes), "<br>".join(str(fix_ord_rej_reason(code)) for code in codes)]
 
 
-def gate_checks() -> str:
-    """docs/checks.md."""
+def _check_rows(gate: Gate[Any]) -> list[list[str]]:
     rows = []
-    for check in CHECKS:
+    for check in gate.checks:
         limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
         rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
+    return rows
+
+
+def _checks_table(gate: Gate[Any], *more: list[str]) -> str:
+    """The checks of a gate, and rows of what comes behind them."""
+    return _table(("step", "check", "holds when", "limit, default", "code", "103"), [*_check_rows(gate), *more])
+
+
+def gate_checks() -> str:
+    """docs/checks.md."""
     covers = "The available funds cover the most that a purchase may cost, fees and slippage allowance included, or what a sale sells."
-    rows.append(["hold", f"`{HOLD}`", covers, "–", *_codes_cells([ReasonCode.BALANCE_INSUFFICIENT])])
+    hold = ["hold", f"`{HOLD}`", covers, "–", *_codes_cells([ReasonCode.BALANCE_INSUFFICIENT])]
     limit_rows = []
     for field in fields(Limits):
-        users = ", ".join(f"`{check.name}`" for check in CHECKS if field.name in check.limits)
+        users = ", ".join(f"`{check.name}`" for check in TRADE_GATE.checks if field.name in check.limits)
         limit_rows.append([f"`{field.name}`", _limit_text(field.name), users or _LIMITS_BESIDES[field.name]])
     rule_rows = [[f"`{rule.name}`", str(rule.score), rule.sentence] for rule in RULES]
     elsewhere_rows = [[f"`{code.value}`", where, str(fix_ord_rej_reason(code))] for code, where in GIVEN_ELSEWHERE.items()]
@@ -171,7 +182,7 @@ def gate_checks() -> str:
         "An order in mode `paper` passes the same checks, except the second factor and the steps `api_key` and `suspicion`, and its user "
         "need not be verified. It is checked against the user's other open `paper` orders and the book `paper`; real orders are checked "
         "without it: no rolling limit and no failure in a row counts a simulated order.\n\n"
-        + _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
+        + _checks_table(TRADE_GATE, hold)
         + f"\nA check that needs a price and has none answers with the nearest cause: {unpriced}.\n\n"
         "## Limits\n\n"
         "What holds for a user without limits of their own. Hours and days are rolling: the last 60 minutes, the last 24 hours. A limit of "
@@ -303,56 +314,10 @@ def ten_steps() -> str:
     return _table(("step", "name", "what it does", "where"), rows)
 
 
-def transitions() -> str:
-    """The table of an order's legal transitions."""
+def transitions(table: Mapping[StrEnum, frozenset[Any]]) -> str:
+    """The table of a kind's legal transitions."""
     rows = [
-        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"]
-        for before, afters in TRANSITIONS.items()
-    ]
-    return _table(("from", "to"), rows)
-
-
-def withdrawal_checks() -> str:
-    """The table of a withdrawal's checks."""
-    rows = []
-    for check in WITHDRAWAL_CHECKS:
-        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
-        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
-    return _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
-
-
-def withdrawal_transitions() -> str:
-    """The table of a withdrawal's legal transitions."""
-    rows = [
-        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"]
-        for before, afters in WITHDRAWAL_TRANSITIONS.items()
-    ]
-    return _table(("from", "to"), rows)
-
-
-def deposit_checks() -> str:
-    """The table of an announced deposit's checks."""
-    rows = []
-    for check in ANNOUNCEMENT_CHECKS:
-        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
-        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
-    return _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
-
-
-def session_checks() -> str:
-    """The table of the checks of a session that is begun or revoked."""
-    rows = []
-    for check in SESSION_CHECKS:
-        limits = "<br>".join(f"`{name}` {_limit_text(name)}" for name in check.limits) or "–"
-        rows.append([check.step.value, f"`{check.name}`", check.sentence, limits, *_codes_cells(check.codes)])
-    return _table(("step", "check", "holds when", "limit, default", "code", "103"), rows)
-
-
-def deposit_transitions() -> str:
-    """The table of a deposit's legal transitions."""
-    rows = [
-        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"]
-        for before, afters in DEPOSIT_TRANSITIONS.items()
+        [f"`{before.value}`", ", ".join(f"`{after.value}`" for after in sorted(afters)) or "– (the end)"] for before, afters in table.items()
     ]
     return _table(("from", "to"), rows)
 
@@ -365,10 +330,10 @@ FILES: Final[dict[str, Callable[[], str]]] = {
 PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/operations.md": {"settings": settings, "exit-codes": exit_codes, "metrics": metrics_table},
     "docs/producers.md": {"request-fields": request_fields},
-    "docs/authentication.md": {"session-checks": session_checks},
-    "docs/architecture.md": {"ten-steps": ten_steps, "transitions": transitions},
-    "docs/deposits.md": {"deposit-checks": deposit_checks, "deposit-transitions": deposit_transitions},
-    "docs/withdrawals.md": {"withdrawal-checks": withdrawal_checks, "withdrawal-transitions": withdrawal_transitions},
+    "docs/authentication.md": {"session-checks": partial(_checks_table, SESSION_GATE)},
+    "docs/architecture.md": {"ten-steps": ten_steps, "transitions": partial(transitions, TRANSITIONS)},
+    "docs/deposits.md": {"deposit-checks": partial(_checks_table, ANNOUNCEMENT_GATE), "deposit-transitions": partial(transitions, DEPOSIT_TRANSITIONS)},
+    "docs/withdrawals.md": {"withdrawal-checks": partial(_checks_table, WITHDRAWAL_GATE), "withdrawal-transitions": partial(transitions, WITHDRAWAL_TRANSITIONS)},
 }
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, Claim
-from pipeline.gate.announcements import ANNOUNCEMENT_PASSED, AnnouncementContext, announcement_expires_at, announcement_refusal
-from pipeline.gate.ladder import Step
+from pipeline.gate.announcements import ANNOUNCEMENT_GATE, AnnouncementContext
+from pipeline.gate.check import Step
 from pipeline.model.deposit import Announcement, Deposit, DepositBook
 from pipeline.model.invariants import InvariantViolation
 from pipeline.requests.intake_state import IntakeState
@@ -51,7 +51,7 @@ def take_in_announcement(
         arrival,
         account,
         request.mode,
-        safety=announcement_refusal(context, Step.SAFETY),
+        safety=ANNOUNCEMENT_GATE.refusal(context, Step.SAFETY),
         claim=claim,
         behind=lambda claimed, _: _announce(arrival, context, claimed, changes),
         changes=changes,
@@ -61,7 +61,7 @@ def take_in_announcement(
 
 def _announce(arrival: Arrival, context: AnnouncementContext, claimed: Claim, changes: Changes) -> ReasonCode | None:
     """The key, the risk and the acceptance, in their order; returns why it was refused, None when it was accepted."""
-    refusal = announcement_refusal(context, Step.API_KEY) or announcement_refusal(context, Step.RISK)
+    refusal = ANNOUNCEMENT_GATE.refusal(context, Step.API_KEY) or ANNOUNCEMENT_GATE.refusal(context, Step.RISK)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
         return refusal.code
@@ -69,7 +69,7 @@ def _announce(arrival: Arrival, context: AnnouncementContext, claimed: Claim, ch
     book = changes.deposits
     book.announcements[announcement.announcement_id] = announcement
     book.announcements_made.add(announcement.announcement_id)
-    _note(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, {"checks": ANNOUNCEMENT_PASSED})
+    _note(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, {"checks": ANNOUNCEMENT_GATE.passed()})
     changes.answer(result_of_announcement(announcement), announcement.traceparent)
     arrived = _arrived_before(announcement, book)
     if arrived is not None:
@@ -98,7 +98,7 @@ def _announcement_of(arrival: Arrival, claim: Claim, context: AnnouncementContex
         reason=None,
         deposit_id=None,
         exchange_deposit_id=None,
-        expires_at=announcement_expires_at(context),
+        expires_at=context.expires_at,
         requested_at=arrival.appended_at,
         decided_at=context.now,
         updated_at=context.now,

@@ -9,10 +9,11 @@ passes by such a difference, the venue refuses, and its funds are released.
 """
 
 from decimal import Decimal
+from typing import Final
 
 from pipeline.books.ledger import AccountKey, book_of
-from pipeline.gate.context import ZERO, TradeContext
-from pipeline.gate.safety import UNTOUCHED
+from pipeline.gate.check import Check, Step, check
+from pipeline.gate.context import UNTOUCHED, ZERO, TradeContext
 from pipeline.gate.valuation import unlisted, unpriced
 from pipeline.model.money import is_multiple, round_down
 from pipeline.model.refusal import Refusal
@@ -23,14 +24,16 @@ from schemas.orders import Side
 from schemas.reasons import ReasonCode
 
 
+@check(Step.CONNECTION, ReasonCode.EXCHANGE_UNAVAILABLE, ReasonCode.SYMBOL_UNKNOWN)
 def market_is_trading(context: TradeContext) -> Refusal | None:
-    """The exchange's market list is at hand, has the symbol, and says that it trades. No unit. Source: the venue's own list."""
+    """The exchange's list of markets is at hand, has the symbol, and says that it trades. No unit. Source: the venue's own list."""
     return unlisted(context)
 
 
+@check(Step.CONNECTION, ReasonCode.REQUEST_UNSUPPORTED)
 def market_takes_the_kind(context: TradeContext) -> Refusal | None:
-    """The exchange takes orders of this type for the symbol, and by quote quantity where the order gives one. No unit. Source: the venue's
-    market list (Binance: `orderTypes`, `quoteOrderQtyMarketAllowed`)."""
+    """The exchange takes the order type for the symbol, and `quote_quantity` where it is given. No unit. Source: the venue's market list
+    (Binance: `orderTypes`, `quoteOrderQtyMarketAllowed`)."""
     request, market = context.request, context.market
     if market is None:
         return unpriced(context)
@@ -43,14 +46,16 @@ def market_takes_the_kind(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.REQUEST_UNSUPPORTED, f"{text}. {UNTOUCHED} Send another kind of order under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.PRICE_UNAVAILABLE)
 def market_price_is_fresh(context: TradeContext) -> Refusal | None:
-    """The symbol's market price is no older than `price_age_ms_max` (setting), and not from as far in the future. Unit: milliseconds.
-    Source: when the venue told the price; without one, neither amounts nor the band can be judged."""
+    """The symbol's market price is no older than `ORCHESTRATOR_PRICE_AGE_MS_MAX`. Unit: milliseconds. Source: when the venue told the
+    price; without one, neither amounts nor the band can be judged."""
     return unpriced(context) if context.market_price is None else None
 
 
+@check(Step.CONNECTION, ReasonCode.PRECISION_INVALID)
 def price_is_on_tick(context: TradeContext) -> Refusal | None:
-    """A price that is given is a multiple of the venue's tick. Unit: quote per base. Source: the venue's market list (Binance:
+    """A price that is given is a multiple of the exchange's tick. Unit: quote per base. Source: the venue's market list (Binance:
     PRICE_FILTER)."""
     price, market = context.request.price, context.market
     if price is None:
@@ -63,9 +68,10 @@ def price_is_on_tick(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.PRECISION_INVALID, f"{text}. {UNTOUCHED} Send it so under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.PRICE_OUT_OF_BAND)
 def price_is_within_bounds(context: TradeContext) -> Refusal | None:
-    """A price that is given lies within the venue's least and greatest for the market, and within its band around the market price, which
-    differs by side. Unit: quote per base. Source: the venue's market list (Binance: PRICE_FILTER, PERCENT_PRICE, PERCENT_PRICE_BY_SIDE)."""
+    """A price that is given is within the exchange's least and greatest, and within its band around the market price for the side. Unit:
+    quote per base. Source: the venue's market list (Binance: PRICE_FILTER, PERCENT_PRICE, PERCENT_PRICE_BY_SIDE)."""
     price, market, reference = context.request.price, context.market, context.market_price
     if price is None:
         return None
@@ -104,9 +110,10 @@ def _misfit(quantity: Decimal, lot: Lot, rule: str, base: str) -> tuple[ReasonCo
     return None
 
 
+@check(Step.CONNECTION, ReasonCode.PRECISION_INVALID, ReasonCode.AMOUNT_BELOW_MINIMUM, ReasonCode.AMOUNT_ABOVE_MAXIMUM)
 def quantity_fits_the_lot(context: TradeContext) -> Refusal | None:
-    """A quantity that is given is a multiple of the venue's step, and within its least and greatest; that of a market order by a second
-    rule, too. Unit: base. Source: the venue's market list (Binance: LOT_SIZE, MARKET_LOT_SIZE)."""
+    """A quantity that is given is a multiple of the exchange's step, and within its least and greatest; of market orders by both rules.
+    Unit: base. Source: the venue's market list (Binance: LOT_SIZE, MARKET_LOT_SIZE)."""
     request, market = context.request, context.market
     if request.quantity is None:
         return None
@@ -121,10 +128,10 @@ def quantity_fits_the_lot(context: TradeContext) -> Refusal | None:
     return Refusal(code, f"{text}. {UNTOUCHED} Send another quantity under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.PRECISION_INVALID, ReasonCode.AMOUNT_BELOW_MINIMUM, ReasonCode.AMOUNT_ABOVE_MAXIMUM)
 def quote_quantity_fits(context: TradeContext) -> Refusal | None:
-    """A quote quantity has no more decimal places than the venue takes, and what it buys or sells at the market price, in whole steps, is
-    within the venue's least and greatest quantity. Unit: quote, and base. Source: the venue's market list (Binance: `quoteAssetPrecision`,
-    LOT_SIZE, MARKET_LOT_SIZE)."""
+    """A quote quantity has no more places than the exchange takes, and is worth a quantity that it takes. Unit: quote, and base. Source:
+    the venue's market list (Binance: `quoteAssetPrecision`, LOT_SIZE, MARKET_LOT_SIZE)."""
     asked, market, price = context.request.quote_quantity, context.market, context.market_price
     if asked is None:
         return None
@@ -144,10 +151,10 @@ def quote_quantity_fits(context: TradeContext) -> Refusal | None:
     return Refusal(code, f"at {format_decimal(price)} {market.quote}, {text}. {UNTOUCHED} Send another amount under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.AMOUNT_BELOW_MINIMUM, ReasonCode.AMOUNT_ABOVE_MAXIMUM)
 def notional_is_within_bounds(context: TradeContext) -> Refusal | None:
-    """The order is worth what the venue takes at least, and no more than it takes at most; market orders where the venue says that the rule
-    is about them. Unit: quote, at the order's own price or the market's. Source: the venue's market list (Binance: MIN_NOTIONAL, NOTIONAL,
-    `applyMinToMarket`, `applyMaxToMarket`)."""
+    """The order is worth what the exchange takes at least, and no more than it takes at most. Unit: quote, at the order's own price or the
+    market's. Source: the venue's market list (Binance: MIN_NOTIONAL, NOTIONAL, `applyMinToMarket`, `applyMaxToMarket`)."""
     amount, market = context.quote_amount, context.market
     if market is None or amount is None:
         return unpriced(context)
@@ -162,9 +169,10 @@ def notional_is_within_bounds(context: TradeContext) -> Refusal | None:
     return Refusal(code, f"{text}. {UNTOUCHED} Send another amount under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.OPEN_ORDERS_EXCEEDED)
 def market_has_room_for_the_order(context: TradeContext) -> Refusal | None:
-    """With this order the user has no more orders open in the symbol at the exchange than it takes; one that cannot rest needs no room.
-    Unit: orders that may rest and are not over, those on their way included. Source: the venue's market list (Binance: MAX_NUM_ORDERS)."""
+    """With this order the user has no more orders open in the symbol than the exchange takes. Unit: orders that may rest and are not over,
+    those on their way included. Source: the venue's market list (Binance: MAX_NUM_ORDERS)."""
     request, market = context.request, context.market
     if not ORDER_KINDS[request.order_type].may_rest(request.time_in_force):
         return None
@@ -183,9 +191,10 @@ def market_has_room_for_the_order(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text}. {UNTOUCHED} Cancel one, then send this under a new key.")
 
 
+@check(Step.CONNECTION, ReasonCode.POSITION_LIMIT_EXCEEDED)
 def market_has_room_for_the_position(context: TradeContext) -> Refusal | None:
-    """With this purchase the user has no more of the base asset at the exchange, open purchases included, than it takes. Unit: base; what a
-    quote quantity buys, at the market price. Source: the venue's market list (Binance: MAX_POSITION)."""
+    """With this purchase the user has no more of the asset than the exchange takes. Unit: base; what a quote quantity buys, at the market
+    price. Source: the venue's market list (Binance: MAX_POSITION)."""
     request, market, price = context.request, context.market, context.market_price
     if market is None or price is None:
         return unpriced(context)
@@ -202,3 +211,17 @@ def market_has_room_for_the_position(context: TradeContext) -> Refusal | None:
         return None
     text = f"with this order the user would have more than {format_decimal(maximum)} {market.base} at the exchange (MAX_POSITION)"
     return Refusal(ReasonCode.POSITION_LIMIT_EXCEEDED, f"{text}. {UNTOUCHED} Send a smaller order under a new key.")
+
+
+CONNECTION: Final[tuple[Check[TradeContext], ...]] = (
+    market_is_trading,
+    market_price_is_fresh,
+    market_takes_the_kind,
+    price_is_on_tick,
+    price_is_within_bounds,
+    quantity_fits_the_lot,
+    quote_quantity_fits,
+    notional_is_within_bounds,
+    market_has_room_for_the_order,
+    market_has_room_for_the_position,
+)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from pipeline.books.ledger import AccountKey, Balance
 from pipeline.gate.limits import DEFAULT_LIMITS, Limits
@@ -26,12 +26,13 @@ from pipeline.model.halts import HaltBook
 from pipeline.model.rules import Rules
 from pipeline.model.venue import Market, MarketData, Quote
 from schemas.orders import Mode, OrderStatus, OrderType, Side
-from schemas.requests import TradeRequest
+from schemas.requests import DepositRequest, TradeRequest, WithdrawalRequest
 
 if TYPE_CHECKING:
     from pipeline.model.second_factor import SecondFactor
 
 ZERO: Final = Decimal(0)
+UNTOUCHED: Final = "Nothing was sent or held."
 
 
 @dataclass(slots=True)
@@ -177,24 +178,78 @@ class _Derived(Generic[T]):
         return value
 
 
-@dataclass(frozen=True, eq=False)
-class TradeContext:
-    """All that the checks of one request may look at. `appended_at` is the broker's time of the record, `now` the decision's, both UTC.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RequestContext:
+    """What every gate may look at. `appended_at` is the broker's time of the record, `now` the decision's, both UTC.
+
+    `untouched` says in a sentence what a refusal means for the money.
+    """
+
+    appended_at: datetime
+    now: datetime
+    rules: Rules
+    account: AccountState
+
+    untouched: ClassVar[str]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the request's deadline has passed."""
+        raise NotImplementedError
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether no real money can move, so that its user need not be verified."""
+        return False
+
+    @property
+    def revokes(self) -> bool:
+        """Whether it only ends what its user has begun, which nobody must be kept from."""
+        return False
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it can only make a position smaller."""
+        return False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExchangeContext(RequestContext):
+    """What the gates of requests about an exchange account may look at, too. `api_key` is the stored key that the request names; None where
+    there is none."""
+
+    request: TradeRequest | WithdrawalRequest | DepositRequest
+    api_key: ApiKeyState | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TradeContext(ExchangeContext):
+    """All that the checks of one trade may look at.
 
     `balances` must hold the user's accounts of the assets that the symbol names, at every exchange of the rules and in the request's book;
     one that is missing counts as empty. What is derived is computed once: make a new context for each request.
     """
 
     request: TradeRequest
-    appended_at: datetime
-    now: datetime
-    rules: Rules
-    account: AccountState
-    api_key: ApiKeyState | None
     market_data: MarketData | None
     halts: HaltBook
     balances: Mapping[AccountKey, Balance]
     idempotency_key: str
+
+    untouched: ClassVar = UNTOUCHED
+
+    @property
+    def expires_at(self) -> datetime:
+        """The moment after which the order must not be sent any more: the producer's own, else the default after the broker's time."""
+        return self.request.expires_at or self.appended_at + self.rules.submission_deadline
+
+    @property
+    def is_late(self) -> bool:
+        return self.now > self.expires_at
+
+    @property
+    def is_simulated(self) -> bool:
+        return self.request.mode is Mode.PAPER
 
     @_Derived
     def base(self) -> str:
@@ -258,5 +313,5 @@ class TradeContext:
 
     @property
     def reduces(self) -> bool:
-        """Whether the order can only make a position smaller: it sells for dollars what the user has."""
+        """It sells for dollars what the user has."""
         return self.request.side is Side.SELL and self.quote in self.rules.usd_assets

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from pipeline.gate.addresses import address_problem
-from pipeline.gate.withdrawals import WITHDRAW
+from pipeline.gate.api_key import WITHDRAW
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.halts import HaltBook
 from pipeline.model.payee import Payee

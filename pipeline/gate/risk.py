@@ -12,9 +12,9 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.books.ledger import AccountKey, book_of
-from pipeline.gate.context import ZERO, OpenOrder, TradeContext, Usage
+from pipeline.gate.check import Check, Step, check
+from pipeline.gate.context import UNTOUCHED, ZERO, OpenOrder, RequestContext, TradeContext, Usage
 from pipeline.gate.limits import Limits
-from pipeline.gate.safety import UNTOUCHED
 from pipeline.gate.throttle import cooldown_end, message_conforms
 from pipeline.gate.valuation import unpriced
 from pipeline.model.refusal import Refusal
@@ -25,19 +25,23 @@ from schemas.reasons import ReasonCode
 _LATER: Final = "Wait, then send it under a new key; an operator can change the limit."
 
 
-def message_rate_is_kept(context: TradeContext) -> Refusal | None:
-    """The user's trade requests keep a rate with bursts. Unit: messages per second, and messages. Source: generic cell rate algorithm
-    (ITU-T I.371, annex A)."""
+@check(Step.RISK, ReasonCode.MESSAGE_RATE_EXCEEDED, limits=("messages_per_second_max", "messages_burst_max"))
+def message_rate_is_kept(context: RequestContext) -> Refusal | None:
+    """The user's requests keep the rate, with bursts up to a number; revoking a session always does. Unit: messages per second, and
+    messages, of every type. Source: generic cell rate algorithm (ITU-T I.371, annex A)."""
     limits = context.account.limits
-    if message_conforms(context.account.conduct, limits, context.now):
+    if context.revokes or message_conforms(context.account.conduct, limits, context.now):
         return None
     text = f"more than {limits.messages_per_second_max} requests per second, with a burst of {limits.messages_burst_max}"
-    return Refusal(ReasonCode.MESSAGE_RATE_EXCEEDED, f"the user sends {text}. {UNTOUCHED} Send more slowly, this one under a new key.")
+    advice = f"{context.untouched} Send more slowly, this one under a new key."
+    return Refusal(ReasonCode.MESSAGE_RATE_EXCEEDED, f"the user sends {text}. {advice}")
 
 
-def cooldown_is_over(context: TradeContext) -> Refusal | None:
-    """No cooldown runs, or the order is a sale into dollars, which can only make a position smaller; at the moment when a cooldown ends it
-    is over. Unit: time. Source: the contract, Limits (5 min after 3 failures in a row); which failures count, `conduct.COUNTS`."""
+@check(Step.RISK, ReasonCode.COOLDOWN_ACTIVE, limits=("cooldown_failures", "cooldown"))
+def cooldown_is_over(context: RequestContext) -> Refusal | None:
+    """No cooldown runs, or the order is a sale into US dollars; a cooldown follows this many failures in a row. A sale can only make a
+    position smaller; what leaves for good cannot be called back. At the moment when a cooldown ends it is over. Unit: time. Source: the
+    contract, Limits (5 min after 3 failures in a row); which failures count, `throttle.COUNTS`."""
     if context.reduces:
         return None
     until = cooldown_end(context.account.conduct, context.account.limits, context.now)
@@ -47,14 +51,15 @@ def cooldown_is_over(context: TradeContext) -> Refusal | None:
     text = f"after {count} failures in a row only sales into US dollars and cancels are taken until "
     return Refusal(
         ReasonCode.COOLDOWN_ACTIVE,
-        f"{text}{until.isoformat(timespec='seconds')}. {UNTOUCHED} See what the failures were, wait, and use a new key. An operator can "
-        "end the cooldown.",
+        f"{text}{until.isoformat(timespec='seconds')}. {context.untouched} See what the failures were, wait, and use a new key. "
+        "An operator can end the cooldown.",
     )
 
 
+@check(Step.RISK, ReasonCode.PRICE_OUT_OF_BAND, limits=("price_band",))
 def price_keeps_the_band(context: TradeContext) -> Refusal | None:
-    """A price that is given is within `price_band` of the market's, to either side. Unit: a fraction of the market price. Source: FIX tag
-    103 value 16 ("price exceeds current price band"); a price that far off is a slip more often than an intention."""
+    """A price that is given lies within this fraction of the market price, to either side. Unit: a fraction of the market price. Source:
+    FIX tag 103 value 16 ("price exceeds current price band"); a price that far off is a slip more often than an intention."""
     price = context.request.price
     if price is None:
         return None
@@ -69,9 +74,10 @@ def price_keeps_the_band(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.PRICE_OUT_OF_BAND, f"{text}. {UNTOUCHED} Send a price nearer to it under a new key.")
 
 
+@check(Step.RISK, ReasonCode.DUPLICATE_ORDER, limits=("duplicate_window",))
 def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
-    """No order with the same exchange, symbol, side, type, amounts and price was sent under another key within `duplicate_window`. Unit:
-    time between the broker's times of the two records, the window's end not included. Source: a client that repeats with new keys."""
+    """No equal order was sent under another key within the window. Unit: time between the broker's times of the two records, the window's
+    end not included. Source: a client that repeats with new keys."""
     window = context.account.limits.duplicate_window
     if not window:
         return None
@@ -96,10 +102,10 @@ def order_is_no_duplicate(context: TradeContext) -> Refusal | None:
     return None
 
 
+@check(Step.RISK, ReasonCode.SELF_TRADE)
 def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
-    """No open limit order of the user on the other side would match this one: a purchase below every own sale's price, a sale above every
-    own purchase's; a market order counts as one with the slippage allowance on top of the market price. Unit: quote per base, at the same
-    exchange. Source: exchanges' rules against wash trades. Own market orders do not count: they do not rest, and were sent before."""
+    """No open order of the user on the other side would match. Unit: quote per base, at the same exchange. Source: exchanges' rules against
+    wash trades. Own market orders do not count: they do not rest, and were sent before."""
     request = context.request
     side, symbol, price = request.side, request.symbol, request.price
     if price is None and context.market_price is not None:
@@ -122,8 +128,9 @@ def order_trades_with_no_own(context: TradeContext) -> Refusal | None:
     return None
 
 
+@check(Step.RISK, ReasonCode.HOURLY_TRADES_EXCEEDED, limits=("hourly_trades_max",))
 def hourly_trades_are_within_limit(context: TradeContext) -> Refusal | None:
-    """With this order the user has made no more than `hourly_trades_max` in 60 minutes. Unit: accepted orders, by the time of acceptance.
+    """With this order the user has made no more trades than this in the last 60 minutes. Unit: accepted orders, by the time of acceptance.
     Source: the contract, Limits."""
     maximum = context.account.limits.hourly_trades_max
     if context.account.usage.trades_1h < maximum:
@@ -132,8 +139,9 @@ def hourly_trades_are_within_limit(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.HOURLY_TRADES_EXCEEDED, f"{text}. {UNTOUCHED} {_LATER}")
 
 
+@check(Step.RISK, ReasonCode.DAILY_VOLUME_EXCEEDED, limits=("daily_volume_usd_max",))
 def daily_volume_is_within_limit(context: TradeContext) -> Refusal | None:
-    """With this order the user has traded no more than `daily_volume_usd_max` in 24 hours. Unit: USD at acceptance, whatever became of the
+    """With this order the orders accepted in the last 24 hours are worth no more than this. Unit: USD at acceptance, whatever became of the
     orders. Source: the contract, Limits."""
     value = context.usd_value
     if value is None:
@@ -145,9 +153,10 @@ def daily_volume_is_within_limit(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.DAILY_VOLUME_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} {_LATER}")
 
 
+@check(Step.RISK, ReasonCode.LOSS_LIMIT_EXCEEDED, limits=("daily_loss_usd_max",))
 def daily_loss_is_below_limit(context: TradeContext) -> Refusal | None:
-    """The losses that the user realised in 24 hours, less the gains, are below `daily_loss_usd_max`; at the limit only an order that
-    reduces passes. Unit: USD against average cost. Source: the average-cost positions of the ledger."""
+    """The losses realised in the last 24 hours, less the gains, are below the limit, or the order is a sale into US dollars. Unit: USD
+    against average cost. Source: the average-cost positions of the ledger."""
     loss, maximum = context.account.usage.realised_loss_24h_usd, context.account.limits.daily_loss_usd_max
     if loss < maximum or context.reduces:
         return None
@@ -155,9 +164,10 @@ def daily_loss_is_below_limit(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.LOSS_LIMIT_EXCEEDED, f"{text}. {UNTOUCHED} Only sales into US dollars and cancels are taken. {_LATER}")
 
 
+@check(Step.RISK, ReasonCode.OPEN_ORDERS_EXCEEDED, limits=("open_orders_max",))
 def open_orders_are_within_count(context: TradeContext) -> Refusal | None:
-    """With this order no more than `open_orders_max` of the user's orders are open. Unit: orders that are not over, those on their way
-    included. Source: what exchanges allow per account."""
+    """With this order the user has no more open orders than this. Unit: orders that are not over, those on their way included. Source: what
+    exchanges allow per account."""
     maximum = context.account.limits.open_orders_max
     if len(context.account.open_orders) < maximum:
         return None
@@ -165,8 +175,9 @@ def open_orders_are_within_count(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text}. {UNTOUCHED} Cancel one, then send this under a new key.")
 
 
+@check(Step.RISK, ReasonCode.OPEN_ORDERS_EXCEEDED, limits=("open_orders_usd_max",))
 def open_orders_are_within_value(context: TradeContext) -> Refusal | None:
-    """With this order the user's open orders are worth no more than `open_orders_usd_max`. Unit: USD at acceptance. Source: Limits."""
+    """With this order the user's open orders are worth no more than this. Unit: USD at acceptance. Source: Limits."""
     value = context.usd_value
     if value is None:
         return unpriced(context)
@@ -177,9 +188,10 @@ def open_orders_are_within_value(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.OPEN_ORDERS_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} Cancel some, then send this under a new key.")
 
 
+@check(Step.RISK, ReasonCode.EXPOSURE_EXCEEDED, limits=("exchange_open_usd_max",))
 def exposure_is_within_limit(context: TradeContext) -> Refusal | None:
-    """With this order the user's open orders at its exchange are worth no more than `exchange_open_usd_max`. Unit: USD at acceptance.
-    Source: Limits; what one exchange's failure can hold up."""
+    """With this order the user's open orders at its exchange are worth no more than this. Unit: USD at acceptance. Source: Limits; what one
+    exchange's failure can hold up."""
     value = context.usd_value
     if value is None:
         return unpriced(context)
@@ -222,9 +234,10 @@ def _on_the_way_usd(open_orders: Iterable[OpenOrder], asset: str, price: Decimal
     return quantity * price + value
 
 
+@check(Step.RISK, ReasonCode.POSITION_LIMIT_EXCEEDED, limits=("position_usd_max",))
 def position_is_within_limit(context: TradeContext) -> Refusal | None:
-    """What the user owns of the asset that the order gets, at all exchanges of the rules, with what open orders will bring and this one, is
-    worth no more than `position_usd_max`. Unit: USD at the market price. Source: Limits. Dollars are no position."""
+    """What the user has of the asset that the order gets is worth no more than this, with open orders and this one. Unit: USD at the market
+    price. Source: Limits. Dollars are no position."""
     asset, price, adds = _acquired(context)
     if asset in context.rules.usd_assets:
         return None
@@ -255,3 +268,19 @@ def withdrawal_is_within_limit(limits: Limits, usage: Usage, usd_value: Decimal)
         return None
     text = f"withdrawals of the last 24 hours are worth {format_decimal(used)} USD; more than {format_decimal(maximum)} USD with this one"
     return Refusal(ReasonCode.DAILY_WITHDRAWAL_EXCEEDED, f"{text} are not allowed. {UNTOUCHED} {_LATER}")
+
+
+RISK: Final[tuple[Check[TradeContext], ...]] = (
+    message_rate_is_kept,
+    cooldown_is_over,
+    price_keeps_the_band,
+    order_is_no_duplicate,
+    order_trades_with_no_own,
+    hourly_trades_are_within_limit,
+    daily_volume_is_within_limit,
+    daily_loss_is_below_limit,
+    open_orders_are_within_count,
+    open_orders_are_within_value,
+    exposure_is_within_limit,
+    position_is_within_limit,
+)

@@ -6,18 +6,16 @@ Needs nothing but the request, the user's state, the halts and a price. The firs
 from datetime import datetime
 from typing import Final
 
-from pipeline.gate.context import TradeContext
-from pipeline.gate.valuation import expires_at, look_alike_note, unpriced
+from pipeline.gate.check import Check, Step, check
+from pipeline.gate.context import UNTOUCHED, ExchangeContext, RequestContext, TradeContext
+from pipeline.gate.valuation import look_alike_note, unpriced
 from pipeline.model.refusal import Refusal
 from pipeline.model.rules import Rules
 from schemas.commands import HaltLevel
 from schemas.decimals import format_decimal
 from schemas.order_kinds import OFFERED, ORDER_KINDS
-from schemas.orders import Mode
 from schemas.reasons import ReasonCode
 from schemas.symbols import FORM, is_symbol
-
-UNTOUCHED: Final = "Nothing was sent or held."
 
 
 def stale_refusal(appended_at: datetime, now: datetime, rules: Rules) -> Refusal | None:
@@ -33,22 +31,51 @@ def stale_refusal(appended_at: datetime, now: datetime, rules: Rules) -> Refusal
     )
 
 
-def request_is_fresh(context: TradeContext) -> Refusal | None:
-    """The record is not older than keys are kept, and its deadline has not passed. Unit: time since the broker appended it. Source: the
-    contract (`expires_at`, 30 s by default)."""
+@check(Step.SAFETY, ReasonCode.REQUEST_STALE, ReasonCode.REQUEST_EXPIRED)
+def request_is_fresh(context: RequestContext) -> Refusal | None:
+    """The record is no older than keys are kept (24 h), and its deadline (`expires_at`, else the default of its type) has not passed. Unit:
+    time since the broker appended it. Source: the contract (30 s, 7 days for an announced deposit, none for a session)."""
     refusal = stale_refusal(context.appended_at, context.now, context.rules)
     if refusal is not None:
         return refusal
-    if context.now > expires_at(context.request, context.appended_at, context.rules):
+    if context.is_late:
         return Refusal(
             ReasonCode.REQUEST_EXPIRED,
-            "the deadline passed before the order was sent; nothing reached the exchange. Send it under a new key if you still mean it.",
+            f"the deadline passed before it was decided. {context.untouched} Send it under a new key if you still mean it.",
         )
     return None
 
 
+@check(Step.SAFETY, ReasonCode.EXCHANGE_UNKNOWN)
+def exchange_is_offered(context: ExchangeContext) -> Refusal | None:
+    """This installation is connected to the exchange. No unit. Source: the setting `exchanges`."""
+    if context.request.exchange not in context.rules.exchanges:
+        offered = ", ".join(sorted(context.rules.exchanges))
+        text = f"exchange is not one of: {offered}. {context.untouched} Name one of them under a new key."
+        return Refusal(ReasonCode.EXCHANGE_UNKNOWN, text)
+    return None
+
+
+@check(Step.SAFETY, ReasonCode.USER_UNKNOWN, ReasonCode.USER_UNVERIFIED, ReasonCode.USER_INACTIVE)
+def user_is_active(context: RequestContext) -> Refusal | None:
+    """The user exists, is verified (for real money), and neither frozen nor closed; to revoke a session it need but exist. No unit.
+    Source: the user's status, which operators set."""
+    status = context.account.status
+    if status == "active" or (status == "pending" and context.is_simulated) or (status is not None and context.revokes):
+        return None
+    if status is None:
+        return Refusal(ReasonCode.USER_UNKNOWN, f"no such user. {context.untouched} An operator can add it.")
+    if status == "pending":
+        return Refusal(
+            ReasonCode.USER_UNVERIFIED,
+            f"the user waits for verification, without which no real money moves. {context.untouched} An operator can verify it.",
+        )
+    return Refusal(ReasonCode.USER_INACTIVE, f"the user is {status}. {context.untouched} Only an operator can change that.")
+
+
+@check(Step.SAFETY, ReasonCode.REQUEST_UNSUPPORTED)
 def kind_is_offered(context: TradeContext) -> Refusal | None:
-    """This version executes such an order. No unit. Source: the table of order types (schemas/order_kinds)."""
+    """This version offers the order type. No unit. Source: the table of order types (schemas/order_kinds)."""
     if not ORDER_KINDS[context.request.order_type].offered:
         what = f"order_type {context.request.order_type} is not offered by this version"
         offered = " or ".join(sorted(OFFERED))
@@ -56,17 +83,10 @@ def kind_is_offered(context: TradeContext) -> Refusal | None:
     return None
 
 
-def exchange_is_offered(context: TradeContext) -> Refusal | None:
-    """This installation is connected to the exchange. No unit. Source: the setting `exchanges`."""
-    if context.request.exchange not in context.rules.exchanges:
-        offered = ", ".join(sorted(context.rules.exchanges))
-        return Refusal(ReasonCode.EXCHANGE_UNKNOWN, f"exchange is not one of: {offered}. {UNTOUCHED} Name one of them under a new key.")
-    return None
-
-
+@check(Step.SAFETY, ReasonCode.TRADING_HALTED, ReasonCode.REDUCE_ONLY)
 def trading_is_not_halted(context: TradeContext) -> Refusal | None:
-    """No halt covers the order; under `reduce` only a sale into dollars passes, which can only make a position smaller. No unit. Source:
-    the halts that operators and automatic trips have set, for all, an exchange, a symbol or a user."""
+    """No halt covers the order; under `reduce` it is a sale into US dollars. No unit. Source: the halts that operators and automatic trips
+    have set, for all, an exchange, a symbol or a user."""
     level = context.halts.level_for(context.request.exchange, context.request.symbol, context.request.user_id)
     if level is None:
         return None
@@ -84,30 +104,16 @@ def trading_is_not_halted(context: TradeContext) -> Refusal | None:
     )
 
 
-def user_may_trade(context: TradeContext) -> Refusal | None:
-    """The user exists, is verified and active; simulated orders need no verification. No unit. Source: the user's status, which operators
-    set."""
-    status = context.account.status
-    if status == "active" or (status == "pending" and context.request.mode is Mode.PAPER):
-        return None
-    if status is None:
-        return Refusal(ReasonCode.USER_UNKNOWN, f"no such user. {UNTOUCHED} An operator can add it.")
-    if status == "pending":
-        return Refusal(
-            ReasonCode.USER_UNVERIFIED,
-            f"the user waits for verification, without which no real money moves. {UNTOUCHED} An operator can verify it.",
-        )
-    return Refusal(ReasonCode.USER_INACTIVE, f"the user is {status}. {UNTOUCHED} Only an operator can change that.")
-
-
+@check(Step.SAFETY, ReasonCode.SYMBOL_INVALID)
 def symbol_is_well_formed(context: TradeContext) -> Refusal | None:
-    """The symbol is BASE/QUOTE, 20 characters at most each, in normal form C, in capitals where its script has any, and without characters
-    that nobody sees. No unit. Source: the contract; which symbols there are, the exchange says."""
+    """The symbol is `BASE/QUOTE` in capitals, in Unicode's normal form C, without invisible characters. No unit. Source: the contract;
+    which symbols there are, the exchange says."""
     if is_symbol(context.request.symbol):
         return None
     return Refusal(ReasonCode.SYMBOL_INVALID, f"symbol {FORM}{look_alike_note(context)}. {UNTOUCHED} Use a new key.")
 
 
+@check(Step.SAFETY, ReasonCode.PRICE_INVALID)
 def price_is_positive(context: TradeContext) -> Refusal | None:
     """A price that is given is above zero. Unit: quote per base. Source: nobody pays nothing."""
     price = context.request.price
@@ -116,8 +122,9 @@ def price_is_positive(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.PRICE_INVALID, f"price must be above zero. {UNTOUCHED} Send another under a new key.")
 
 
+@check(Step.SAFETY, ReasonCode.AMOUNT_BELOW_MINIMUM, limits=("trade_usd_min",))
 def amount_reaches_minimum(context: TradeContext) -> Refusal | None:
-    """The order is worth `trade_usd_min` or more, and more than nothing. Unit: USD at the order's own price or the market's. Source: the
+    """The order is worth the minimum or more, and more than nothing. Unit: USD at the order's own price or the market's. Source: the
     contract, Limits."""
     value = context.usd_value
     if value is None:
@@ -129,8 +136,9 @@ def amount_reaches_minimum(context: TradeContext) -> Refusal | None:
     return Refusal(ReasonCode.AMOUNT_BELOW_MINIMUM, f"{text}. {UNTOUCHED} Send a larger order under a new key.")
 
 
+@check(Step.SAFETY, ReasonCode.AMOUNT_ABOVE_MAXIMUM, limits=("trade_usd_max",))
 def amount_keeps_maximum(context: TradeContext) -> Refusal | None:
-    """The order is worth `trade_usd_max` or less. Unit: USD; a limit sale counts at the market's price where that is higher. Source: the
+    """The order is worth the maximum or less. Unit: USD; a limit sale counts at the market's price where that is higher. Source: the
     contract, Limits."""
     value = context.usd_value
     if value is None:
@@ -140,3 +148,16 @@ def amount_keeps_maximum(context: TradeContext) -> Refusal | None:
         return None
     text = f"the order is worth {format_decimal(value)} USD, more than the maximum of {format_decimal(maximum)} USD"
     return Refusal(ReasonCode.AMOUNT_ABOVE_MAXIMUM, f"{text}. {UNTOUCHED} Send a smaller order under a new key.")
+
+
+SAFETY: Final[tuple[Check[TradeContext], ...]] = (
+    request_is_fresh,
+    kind_is_offered,
+    exchange_is_offered,
+    trading_is_not_halted,
+    user_is_active,
+    symbol_is_well_formed,
+    price_is_positive,
+    amount_reaches_minimum,
+    amount_keeps_maximum,
+)

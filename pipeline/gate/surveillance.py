@@ -17,9 +17,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
-from pipeline.gate.context import RecentOrder, TradeContext
+from pipeline.gate.check import Check, Step, check
+from pipeline.gate.context import UNTOUCHED, RecentOrder, TradeContext
 from pipeline.gate.limits import Limits
-from pipeline.gate.safety import UNTOUCHED
 from pipeline.gate.valuation import unpriced
 from pipeline.model.refusal import Refusal
 from schemas.decimals import format_decimal
@@ -216,8 +216,10 @@ def assess(context: TradeContext) -> Assessment:
     return _NOTHING if found is None else Assessment(sum(evidence.score for evidence in found), tuple(found))
 
 
+@check(Step.SUSPICION, ReasonCode.SUSPICIOUS_ACTIVITY, limits=("suspicion_block",))
 def activity_is_not_suspicious(context: TradeContext) -> Refusal | None:
-    """The scores of the rules that the order fits sum to less than `suspicion_block`. Unit: points. Source: the rules of this module."""
+    """The scores of the rules below sum to less than this; otherwise the user is frozen, too. Unit: points. Source: the rules of this
+    module."""
     if context.usd_value is None:
         return unpriced(context)
     return blocking_refusal(assess(context), context.account.limits)
@@ -233,3 +235,6 @@ def blocking_refusal(assessment: Assessment, limits: Limits) -> Refusal | None:
         f"the order fits a pattern of misuse, so the user is frozen. {UNTOUCHED} Orders that are open stay so and can be canceled. "
         "An operator looks at it and can unfreeze the user.",
     )
+
+
+SURVEILLANCE: Final[tuple[Check[TradeContext], ...]] = (activity_is_not_suspicious,)

@@ -5,7 +5,6 @@ Invariants:
 2. An order without a fresh price is refused with the cause that is nearest to it: the exchange, the symbol, the price.
 """
 
-from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import assert_never
@@ -13,17 +12,10 @@ from typing import assert_never
 from pipeline.gate.context import TradeContext
 from pipeline.model.money import round_up
 from pipeline.model.refusal import Refusal
-from pipeline.model.rules import Rules
 from schemas.order_kinds import ORDER_KINDS, Pricing
 from schemas.orders import Side
 from schemas.reasons import ReasonCode
-from schemas.requests import TradeRequest
 from schemas.symbols import SYMBOL_LENGTH_MAX, skeleton
-
-
-def expires_at(request: TradeRequest, appended_at: datetime, rules: Rules) -> datetime:
-    """The moment after which an order must not be sent any more: the producer's own, else the default after the broker's time."""
-    return request.expires_at or appended_at + rules.submission_deadline
 
 
 def hold_of(context: TradeContext) -> tuple[str, Decimal] | None:

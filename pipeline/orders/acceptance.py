@@ -17,10 +17,11 @@ from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, Claim, transfer_entry
 from pipeline.books.ledger import AccountKey, book_of
 from pipeline.books.order_words import REAL_MONEY_WARNING, order_fields, result_of_order, state_of
+from pipeline.gate.check import Step
 from pipeline.gate.context import AccountState, TradeContext
-from pipeline.gate.ladder import PASSED_IN, Step, refusal_of
+from pipeline.gate.ladder import PASSED_IN, refusal_of
 from pipeline.gate.surveillance import Assessment, assess
-from pipeline.gate.valuation import expires_at, hold_of
+from pipeline.gate.valuation import hold_of
 from pipeline.model.identifiers import client_order_id_of
 from pipeline.model.money import round_up
 from pipeline.model.order import Order
@@ -193,7 +194,7 @@ def _order_of(
         fencing_epoch=0,
         work_partition=-1,
         submitting_at=None,
-        expires_at=expires_at(request, arrival.appended_at, context.rules),
+        expires_at=context.expires_at,
         requested_at=arrival.appended_at,
         decided_at=context.now,
         updated_at=context.now,

@@ -15,8 +15,8 @@ from typing import Final
 
 from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, Claim
-from pipeline.gate.ladder import Step
-from pipeline.gate.sessions import SessionContext, bounds_of, session_gate_refusal
+from pipeline.gate.check import Step
+from pipeline.gate.sessions import SESSION_GATE, SessionContext, bounds_of
 from pipeline.gate.throttle import after_message
 from pipeline.model.refusal import Refusal
 from pipeline.model.session import Session, open_count
@@ -76,7 +76,7 @@ def take_in_session(
         arrival,
         account,
         Mode.LIVE,
-        safety=session_gate_refusal(context, Step.SAFETY),
+        safety=SESSION_GATE.refusal(context, Step.SAFETY),
         claim=claim,
         behind=lambda claimed, _: _behind_the_second_factor(arrival, context, meant, claimed, changes),
         changes=changes,
@@ -90,7 +90,7 @@ def begin_with_request(arrival: Arrival, user_id: str, state: IntakeState, chang
     account = state.accounts[user_id]
     token = arrival.token
     context = _context(arrival, None, token.session_id if token is not None else None, state, changes)
-    refusal = session_gate_refusal(context, Step.SAFETY) or session_gate_refusal(context, Step.RISK)
+    refusal = SESSION_GATE.refusal(context, Step.SAFETY) or SESSION_GATE.refusal(context, Step.RISK)
     if refusal is None:
         refusal = second_factor_refusal(account, arrival.headers, arrival.appended_at, arrival.traceparent, changes)
     if refusal is None:
@@ -123,7 +123,7 @@ def _context(
 def _behind_the_second_factor(
     arrival: Arrival, context: SessionContext, meant: str | None, claimed: Claim, changes: Changes
 ) -> ReasonCode | None:
-    refusal = session_gate_refusal(context, Step.RISK)
+    refusal = SESSION_GATE.refusal(context, Step.RISK)
     if refusal is not None:
         reject(arrival, claimed, refusal, changes)
         return refusal.code

@@ -20,9 +20,9 @@ from typing import Final
 from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, Claim, transfer_entry
 from pipeline.books.ledger import AccountKey, book_of
-from pipeline.gate.ladder import Step
+from pipeline.gate.check import HOLD, Step
 from pipeline.gate.payouts import payout_refusal
-from pipeline.gate.withdrawals import WITHDRAWAL_PASSED, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
+from pipeline.gate.withdrawals import WITHDRAWAL_GATE, WithdrawalContext
 from pipeline.model.halts import HaltBook
 from pipeline.model.identifiers import client_withdrawal_id_of
 from pipeline.model.money import round_up
@@ -70,7 +70,7 @@ def take_in_withdrawal(
         arrival,
         account,
         request.mode,
-        safety=withdrawal_refusal(context, Step.SAFETY),
+        safety=WITHDRAWAL_GATE.refusal(context, Step.SAFETY),
         claim=claim,
         behind=lambda claimed, confirmed: _behind_the_second_factor(arrival, context, claimed, confirmed, changes),
         changes=changes,
@@ -82,8 +82,8 @@ def _behind_the_second_factor(
 ) -> ReasonCode | None:
     """The key, the risk and the hold, in their order; returns why the request was refused, None when it was accepted."""
     refusal = (
-        withdrawal_refusal(context, Step.API_KEY)
-        or withdrawal_refusal(context, Step.RISK)
+        WITHDRAWAL_GATE.refusal(context, Step.API_KEY)
+        or WITHDRAWAL_GATE.refusal(context, Step.RISK)
         or _hold_and_accept(arrival, claimed, context, confirmation, changes)
     )
     if refusal is not None:
@@ -142,7 +142,7 @@ def _withdrawal_of(arrival: Arrival, claim: Claim, context: WithdrawalContext, f
         fencing_epoch=0,
         work_partition=-1,
         submitting_at=None,
-        expires_at=withdrawal_expires_at(context),
+        expires_at=context.expires_at,
         requested_at=arrival.appended_at,
         decided_at=context.now,
         updated_at=context.now,
@@ -156,7 +156,7 @@ def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmat
     changes.withdrawals_made.add(withdrawal.withdrawal_id)
     fields = withdrawal_fields(withdrawal) | confirmation_fields(confirmation)
     fields["status_before"] = _S.RECEIVED.value
-    fields["checks"] = WITHDRAWAL_PASSED
+    fields["checks"] = [*WITHDRAWAL_GATE.passed(), HOLD]
     fields["evidence"] = [f"worth {format_decimal(withdrawal.usd_value)} USD"]
     fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
     fields["warning"] = WARNING

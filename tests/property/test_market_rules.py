@@ -10,8 +10,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from infra.exchange.ccxt.market_rules import read_market
+from pipeline.gate.check import Step
 from pipeline.gate.context import TradeContext
-from pipeline.gate.ladder import Step, refusal_of
+from pipeline.gate.ladder import refusal_of
 from schemas.orders import Mode, Side
 from simulator import filters
 from simulator.calls import Call

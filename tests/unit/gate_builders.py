@@ -7,8 +7,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.books.ledger import AccountKey, Balance
+from pipeline.gate.check import Step
 from pipeline.gate.context import AccountState, OpenOrder, RecentOrder, TradeContext
-from pipeline.gate.ladder import Step, refusal_of
+from pipeline.gate.ladder import refusal_of
 from pipeline.gate.limits import Limits
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.halts import NO_HALTS, Halt, HaltBook

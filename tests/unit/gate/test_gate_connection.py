@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.gate.ladder import CHECKS, Step
+from pipeline.gate.check import Step
+from pipeline.gate.ladder import TRADE_GATE
 from pipeline.model.venue import Lot, MarketData, PriceBand
 from schemas.orders import OrderType
 from schemas.reasons import ReasonCode
@@ -119,10 +120,10 @@ def test_connection_answers_each_side_of_a_boundary(document: dict[str, Any], ch
     assert code_of(document, **changes) is code
 
 
-@pytest.mark.parametrize("name", [check.name for check in CHECKS if check.step in {Step.RISK, Step.SUSPICION, Step.CONNECTION}])
+@pytest.mark.parametrize("name", [check.name for check in TRADE_GATE.checks if check.step in {Step.RISK, Step.SUSPICION, Step.CONNECTION}])
 def test_check_that_needs_a_market_never_passes_without_one(name: str) -> None:
     """A limit order at an exchange whose market list is not at hand passes no check that looks at the market, in any order."""
-    check = next(check for check in CHECKS if check.name == name)
+    check = next(check for check in TRADE_GATE.checks if check.name == name)
     refusal = check.function(context_of(limit_at_market(), market_data=None))
     needs_the_market = {
         "price_keeps_the_band", "position_is_within_limit", "market_is_trading", "market_price_is_fresh", "price_is_on_tick",
@@ -132,10 +133,10 @@ def test_check_that_needs_a_market_never_passes_without_one(name: str) -> None:
     assert (None if refusal is None else refusal.code) is (R.EXCHANGE_UNAVAILABLE if name in needs_the_market else None)
 
 
-@pytest.mark.parametrize("name", [check.name for check in CHECKS if check.step in {Step.RISK, Step.SUSPICION}])
+@pytest.mark.parametrize("name", [check.name for check in TRADE_GATE.checks if check.step in {Step.RISK, Step.SUSPICION}])
 def test_check_that_needs_a_value_never_passes_without_one(name: str) -> None:
     """A market order that nothing values passes no check that counts dollars, in any order."""
-    check = next(check for check in CHECKS if check.name == name)
+    check = next(check for check in TRADE_GATE.checks if check.name == name)
     refusal = check.function(context_of(trade(), market_data=market_data(prices={})))
     counts_dollars = {
         "daily_volume_is_within_limit", "open_orders_are_within_value", "exposure_is_within_limit", "position_is_within_limit",

@@ -4,17 +4,23 @@ import inspect
 import re
 from dataclasses import fields
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from checks.generate_docs import gate_checks
 from checks.tree import ROOT
-from pipeline.gate import api_key, connection, risk, safety
+from pipeline.gate import announcements, api_key, connection, risk, safety, sessions, withdrawals
 from pipeline.gate import surveillance as suspicion
+from pipeline.gate.announcements import ANNOUNCEMENT_GATE
+from pipeline.gate.check import HOLD, Check, Gate, Step
 from pipeline.gate.context import TradeContext
-from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, HOLD, PASSED, UNPRICED, Check, Step, refusal_of
+from pipeline.gate.ladder import GIVEN_ELSEWHERE, PASSED_IN, TRADE_GATE, UNPRICED, refusal_of
 from pipeline.gate.limits import Limits
+from pipeline.gate.sessions import SESSION_GATE
 from pipeline.gate.surveillance import RULES
+from pipeline.gate.withdrawals import WITHDRAWAL_GATE
+from schemas.orders import Mode
 from schemas.reasons import ReasonCode, fix_ord_rej_reason
 from tests.unit.builders import trade
 from tests.unit.gate_builders import code_of, context_of, first_refusal, limit_at_market
@@ -22,6 +28,8 @@ from tests.unit.gate_builders import code_of, context_of, first_refusal, limit_a
 MODULES = (safety, api_key, risk, suspicion, connection)
 # Where a code comes from that a check names itself, beside those of the functions that it calls.
 _CODE = re.compile(r"ReasonCode\.([A-Z_]+)")
+CHECKS = TRADE_GATE.checks
+PASSED = PASSED_IN[Mode.LIVE]
 LOTS = (ReasonCode.PRECISION_INVALID, ReasonCode.AMOUNT_BELOW_MINIMUM, ReasonCode.AMOUNT_ABOVE_MAXIMUM)
 by_name = pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
 ROWS = {
@@ -31,24 +39,68 @@ ROWS = {
 }
 
 
-def _checks_of(module: ModuleType) -> set[str]:
-    """The public functions of a module that are checks by their signature."""
+def _body(check: Check[TradeContext]) -> str:
+    """The function's source, without what is declared on it."""
+    return inspect.getsource(check.function).partition("\ndef ")[2]
+
+
+def _declared(*modules: ModuleType) -> list[str]:
+    """The names of the checks that modules declare themselves."""
+    return [
+        value.name
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Check) and value.function.__module__ == module.__name__
+    ]
+
+
+def _undeclared(module: ModuleType) -> list[str]:
+    """The public functions of a module that look like checks and are not declared to be any."""
     functions = inspect.getmembers(module, inspect.isfunction)
-    return {
+    return [
         name
         for name, function in functions
         if function.__module__ == module.__name__
         and not name.startswith("_")
-        and [parameter.annotation for parameter in inspect.signature(function).parameters.values()] == [TradeContext]
+        and [str(parameter.annotation).endswith("Context") for parameter in inspect.signature(function).parameters.values()] == [True]
         and "Refusal" in str(inspect.signature(function).return_annotation)
-    }
+    ]
 
 
 def test_ladder_has_every_check_once() -> None:
     """A check that is written but not in the table would never be made."""
     names = [check.name for check in CHECKS]
     assert len(set(names)) == len(names)
-    assert set(names) == set().union(*(_checks_of(module) for module in MODULES))
+    assert set(names) == set(_declared(*MODULES)) - {"api_key_may_withdraw"}
+
+
+@pytest.mark.parametrize("module", [*MODULES, announcements, sessions, withdrawals], ids=lambda module: module.__name__)
+def test_function_that_looks_like_a_check_is_declared_as_one(module: ModuleType) -> None:
+    """What takes a context and gives a refusal has a step, its codes and its limits."""
+    assert _undeclared(module) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "gate"),
+    [(withdrawals, WITHDRAWAL_GATE), (announcements, ANNOUNCEMENT_GATE), (sessions, SESSION_GATE)],
+    ids=["withdrawals", "announcements", "sessions"],
+)
+def test_gate_makes_every_check_of_its_module(module: ModuleType, gate: Gate[Any]) -> None:
+    """A check that is declared beside a gate and not in it would never be made; each is made once, step by step."""
+    names = [check.name for check in gate.checks]
+    assert len(set(names)) == len(names)
+    assert set(_declared(module)) <= set(names)
+    assert [check.step for check in gate.checks] == sorted((check.step for check in gate.checks), key=list(Step).index)
+
+
+def test_check_without_a_sentence_is_refused() -> None:
+    """What a check says in its docstring's first sentence is a row of the documents."""
+
+    def holds(_: object) -> None:
+        """Nothing that ends"""
+
+    with pytest.raises(ValueError, match="holds does not say"):
+        assert Check(Step.RISK, holds, (), ()).sentence
 
 
 def test_ladder_runs_the_steps_in_order() -> None:
@@ -86,9 +138,9 @@ def test_every_code_is_given_by_a_check_or_named_elsewhere() -> None:
 
 
 @by_name
-def test_check_lists_the_codes_it_gives(check: Check) -> None:
+def test_check_lists_the_codes_it_gives(check: Check[TradeContext]) -> None:
     """The codes of a row are those that stand in its function, or in those it hands over to."""
-    named = {ReasonCode[name] for name in _CODE.findall(inspect.getsource(check.function))}
+    named = {ReasonCode[name] for name in _CODE.findall(_body(check))}
     assert named <= set(check.codes)
     handed_over = {
         "request_is_fresh": {ReasonCode.REQUEST_STALE},
@@ -102,10 +154,10 @@ def test_check_lists_the_codes_it_gives(check: Check) -> None:
 
 
 @by_name
-def test_check_lists_the_limits_it_goes_by(check: Check) -> None:
+def test_check_lists_the_limits_it_goes_by(check: Check[TradeContext]) -> None:
     """The limits of a row are fields of `Limits`, and the function names each of them itself, or in the module of conduct or suspicion."""
     assert set(check.limits) <= {field.name for field in fields(Limits)}
-    named = {field.name for field in fields(Limits) if re.search(rf"\.{field.name}\b", inspect.getsource(check.function))}
+    named = {field.name for field in fields(Limits) if re.search(rf"\.{field.name}\b", _body(check))}
     handed_over = {"cooldown_is_over": {"cooldown"}, "activity_is_not_suspicious": {"suspicion_block"}}
     assert named | handed_over.get(check.name, set()) == set(check.limits)
 
@@ -117,7 +169,7 @@ def test_every_limit_is_used() -> None:
 
 
 @by_name
-def test_check_explains_itself(check: Check) -> None:
+def test_check_explains_itself(check: Check[TradeContext]) -> None:
     """Its docstring says what it means, its unit and where the rule comes from."""
     text = inspect.getdoc(check.function) or ""
     assert re.search(r"\bUnit:\s|\bNo unit\.", text)
@@ -137,7 +189,7 @@ def test_document_has_the_rows_of_the_table() -> None:
 
 
 @by_name
-def test_document_says_what_the_check_gives(check: Check) -> None:
+def test_document_says_what_the_check_gives(check: Check[TradeContext]) -> None:
     """Each row shows the check's step, sentence, limits, codes and their FIX 103 values."""
     _, step, _, sentence, limits, codes, numbers, _ = [cell.strip() for cell in ROWS[check.name].split("|")]
     assert (step, sentence) == (check.step.value, check.sentence)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from pipeline.gate.safety import stale_refusal
-from pipeline.gate.valuation import expires_at
 from pipeline.model.venue import MarketData
 from schemas.commands import HaltLevel, HaltScope
 from schemas.reasons import ReasonCode
@@ -22,7 +21,6 @@ from tests.unit.gate_builders import (
     halted,
     limit_at_market,
     one_btc_market,
-    request_of,
 )
 
 R = ReasonCode
@@ -155,5 +153,5 @@ def test_stale_record_is_told_without_a_context() -> None:
 
 def test_deadline_is_the_producers_own_or_the_default() -> None:
     """An order without `expires_at` may be sent for 30 s after the broker appended its record."""
-    assert expires_at(request_of(trade()), NOW, RULES) == NOW + timedelta(seconds=30)
-    assert expires_at(request_of(trade(expires_at="2026-11-24T07:00:01Z")), NOW, RULES) == NOW + timedelta(seconds=1)
+    assert context_of(trade()).expires_at == NOW + timedelta(seconds=30)
+    assert context_of(trade(expires_at="2026-11-24T07:00:01Z")).expires_at == NOW + timedelta(seconds=1)

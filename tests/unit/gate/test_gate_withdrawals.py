@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.gate.check import Step
 from pipeline.gate.context import AccountState, Usage
-from pipeline.gate.ladder import CHECKS, GIVEN_ELSEWHERE, Step
+from pipeline.gate.ladder import GIVEN_ELSEWHERE, TRADE_GATE
 from pipeline.gate.limits import Limits
 from pipeline.gate.throttle import after_failure
-from pipeline.gate.withdrawals import WITHDRAWAL_CHECKS, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
+from pipeline.gate.withdrawals import WITHDRAWAL_GATE, WithdrawalContext
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.conduct import Conduct
 from pipeline.model.halts import NO_HALTS, Halt, HaltBook
@@ -51,7 +52,7 @@ def context(request: Mapping[str, Any] | None = None, **fields: Any) -> Withdraw
 def refused(found: WithdrawalContext) -> ReasonCode | None:
     """The code that the steps give in their order."""
     for step in (Step.SAFETY, Step.API_KEY, Step.RISK):
-        refusal = withdrawal_refusal(found, step)
+        refusal = WITHDRAWAL_GATE.refusal(found, step)
         if refusal is not None:
             assert "othing was sent" in refusal.reason or "nothing was executed" in refusal.reason
             return refusal.code
@@ -159,9 +160,9 @@ def test_withdrawal_check_answers_each_side_of_its_boundary(
 def test_every_code_of_a_check_is_met_by_some_case() -> None:
     """No check is left that was never seen to refuse, and every code has its place in the tables."""
     met = {code for *_, code in SIDES if code is not None} | {ReasonCode.PRICE_UNAVAILABLE}
-    given = {code for check in WITHDRAWAL_CHECKS for code in check.codes}
+    given = {code for check in WITHDRAWAL_GATE.checks for code in check.codes}
     assert given == met
-    assert given <= {code for check in CHECKS for code in check.codes} | GIVEN_ELSEWHERE.keys()
+    assert given <= {code for check in TRADE_GATE.checks for code in check.codes} | GIVEN_ELSEWHERE.keys()
 
 
 def test_withdrawal_without_fresh_price_cannot_be_valued() -> None:
@@ -196,6 +197,6 @@ def test_approval_is_needed_above_the_amount_and_after_a_change_of_credentials(
 
 def test_deadline_of_what_waits_for_approval_is_longer_unless_the_producer_says_otherwise() -> None:
     """30 seconds, a day for an operator to look, or the producer's own word."""
-    assert withdrawal_expires_at(context()) == NOW + timedelta(seconds=30)
-    assert withdrawal_expires_at(context({"amount": "20000"})) == NOW + timedelta(hours=24)
-    assert withdrawal_expires_at(context({"amount": "20000", "expires_at": "2026-11-24T07:05:00Z"})) == NOW + timedelta(minutes=5)
+    assert context().expires_at == NOW + timedelta(seconds=30)
+    assert context({"amount": "20000"}).expires_at == NOW + timedelta(hours=24)
+    assert context({"amount": "20000", "expires_at": "2026-11-24T07:05:00Z"}).expires_at == NOW + timedelta(minutes=5)

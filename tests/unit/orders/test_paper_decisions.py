@@ -10,7 +10,7 @@ import pytest
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import AccountKey, Balance
 from pipeline.gate.context import OpenOrder
-from pipeline.gate.ladder import PASSED, PASSED_IN
+from pipeline.gate.ladder import PASSED_IN
 from pipeline.intake import decide
 from pipeline.model.conduct import Conduct
 from pipeline.model.halts import NO_HALTS
@@ -91,7 +91,7 @@ def test_paper_order_is_accepted_without_second_factor_or_key_and_marked() -> No
     (accepted,) = (event for event in _events(changes) if event.event_type is EventType.ORDER_ACCEPTED)
     assert (accepted.real_money, accepted.warning) == (False, None)
     assert accepted.checks == tuple(PASSED_IN[Mode.PAPER])
-    assert set(PASSED) - set(accepted.checks) == {
+    assert set(PASSED_IN[Mode.LIVE]) - set(accepted.checks) == {
         "api_key_is_known", "api_key_is_usable", "api_key_may_trade", "activity_is_not_suspicious"
     }  # fmt: skip
     assert [result.mode for result in results_of(changes)] == [Mode.PAPER]

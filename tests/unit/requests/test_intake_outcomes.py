@@ -8,11 +8,11 @@ import pytest
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import Balance, TransferKind
 from pipeline.books.order_words import REAL_MONEY_WARNING
-from pipeline.gate.ladder import PASSED
+from pipeline.gate.ladder import PASSED_IN
 from pipeline.intake import decide
 from pipeline.requests.record import Arrival
 from schemas.audit import AuditEvent, EventType
-from schemas.orders import OrderStatus
+from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
 from schemas.routing import Action, RoutedOrder
@@ -52,7 +52,7 @@ def test_acceptance_carries_everything_that_was_done() -> None:
     (order_id,) = changes.made
     (event,) = _events(changes)
     assert (event.event_type, event.order_id, event.event_id) == (EventType.ORDER_ACCEPTED, order_id, f"{order_id}:1")
-    assert event.checks == tuple(PASSED)
+    assert event.checks == tuple(PASSED_IN[Mode.LIVE])
     assert [(entry.kind, entry.amount, entry.asset) for entry in event.transfers] == [("hold", 40, "USDT")]
     assert event.warning == REAL_MONEY_WARNING
     assert event.real_money

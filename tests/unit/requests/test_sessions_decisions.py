@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.books.changes import Changes
-from pipeline.gate.sessions import SESSION_CHECKS
+from pipeline.gate.sessions import SESSION_GATE
 from pipeline.model.invariants import InvariantViolation
 from pipeline.model.refusal import Refusal
 from pipeline.model.rules import ConfirmationRules
@@ -363,7 +363,7 @@ def test_session_id_keeps_user_and_claim_apart() -> None:
 
 def test_every_check_of_the_session_gate_gives_what_it_lists() -> None:
     """Every code in the table is one of the enum, and every check explains itself."""
-    for check in SESSION_CHECKS:
+    for check in SESSION_GATE.checks:
         assert check.codes and check.sentence.endswith(".")
         assert "nit" in (check.function.__doc__ or "") and "Source:" in (check.function.__doc__ or "")
 

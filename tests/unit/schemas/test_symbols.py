@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gate.ladder import Step, refusal_of
+from pipeline.gate.check import Step
+from pipeline.gate.ladder import refusal_of
 from schemas.commands import HaltScope, _Scoped
 from schemas.reasons import ReasonCode
 from schemas.symbols import is_symbol, skeleton
