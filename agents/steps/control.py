@@ -120,7 +120,7 @@ class ControlStep:
             trail=AuditTrail(locked.heads, now),
             ledger=Ledger(await step.balances(owners) if owners else {}),
             withdrawals=await withdrawals(step.connection, withdrawal_ids),
-            orders=await step.orders(in_doubt) if in_doubt else {},
+            orders=await step.orders(in_doubt),
             cancels=await step.pending_cancels(in_doubt) if in_doubt else {},
             proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,

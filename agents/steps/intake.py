@@ -141,7 +141,7 @@ class IntakeStep:
         balances = await step.balances(users)
         allowed = await self._load_withdrawing(step, arrivals, states, now)
         order_ids = [claim.order_id for key in targets if (claim := claims.get(key)) is not None and claim.order_id is not None]
-        orders = await step.orders(order_ids) if order_ids else {}
+        orders = await step.orders(order_ids)
         cancels = await step.pending_cancels(order_ids) if order_ids else {}
         changes = Changes(
             topics=self._context.topics,

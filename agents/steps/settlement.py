@@ -31,6 +31,7 @@ from pipeline.model.crash_points import CrashPoint
 from pipeline.model.deposit import Announcement, Deposit
 from pipeline.model.invariants import LocksMissing
 from pipeline.model.quarantine import InputRecord, Named, Stage
+from pipeline.model.tracked import Tracked
 from pipeline.orders.settlement import apply_report
 from pipeline.reconciliation.balances import apply_balance_report
 from pipeline.withdrawals.settlement import apply_withdrawal_report
@@ -64,7 +65,7 @@ class _AboutDeposits:
         book = changes.deposits = await read_book(step.connection, entries, users)
         named = await announcements(step.connection, [report.announcement_id for report in self.announcements])
         expected = await expected_announcements(step.connection, sorted({user_id for user_id, _ in users}))
-        book.announcements = {**named, **expected}
+        book.announcements = Tracked({**named, **expected})
         unpublished = await unpublished_deposits(step.connection, batch.partition, book)
         return self._besides(unpublished) if unpublished else self
 

@@ -14,6 +14,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from infra.postgres.rows import Columns, columns_of, fields_of
 from pipeline.model.deposit import Announcement, Deposit, DepositBook, Dispute, DisputeKind
+from pipeline.model.tracked import Tracked
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode
 from schemas.reasons import ReasonCode
 
@@ -194,7 +195,7 @@ async def read_book(
     opened = await connection.fetch(_OPENED, *columns_of(pairs, 2))
     keys = await connection.fetch(_WATCHED, user_ids)
     return DepositBook(
-        deposits={row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_KNOWN, *columns_of(wanted, 3))},
+        deposits=Tracked({row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_KNOWN, *columns_of(wanted, 3))}),
         disputes={(row["user_id"], row["deposit_id"], DisputeKind(row["kind"])) for row in await connection.fetch(_DISPUTES, user_ids)},
         opened_at={(row["user_id"], row["exchange"]): row["opened_at"] for row in opened},
         watched_from={(row["user_id"], row["api_key_id"]): row["created_at"] for row in keys},
@@ -202,9 +203,9 @@ async def read_book(
     )
 
 
-async def expected_announcements(connection: PoolConnectionProxy, user_ids: Sequence[str]) -> dict[str, Announcement]:
+async def expected_announcements(connection: PoolConnectionProxy, user_ids: Sequence[str]) -> Tracked[Announcement]:
     """The announcements of these users that still wait, by id."""
-    return {row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_EXPECTED, user_ids)}
+    return Tracked({row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_EXPECTED, user_ids)})
 
 
 async def announcements(connection: PoolConnectionProxy, announcement_ids: Sequence[str]) -> dict[str, Announcement]:
@@ -212,9 +213,9 @@ async def announcements(connection: PoolConnectionProxy, announcement_ids: Seque
     return {row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_NAMED, announcement_ids)}
 
 
-async def unclaimed_deposits(connection: PoolConnectionProxy, user_ids: Sequence[str], credited_after: datetime) -> dict[str, Deposit]:
+async def unclaimed_deposits(connection: PoolConnectionProxy, user_ids: Sequence[str], credited_after: datetime) -> Tracked[Deposit]:
     """Deposits of these users credited since then that no announcement has taken, by id."""
-    return {row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_UNCLAIMED, user_ids, credited_after)}
+    return Tracked({row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_UNCLAIMED, user_ids, credited_after)})
 
 
 async def unpublished_deposits(

@@ -31,6 +31,7 @@ from pipeline.books.ledger import AccountKey, Balance, Transfer
 from pipeline.model.conduct import Conduct
 from pipeline.model.invariants import Fenced, InvariantViolation, MustStop
 from pipeline.model.order import Order
+from pipeline.model.tracked import Tracked
 from schemas.audit import GENESIS_HASH
 
 
@@ -145,9 +146,12 @@ class StepTransaction:
         )
         return {(row["user_id"], row["idempotency_key"]): claim_of(row) for row in rows}
 
-    async def orders(self, order_ids: Sequence[str]) -> dict[str, Order]:
+    async def orders(self, order_ids: Sequence[str]) -> Tracked[Order]:
+        """These orders, by id."""
+        if not order_ids:
+            return Tracked()
         rows = await self._connection.fetch("SELECT * FROM orders WHERE order_id = ANY($1::text[])", order_ids)
-        return {row["order_id"]: order_of(row) for row in rows}
+        return Tracked({row["order_id"]: order_of(row) for row in rows})
 
     async def unpublished(self, order_ids: Sequence[str], orders_topic_prefix: str) -> set[str]:
         """Those orders whose newest change another input partition has stored and not published yet, as far as the database knows.

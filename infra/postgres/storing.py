@@ -11,7 +11,7 @@ Invariants:
 Start with `store`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -43,6 +43,7 @@ from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
 from pipeline.books.changes import Changes
 from pipeline.model.conduct import Conduct
 from pipeline.model.invariants import InvariantViolation
+from pipeline.model.tracked import Tracked
 from schemas.orders import Mode
 from schemas.results import RESULT
 from schemas.wire import format_time
@@ -147,34 +148,31 @@ def _entities(
     statement: _Statement,
     name: str,
     columns: tuple[Columns[T], Columns[T]],
-    entities: Mapping[str, T],
-    made: Collection[str],
-    changed: Collection[str],
+    rows: Tracked[T],
     only: str = "",
 ) -> None:
     """Adds what was made and what was moved of one kind, by id. `columns` are the whole row's and those that change; `only` is a further
     condition on what may move."""
     whole, changing = columns
-    new = [entities[entity_id] for entity_id in made]
+    new = [rows[entity_id] for entity_id in rows.made]
     if new:
         statement.add(f"{name}_made", whole.insert, whole.arrays(new), len(new))
-    moved = [entities[entity_id] for entity_id in changed if entity_id not in made]
+    moved = [rows[entity_id] for entity_id in rows.changed]
     if moved:
         statement.add(f"{name}_moved", lambda first: changing.update(first, only), changing.arrays(moved), len(moved))
 
 
 def _orders(statement: _Statement, changes: Changes) -> None:
-    _entities(statement, "orders", (ORDERS, ORDERS_CHANGING), changes.orders, changes.made, changes.changed)
+    _entities(statement, "orders", (ORDERS, ORDERS_CHANGING), changes.orders)
 
 
 def _withdrawals(statement: _Statement, changes: Changes) -> None:
-    columns = WITHDRAWALS, WITHDRAWALS_CHANGING
-    _entities(statement, "withdrawals", columns, changes.withdrawals, changes.withdrawals_made, changes.withdrawals_changed)
+    _entities(statement, "withdrawals", (WITHDRAWALS, WITHDRAWALS_CHANGING), changes.withdrawals)
 
 
 def _deposits(statement: _Statement, changes: Changes) -> None:
     book = changes.deposits
-    _entities(statement, "deposits", (DEPOSITS, DEPOSITS_CHANGING), book.deposits, book.made, book.changed)
+    _entities(statement, "deposits", (DEPOSITS, DEPOSITS_CHANGING), book.deposits)
     if book.disputes_made:
         statement.add(
             "disputes_made",
@@ -258,7 +256,7 @@ def _users(statement: _Statement, changes: Changes) -> None:
     """What the gate remembers of users: sums of real orders per day, symbols, tries of the second factor, who is frozen, which keys were
     refused."""
     days: dict[tuple[str, date], tuple[int, Decimal]] = {}
-    for order_id in changes.made:
+    for order_id in changes.orders.made:
         order = changes.orders[order_id]
         if order.mode is not Mode.LIVE:
             continue
@@ -398,5 +396,5 @@ async def _announcements(connection: PoolConnectionProxy, changes: Changes, subj
     columns = ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING
     # Fewer rows than answers: a request would get a second final answer.
     only = " AND deposit_announcements.executed_at IS NULL"
-    _entities(statement, "announcements", columns, book.announcements, book.announcements_made, book.announcements_changed, only)
+    _entities(statement, "announcements", columns, book.announcements, only)
     await statement.run(connection, subject)

@@ -16,6 +16,7 @@ from infra.postgres.rows import Columns, fields_of, readable
 from pipeline.gate.limits import Limits
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.payee import Payee
+from pipeline.model.tracked import Tracked
 from pipeline.model.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -136,12 +137,12 @@ def withdrawal_of(row: Record) -> Withdrawal:
     return Withdrawal(**fields)
 
 
-async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> dict[str, Withdrawal]:
+async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> Tracked[Withdrawal]:
     """These withdrawals, by id."""
     if not withdrawal_ids:
-        return {}
+        return Tracked()
     rows = await connection.fetch("SELECT * FROM withdrawals WHERE withdrawal_id = ANY($1::text[])", withdrawal_ids)
-    return {row["withdrawal_id"]: withdrawal_of(row) for row in rows}
+    return Tracked({row["withdrawal_id"]: withdrawal_of(row) for row in rows})
 
 
 async def users_of_withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> dict[str, str]:

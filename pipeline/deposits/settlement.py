@@ -20,12 +20,13 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, transfer_entry
+from pipeline.books.changes import Changes
 from pipeline.books.cost import trim_cost
 from pipeline.books.ledger import AccountKey, book_of, clearing
+from pipeline.books.lifecycle import Lifecycle
 from pipeline.books.trip import apply_trip
 from pipeline.deposits.announcements import complete
-from pipeline.model.deposit import Deposit, DepositBook, Dispute, DisputeKind, next_status, require_transition
+from pipeline.model.deposit import TRANSITIONS, Deposit, DepositBook, Dispute, DisputeKind, next_status
 from pipeline.model.identifiers import deposit_id_of
 from pipeline.model.invariants import LocksMissing
 from schemas.audit import EventType
@@ -37,12 +38,11 @@ from schemas.wire import SCHEMA_VERSION
 
 _S = DepositStatus
 _REASON_MAX: Final = 300
+# Of what moves no money.
 _EVENT_OF_STATUS: Final = {
     _S.DETECTED: EventType.DEPOSIT_DETECTED,
     _S.CONFIRMING: EventType.DEPOSIT_CONFIRMING,
-    _S.CREDITED: EventType.DEPOSIT_CREDITED,
     _S.REJECTED: EventType.DEPOSIT_REJECTED,
-    _S.REVERSED: EventType.DEPOSIT_REVERSED,
 }
 
 
@@ -142,7 +142,7 @@ def apply_deposit_report(report: DepositReport, changes: Changes) -> None:
                     _reverse(deposit, report, changes)
                 case _:
                     moved = replace(deposit, status=after, looked_up_at=report.looked_up_at, updated_at=changes.now)
-                    _move(before, moved, len(changes.ledger.transfers), changes)
+                    DEPOSIT_LIFE.advance(before, moved, _EVENT_OF_STATUS[after], changes)
 
 
 def _deposit_of(report: DepositReport, status: DepositStatus, changes: Changes) -> Deposit:
@@ -186,7 +186,7 @@ def _credit(before: Deposit | None, deposit: Deposit, report: DepositReport, cha
     credited = replace(
         deposit, status=_S.CREDITED, looked_up_at=report.looked_up_at, updated_at=changes.now, credited_at=changes.now
     )
-    _move(before, credited, transfers_from, changes)
+    DEPOSIT_LIFE.advance(before, credited, EventType.DEPOSIT_CREDITED, changes, transfers_from)
     announced = next((one for one in changes.deposits.expected() if one.fits(credited)), None)
     if announced is not None:
         complete(announced, credited, changes)
@@ -211,7 +211,7 @@ def _reverse(deposit: Deposit, report: DepositReport, changes: Changes) -> None:
     text = "the exchange has taken it back"
     if advanced > 0:
         text += f"; {format_decimal(advanced)} {deposit.asset} of it were not free any more and are advanced by the house"
-    _move(deposit, taken_back, transfers_from, changes, text)
+    DEPOSIT_LIFE.advance(deposit, taken_back, EventType.DEPOSIT_REVERSED, changes, transfers_from, {"reason": text})
     if advanced > 0:
         _freeze(taken_back, text, changes)
 
@@ -231,25 +231,6 @@ def _freeze(deposit: Deposit, text: str, changes: Changes) -> None:
         "real_money": True,
     }
     changes.audit(user_id, None, EventType.USER_FROZEN, fields, None)
-
-
-def _move(before: Deposit | None, after: Deposit, transfers_from: int, changes: Changes, reason: str | None = None) -> None:
-    """Replaces a deposit by its next form: checks the transition, writes the audit event and the state snapshot."""
-    book = changes.deposits
-    if before is not None:
-        require_transition(after.deposit_id, before.status, after.status)
-        book.changed.add(after.deposit_id)
-    else:
-        book.made.add(after.deposit_id)
-    book.deposits[after.deposit_id] = after
-    fields: dict[str, Value] = {
-        **deposit_fields(after),
-        "status_before": before.status.value if before is not None else None,
-        "reason": reason,
-        "transfers": [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]],
-    }
-    changes.audit(after.user_id, after.deposit_id, _EVENT_OF_STATUS[after.status], fields, None)
-    changes.publish(changes.topics.state, after.deposit_id, DEPOSIT_STATE.dump_json(deposit_state(after)), None)
 
 
 def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
@@ -325,3 +306,13 @@ def deposit_state(deposit: Deposit) -> DepositState:
         detected_at=deposit.detected_at,
         updated_at=deposit.updated_at,
     )
+
+
+DEPOSIT_LIFE: Final[Lifecycle[Deposit]] = Lifecycle(
+    name="deposit",
+    rows=lambda changes: changes.deposits.deposits,
+    id_of=lambda deposit: deposit.deposit_id,
+    legal=lambda before, _: TRANSITIONS[before.status],
+    fields=deposit_fields,
+    snapshot=lambda deposit: DEPOSIT_STATE.dump_json(deposit_state(deposit)),
+)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, Claim, transfer_entry
+from pipeline.books.changes import Changes, Claim
 from pipeline.books.ledger import AccountKey, book_of
-from pipeline.books.order_words import REAL_MONEY_WARNING, order_fields, result_of_order, state_of
+from pipeline.books.order_words import ORDER_LIFE, REAL_MONEY_WARNING, result_of_order
 from pipeline.gate.context import AccountState, TradeContext
 from pipeline.gate.ladder import PASSED_IN, Step, refusal_of
 from pipeline.gate.surveillance import Assessment, assess
@@ -37,7 +37,6 @@ from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
 from schemas.routing import Action, RoutedOrder
-from schemas.state import ORDER_STATE
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -206,16 +205,13 @@ def _order_of(
 
 
 def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
-    changes.orders[order.order_id] = order
-    changes.made.add(order.order_id)
-    fields = order_fields(order) | confirmation_fields(confirmation)
-    fields["status_before"] = OrderStatus.RECEIVED.value
-    fields["checks"] = PASSED_IN[order.mode]
-    fields["evidence"] = evidence
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None
-    changes.audit(order.user_id, order.order_id, EventType.ORDER_ACCEPTED, fields, order.traceparent)
-    changes.publish(changes.topics.state, order.order_id, ORDER_STATE.dump_json(state_of(order)), order.traceparent)
+    extra: dict[str, Value] = {
+        **confirmation_fields(confirmation),
+        "checks": PASSED_IN[order.mode],
+        "evidence": evidence,
+        "warning": REAL_MONEY_WARNING if order.mode is Mode.LIVE else None,
+    }
+    ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, transfers_from, extra)
     changes.answer(result_of_order(order), order.traceparent)
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
     changes.route(routed, order.exchange, order.traceparent)

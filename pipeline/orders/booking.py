@@ -16,7 +16,7 @@ from typing import Final
 from pipeline.books.changes import Changes
 from pipeline.books.cost import apply_cost
 from pipeline.books.ledger import AccountKey, book_of, clearing, fees
-from pipeline.books.order_words import result_of_order
+from pipeline.books.order_words import ORDER_LIFE, result_of_order
 from pipeline.gate.throttle import after_success
 from pipeline.model.order import RESTING, TERMINAL, Order
 from pipeline.model.venue import Fee, VenueOrder
@@ -76,7 +76,7 @@ def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus,
         # Before the fees: what is left of the hold may be all that there is to pay them from.
         after = release(after, changes)
     _charge_fees(order, fee_totals, changes)
-    changes.advance(order, after, event_type, transfers_from)
+    ORDER_LIFE.advance(order, after, event_type, changes, transfers_from)
     answer_order(after, changes)
 
 

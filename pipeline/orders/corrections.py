@@ -49,8 +49,7 @@ def correct(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
     what = f"order {order.order_id} was said to be {order.status}, and the exchange shows it as {status}"
     if less:
         # What was posted by an operator's word cannot be taken back by a machine: a person must compare.
-        changes.orders[order.order_id] = replace(order, watched_until=None)
-        changes.changed.add(order.order_id)
+        changes.orders.keep(order.order_id, replace(order, watched_until=None))
         what += " with less executed"
         changes.audit(order.user_id, order.order_id, EventType.ORDER_RESULT_CORRECTED, {**order_fields(order), "reason": what}, None)
     else:

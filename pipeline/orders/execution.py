@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.books.changes import Changes, PendingCancel
-from pipeline.books.order_words import order_fields
+from pipeline.books.order_words import ORDER_LIFE, order_fields
 from pipeline.model.halts import HaltBook
 from pipeline.model.intents import NotSent, OwnIntents
 from pipeline.model.invariants import InvariantViolation
@@ -174,7 +174,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         key_version=key.version if key is not None else None,
         account_id=key.account_id if key is not None else None,
     )
-    changes.advance(order, submitting, EventType.ORDER_SUBMITTED, len(changes.ledger.transfers))
+    ORDER_LIFE.advance(order, submitting, EventType.ORDER_SUBMITTED, changes)
     decided.submissions.append(submission_of(submitting))
 
 

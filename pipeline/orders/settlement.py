@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.books.changes import Changes
+from pipeline.books.order_words import ORDER_LIFE
 from pipeline.gate.throttle import after_exchange_refusal
 from pipeline.model.detail import DETAIL_MAX, storable
 from pipeline.model.invariants import InvariantViolation
@@ -70,14 +71,14 @@ def end_order_unsent(before: Order, after: Order, event_type: EventType, changes
     """Ends an order of which nothing stands at the exchange: releases its hold and answers it."""
     transfers_from = len(changes.ledger.transfers)
     after = release(after, changes)
-    changes.advance(before, after, event_type, transfers_from)
+    ORDER_LIFE.advance(before, after, event_type, changes, transfers_from)
     answer_order(after, changes)
 
 
 def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held and the order is looked up until the exchange proves what became of it."""
     after = replace(order, status=OrderStatus.IN_DOUBT, reason=storable(detail), updated_at=changes.now, absent_since=None)
-    changes.advance(order, after, EventType.ORDER_IN_DOUBT, len(changes.ledger.transfers))
+    ORDER_LIFE.advance(order, after, EventType.ORDER_IN_DOUBT, changes)
     answer_order(after, changes)
 
 
@@ -97,7 +98,7 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
         return
     due = retry_at(order.attempt, changes.now, order.expires_at)
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
-    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": storable(detail)})
+    ORDER_LIFE.advance(order, after, EventType.ORDER_REQUEUED, changes, extra={"reason": storable(detail)})
     if due is not None:
         # The retry queue takes it up.
         return
@@ -137,8 +138,7 @@ def _apply_absent_look(order: Order, looked_up_at: datetime, changes: Changes, r
     if not absence_is_proven(order, looked_up_at, rules):
         if order.absent_since is None and order.submitting_at is not None:
             # Stored with the order, so that a restart does not begin anew. Nobody is told: nothing is proven yet.
-            changes.orders[order.order_id] = replace(order, absent_since=looked_up_at)
-            changes.changed.add(order.order_id)
+            changes.orders.keep(order.order_id, replace(order, absent_since=looked_up_at))
         return
     if order.mode is Mode.PAPER and changes.now < order.expires_at and not changes.cancels.get(order.order_id):
         requeue(order, _ABSENT[order.mode], changes)

@@ -6,10 +6,9 @@ credentials, then waits as `pending_approval` for an operator; the rest is queue
 (pipeline/withdrawals/settlement).
 
 Invariants:
-1. A withdrawal changes only through `move`, which checks the transition and writes audit event and state snapshot.
-2. Nothing is queued that no second factor was given for, where this installation asks for one: the user's at acceptance, the operator's at
+1. Nothing is queued that no second factor was given for, where this installation asks for one: the user's at acceptance, the operator's at
    approval.
-3. Nobody approves a withdrawal of their own, nor one that would not be accepted any more.
+2. Nobody approves a withdrawal of their own, nor one that would not be accepted any more.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +17,9 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, Claim, transfer_entry
+from pipeline.books.changes import Changes, Claim
 from pipeline.books.ledger import AccountKey, book_of
+from pipeline.books.lifecycle import Lifecycle
 from pipeline.gate.ladder import Step
 from pipeline.gate.payouts import payout_refusal
 from pipeline.gate.withdrawals import WITHDRAWAL_PASSED, WithdrawalContext, withdrawal_expires_at, withdrawal_refusal
@@ -28,7 +28,8 @@ from pipeline.model.identifiers import client_withdrawal_id_of
 from pipeline.model.money import round_up
 from pipeline.model.payee import NOBODY
 from pipeline.model.refusal import Refusal
-from pipeline.model.withdrawal import Withdrawal, require_transition
+from pipeline.model.retries import waiting_while_accepted
+from pipeline.model.withdrawal import Withdrawal, legal_after
 from pipeline.requests.confirmation import Confirmation
 from pipeline.requests.intake_state import IntakeState
 from pipeline.requests.passage import confirmation_fields, through_the_gate
@@ -152,16 +153,13 @@ def _withdrawal_of(arrival: Arrival, claim: Claim, context: WithdrawalContext, f
 
 
 def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmation, changes: Changes) -> None:
-    changes.withdrawals[withdrawal.withdrawal_id] = withdrawal
-    changes.withdrawals_made.add(withdrawal.withdrawal_id)
-    fields = withdrawal_fields(withdrawal) | confirmation_fields(confirmation)
-    fields["status_before"] = _S.RECEIVED.value
-    fields["checks"] = WITHDRAWAL_PASSED
-    fields["evidence"] = [f"worth {format_decimal(withdrawal.usd_value)} USD"]
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    fields["warning"] = WARNING
-    changes.audit(withdrawal.user_id, withdrawal.withdrawal_id, EventType.WITHDRAWAL_ACCEPTED, fields, withdrawal.traceparent)
-    _publish_state(withdrawal, changes)
+    extra: dict[str, Value] = {
+        **confirmation_fields(confirmation),
+        "checks": WITHDRAWAL_PASSED,
+        "evidence": [f"worth {format_decimal(withdrawal.usd_value)} USD"],
+        "warning": WARNING,
+    }
+    WITHDRAWAL_LIFE.advance(None, withdrawal, EventType.WITHDRAWAL_ACCEPTED, changes, transfers_from, extra)
     changes.answer(result_of_withdrawal(withdrawal), withdrawal.traceparent)
     if withdrawal.status is _S.ACCEPTED:
         route(withdrawal, changes)
@@ -199,7 +197,7 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes, facts: Map
         withdrawal, status=_S.ACCEPTED, reason=None, approved_by=decision.operator, updated_at=changes.now
     )
     evidence = [f"approved by {decision.operator}: {decision.reason}"]
-    move(withdrawal, after, EventType.WITHDRAWAL_APPROVED, len(changes.ledger.transfers), changes, {**acted, "evidence": evidence})
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_APPROVED, changes, extra={**acted, "evidence": evidence})
     changes.answer(result_of_withdrawal(after), after.traceparent)
     route(after, changes)
     _note_decision(decision, withdrawal, changes, facts)
@@ -238,30 +236,6 @@ def route(withdrawal: Withdrawal, changes: Changes) -> None:
     changes.route(routed, withdrawal.exchange, withdrawal.traceparent)
 
 
-def move(
-    before: Withdrawal,
-    after: Withdrawal,
-    event_type: EventType,
-    transfers_from: int,
-    changes: Changes,
-    extra: Mapping[str, Value] | None = None,
-) -> None:
-    """Replaces a withdrawal by its next form: checks the transition, writes the audit event and the state snapshot.
-
-    `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
-    """
-    require_transition(before, after)
-    if after.retry_at is not None and after.status is not _S.ACCEPTED:
-        after = replace(after, retry_at=None)
-    changes.withdrawals[after.withdrawal_id] = after
-    changes.withdrawals_changed.add(after.withdrawal_id)
-    fields = withdrawal_fields(after)
-    fields["status_before"] = before.status.value
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    changes.audit(after.user_id, after.withdrawal_id, event_type, {**fields, **(extra or {})}, after.traceparent)
-    _publish_state(after, changes)
-
-
 def release(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
     """Gives back what is still held."""
     if withdrawal.hold_amount <= 0:
@@ -277,7 +251,7 @@ def end_unsent(
     """Ends a withdrawal as `rejected`, of which nothing stands at the exchange: releases its hold and answers it. `ended` says why."""
     transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, status=_S.REJECTED, updated_at=changes.now, executed_at=changes.now), changes)
-    move(before, after, event_type, transfers_from, changes, extra)
+    WITHDRAWAL_LIFE.advance(before, after, event_type, changes, transfers_from, extra)
     finish(after, changes)
 
 
@@ -340,9 +314,16 @@ def withdrawal_state(withdrawal: Withdrawal) -> WithdrawalState:
     )
 
 
-def _publish_state(withdrawal: Withdrawal, changes: Changes) -> None:
-    value = WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal))
-    changes.publish(changes.topics.state, withdrawal.withdrawal_id, value, withdrawal.traceparent)
+WITHDRAWAL_LIFE: Final[Lifecycle[Withdrawal]] = Lifecycle(
+    name="withdrawal",
+    rows=lambda changes: changes.withdrawals,
+    id_of=lambda withdrawal: withdrawal.withdrawal_id,
+    legal=legal_after,
+    fields=withdrawal_fields,
+    snapshot=lambda withdrawal: WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal)),
+    begins=_S.RECEIVED,
+    kept=lambda _, after: waiting_while_accepted(after),
+)
 
 
 _RESULT_STATUS: Final[dict[WithdrawalStatus, tuple[ResultStatus, bool]]] = {

@@ -36,7 +36,7 @@ from pipeline.model.retries import ATTEMPTS_MAX, retry_at
 from pipeline.model.rules import Rules
 from pipeline.model.venue import WINDOW_MIN, InDoubt, Refused
 from pipeline.model.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
-from pipeline.withdrawals.acceptance import account_of, end_unsent, finish, move, release, result_of_withdrawal, route
+from pipeline.withdrawals.acceptance import WITHDRAWAL_LIFE, account_of, end_unsent, finish, release, result_of_withdrawal, route
 from schemas.audit import EventType
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
@@ -97,7 +97,7 @@ def plan_withdrawals(
                 account_id=key.account_id if key is not None else None,
             )
             payee.left_usd += withdrawal.usd_value
-            move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
+            WITHDRAWAL_LIFE.advance(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, changes)
             submissions.append(submission_of(submitting))
         elif withdrawal.status is _S.SUBMITTING and routed.attempt == withdrawal.attempt and not again:
             if withdrawal.fencing_epoch == fencing_epoch and (withdrawal.withdrawal_id, withdrawal.attempt) in own_intents:
@@ -163,7 +163,7 @@ def _take(withdrawal: Withdrawal, exchange_withdrawal_id: str, changes: Changes)
     after = replace(
         withdrawal, status=_S.PROCESSING, exchange_withdrawal_id=exchange_withdrawal_id, reason=None, updated_at=changes.now
     )
-    move(withdrawal, after, EventType.WITHDRAWAL_PROCESSING, len(changes.ledger.transfers), changes)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_PROCESSING, changes)
     changes.answer(result_of_withdrawal(after), after.traceparent)
 
 
@@ -178,7 +178,7 @@ def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, cha
 def put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held until the exchange's history proves what became of it."""
     after = replace(withdrawal, status=_S.IN_DOUBT, reason=storable(detail), absent_since=None, updated_at=changes.now)
-    move(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, len(changes.ledger.transfers), changes)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, changes)
     changes.answer(result_of_withdrawal(after), after.traceparent)
 
 
@@ -191,7 +191,7 @@ def _requeue(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     due = retry_at(withdrawal.attempt, changes.now, withdrawal.expires_at)
     after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     extra = {"reason": storable(detail)}
-    move(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, len(changes.ledger.transfers), changes, extra)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, changes, extra=extra)
     if due is None:
         route(after, changes)
 
@@ -254,8 +254,7 @@ def _end_unapproved(withdrawal: Withdrawal, changes: Changes) -> None:
 def _apply_absence(withdrawal: Withdrawal, looked_up_at: datetime, changes: Changes, rules: Rules) -> None:
     if withdrawal.absent_since is None:
         # The first look that did not find it proves nothing; no word to anybody.
-        changes.withdrawals[withdrawal.withdrawal_id] = replace(withdrawal, absent_since=looked_up_at)
-        changes.withdrawals_changed.add(withdrawal.withdrawal_id)
+        changes.withdrawals.keep(withdrawal.withdrawal_id, replace(withdrawal, absent_since=looked_up_at))
         return
     if not absence_is_proven(withdrawal, looked_up_at, rules):
         return
@@ -348,7 +347,7 @@ def _apply_found(
     if before is not None:
         event_type = EventType.WITHDRAWAL_RESULT_CORRECTED
         after = replace(after, reason="it was said not to be executed, and the exchange has it after all; the user is halted")
-    move(before or withdrawal, after, event_type, begin, changes)
+    WITHDRAWAL_LIFE.advance(before or withdrawal, after, event_type, changes, begin)
     if status in TERMINAL or after.corrected_at is not None:
         finish(after, changes)
     else:

@@ -95,7 +95,7 @@ async def test_balance_is_not_spent_twice_by_steps_at_once(database_url: str) ->
             return [(await take_in(database, partition, [_order(partition, number)], number))[0] for number in (1, 2)]
 
         batches = [changes for pair in await asyncio.gather(*map(order_twice, owned)) for changes in pair]
-        assert sum(len(changes.made) for changes in batches) == 8
+        assert sum(len(changes.orders.made) for changes in batches) == 8
         refusals = [result.reason_code for changes in batches for result in finals_of(changes)]
         assert refusals == [ReasonCode.BALANCE_INSUFFICIENT] * 8
         async with open_step(database, owned[0]) as step:
@@ -114,7 +114,7 @@ async def test_key_is_claimed_once_by_steps_at_once(database_url: str) -> None:
         batches = await asyncio.gather(
             *(take_in(database, partition, [arrival(trade(), 0, partition=partition.partition)], 1) for partition in owned)
         )
-        assert sum(len(changes.made) for changes, _ in batches) == 1
+        assert sum(len(changes.orders.made) for changes, _ in batches) == 1
         assert await counts(database_url, "orders", "claims") == {"orders": 1, "claims": 1}
         assert Counter(result.reason_code for changes, _ in batches for result in finals_of(changes)) == {
             ReasonCode.IDEMPOTENCY_IN_PROGRESS: 7
@@ -137,13 +137,13 @@ async def test_unfinished_orders_come_in_pages_that_reach_every_one(database_url
         changes, _ = await take_in(database, await taken(database), batch, 7)
         async with plain_connection(database_url) as connection:
             await connection.execute("UPDATE orders SET status = 'new', submitting_at = now(), attempt = 1, work_partition = 2")
-            await connection.execute("UPDATE orders SET work_partition = 3 WHERE order_id = $1", min(changes.made))
+            await connection.execute("UPDATE orders SET work_partition = 3 WHERE order_id = $1", min(changes.orders.made))
         seen: list[str] = []
         after = ""
         while page := await unfinished_orders(database, EXCHANGE, [2], [OrderStatus.NEW], after, 2):
             seen += [unfinished.order.order_id for unfinished in page]
             after = seen[-1]
-        assert seen == sorted(changes.made)[1:]
+        assert seen == sorted(changes.orders.made)[1:]
         assert await unfinished_orders(database, EXCHANGE, [2], [OrderStatus.IN_DOUBT], "", 10) == []
 
 
@@ -176,8 +176,8 @@ async def _one_of_each(database: Database, owned: InputPartition) -> None:
     changes, _ = await take_in(database, owned, records, 2504)
     await purge_claims(database, NOW - timedelta(days=1))
     async with open_step(database, owned) as step:
-        await changes_in(step, ["alice"], orders=changes.made)
-        await step.pending_cancels(sorted(changes.made))
+        await changes_in(step, ["alice"], orders=changes.orders.made)
+        await step.pending_cancels(sorted(changes.orders.made))
 
 
 async def _scans(url: str) -> dict[str, int]:

@@ -298,7 +298,7 @@ def test_withdrawal_is_watched_for_its_time_and_what_was_not_paid_is_no_correcti
     refused = _with_halts(unwatched, funds="1000")
     apply_withdrawal_report(report(unwatched), refused, RULES)
     for changes in (late, given_back, refused):
-        assert not changes.outputs and not changes.withdrawals_changed and not changes.halts
+        assert not changes.outputs and not changes.withdrawals.changed and not changes.halts
     assert report_of(NOT_EXECUTED, [row(_S.FAILED)], NOW, RULES) is None
     assert report_of(NOT_EXECUTED, [], NOW, RULES) is None
     assert report_of(NOT_EXECUTED, [row()], NOW, RULES) is not None
@@ -321,7 +321,7 @@ def test_report_that_proves_nothing_changes_nothing(withdrawal: Withdrawal, find
     """What is being sent is its own worker's to conclude; what the exchange took does not become absent; an old attempt is over."""
     changes = changes_with(withdrawal)
     apply_withdrawal_report(report(withdrawal, finding, attempt=attempt), changes, RULES)
-    assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+    assert not changes.outputs and not changes.withdrawals.changed and not changes.ledger.transfers
 
 
 def test_withdrawal_that_nobody_approved_ends_with_its_funds_free() -> None:
