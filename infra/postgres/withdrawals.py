@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, fields_of, readable
+from infra.postgres.rows import SOURCE, Columns, fields_of, plain, readable
 from pipeline.gate.limits import Limits
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.payee import Payee
@@ -24,55 +24,21 @@ from schemas.reasons import ReasonCode
 if TYPE_CHECKING:
     from infra.postgres.database import Database, InputPartition
 
-_AMOUNT: Final = "numeric"
-_TIME: Final = "timestamptz"
 _DAY: Final = timedelta(hours=24)
 
 WITHDRAWALS: Columns[Withdrawal] = Columns(
     "withdrawals",
     (
-        ("withdrawal_id", "text", lambda one: one.withdrawal_id),
-        ("client_withdrawal_id", "text", lambda one: one.client_withdrawal_id),
-        ("exchange_withdrawal_id", "text", lambda one: one.exchange_withdrawal_id),
-        ("transaction_id", "text", lambda one: one.transaction_id),
-        ("user_id", "text", lambda one: one.user_id),
-        ("idempotency_key", "text", lambda one: one.idempotency_key),
-        ("request_id", "text", lambda one: one.request_id),
-        ("source_topic", "text", lambda one: one.source.topic),
-        ("source_partition", "integer", lambda one: one.source.partition),
-        ("source_offset", "bigint", lambda one: one.source.offset),
-        ("mode", "text", lambda one: one.mode.value),
-        ("exchange", "text", lambda one: one.exchange),
-        ("api_key_id", "text", lambda one: one.api_key_id),
-        ("asset", "text", lambda one: one.asset),
-        ("network", "text", lambda one: one.network),
-        ("address", "text", lambda one: one.address),
-        ("address_tag", "text", lambda one: one.address_tag),
-        ("amount", _AMOUNT, lambda one: one.amount),
-        ("fee", _AMOUNT, lambda one: one.fee),
-        ("status", "text", lambda one: one.status.value),
-        ("reason_code", "text", lambda one: one.reason_code.value if one.reason_code else None),
-        ("reason", "text", lambda one: one.reason),
-        ("hold_amount", _AMOUNT, lambda one: one.hold_amount),
-        ("usd_value", _AMOUNT, lambda one: one.usd_value),
-        ("approved_by", "text", lambda one: one.approved_by),
-        ("attempt", "integer", lambda one: one.attempt),
-        ("fencing_epoch", "bigint", lambda one: one.fencing_epoch),
-        ("work_partition", "integer", lambda one: one.work_partition),
-        ("submitting_at", _TIME, lambda one: one.submitting_at),
-        ("expires_at", _TIME, lambda one: one.expires_at),
-        ("requested_at", _TIME, lambda one: one.requested_at),
-        ("decided_at", _TIME, lambda one: one.decided_at),
-        ("updated_at", _TIME, lambda one: one.updated_at),
-        ("executed_at", _TIME, lambda one: one.executed_at),
-        ("traceparent", "text", lambda one: one.traceparent),
-        ("first_submitting_at", _TIME, lambda one: one.first_submitting_at),
-        ("absent_since", _TIME, lambda one: one.absent_since),
-        ("watched_until", _TIME, lambda one: one.watched_until),
-        ("corrected_at", _TIME, lambda one: one.corrected_at),
-        ("key_version", "integer", lambda one: one.key_version),
-        ("account_id", "text", lambda one: one.account_id),
-        ("retry_at", _TIME, lambda one: one.retry_at),
+        *plain(
+            text="withdrawal_id client_withdrawal_id exchange_withdrawal_id transaction_id user_id idempotency_key request_id mode "
+            "exchange api_key_id asset network address address_tag status reason_code reason approved_by traceparent account_id",
+            numeric="amount fee hold_amount usd_value",
+            integer="attempt work_partition key_version",
+            bigint="fencing_epoch",
+            timestamptz="submitting_at expires_at requested_at decided_at updated_at executed_at first_submitting_at absent_since "
+            "watched_until corrected_at retry_at",
+        ),
+        *SOURCE,
     ),
 )
 
@@ -130,11 +96,7 @@ _KEYS: Final = """
 
 def withdrawal_of(row: Record) -> Withdrawal:
     """One row of `withdrawals`. Raises RowUnreadable."""
-    fields = fields_of(row, WITHDRAWALS)
-    fields["mode"] = Mode(row["mode"])
-    fields["status"] = WithdrawalStatus(row["status"])
-    fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
-    return Withdrawal(**fields)
+    return Withdrawal(**fields_of(row, WITHDRAWALS, mode=Mode, status=WithdrawalStatus, reason_code=ReasonCode))
 
 
 async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> Tracked[Withdrawal]:
