@@ -230,6 +230,16 @@ class Changes:
             self.claims[key] = replace(self.claims[key], result=result)
         self.answer(result, traceparent)
 
+    def tell(self, result: Result, traceparent: str | None) -> None:
+        """Says how a request stands that claimed its key: for good where it is over, or against what was said for good before."""
+        key = result.user_id or "", result.idempotency_key or ""
+        if result.corrects:
+            self.correct(key, result, traceparent)
+        elif result.final:
+            self.finish(key, result, traceparent)
+        else:
+            self.answer(result, traceparent)
+
     def audit(
         self, account: str, order_id: str | None, event_type: EventType, fields: Mapping[str, Value], traceparent: str | None
     ) -> None:

@@ -68,7 +68,7 @@ def _announce(arrival: Arrival, context: AnnouncementContext, claimed: Claim, ch
         return refusal.code
     announcement = _announcement_of(arrival, claimed, context)
     ANNOUNCEMENT_LIFE.advance(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, extra={"checks": ANNOUNCEMENT_PASSED})
-    changes.answer(result_of_announcement(announcement), announcement.traceparent)
+    changes.tell(result_of_announcement(announcement), announcement.traceparent)
     arrived = _arrived_before(announcement, changes.deposits)
     if arrived is not None:
         complete(announcement, arrived, changes)
@@ -151,7 +151,7 @@ def apply_announcement_report(report: AnnouncementReport, changes: Changes) -> N
 
 def _end(before: Announcement, after: Announcement, event_type: EventType, changes: Changes, extra: Mapping[str, Value]) -> None:
     ANNOUNCEMENT_LIFE.advance(before, after, event_type, changes, extra=extra)
-    changes.finish((after.user_id, after.idempotency_key), result_of_announcement(after), after.traceparent)
+    changes.tell(result_of_announcement(after), after.traceparent)
 
 
 def _fields(announcement: Announcement) -> dict[str, Value]:

@@ -24,20 +24,17 @@ from pipeline.books.changes import Changes
 from pipeline.books.cost import trim_cost
 from pipeline.books.ledger import AccountKey, book_of, clearing
 from pipeline.books.lifecycle import Lifecycle
-from pipeline.books.trip import apply_trip
+from pipeline.books.trip import halt_user, require_halts_locked
 from pipeline.deposits.announcements import complete
 from pipeline.model.deposit import TRANSITIONS, Deposit, DepositBook, Dispute, DisputeKind, next_status
 from pipeline.model.identifiers import deposit_id_of
-from pipeline.model.invariants import LocksMissing
 from schemas.audit import EventType
-from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.decimals import format_decimal
 from schemas.deposits import DEPOSIT_STATE, DepositReport, DepositState
 from schemas.orders import DepositStatus, Mode
 from schemas.wire import SCHEMA_VERSION
 
 _S = DepositStatus
-_REASON_MAX: Final = 300
 # Of what moves no money.
 _EVENT_OF_STATUS: Final = {
     _S.DETECTED: EventType.DEPOSIT_DETECTED,
@@ -238,8 +235,7 @@ def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
 
     Raises LocksMissing where the halts are not locked.
     """
-    if TRIPS_ACCOUNT not in changes.trail.heads:
-        raise LocksMissing(f"deposit {dispute.deposit_id} does not fit, and the halts are not locked")
+    require_halts_locked(changes, f"deposit {dispute.deposit_id} does not fit")
     changes.deposits.disputes.add(dispute.key)
     changes.deposits.disputes_made.append(dispute)
     fields: dict[str, Value] = {
@@ -258,16 +254,8 @@ def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
     }
     # Under the account: for a deposit of another user the key `deposit_id:seq` may be taken by that user's event.
     changes.audit(report.user_id, None, EventType.DEPOSIT_DISPUTED, fields, None)
-    trip = HaltTrip(
-        schema_version=1,
-        trip_id=f"trip:deposit:{dispute.deposit_id}:{dispute.kind}",
-        scope=HaltScope.USER,
-        target=report.user_id,
-        level=HaltLevel.HALT,
-        reason=f"deposit {dispute.deposit_id}: {dispute.what}"[:_REASON_MAX],
-        tripped_at=changes.now,
-    )
-    apply_trip(trip, changes)
+    cause = f"deposit:{dispute.deposit_id}:{dispute.kind}"
+    halt_user(report.user_id, cause, f"deposit {dispute.deposit_id}: {dispute.what}", changes)
 
 
 def deposit_fields(deposit: Deposit) -> dict[str, Value]:

@@ -9,9 +9,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
+from pipeline.model.detail import DETAIL_MAX
 from pipeline.model.order import Order
+from pipeline.model.venue import Refused
 from pipeline.model.withdrawal import Withdrawal
 from schemas.orders import OrderStatus, WithdrawalStatus
+from schemas.reasons import ReasonCode
 
 # After so many attempts it is refused: its deadline may be far ahead.
 ATTEMPTS_MAX: Final = 100
@@ -32,6 +35,14 @@ def retry_at(attempt: int, now: datetime, expires_at: datetime) -> datetime | No
     # Five doublings are more than the longest pause.
     pause = min(_PAUSE * (1 << min(attempt - 2, 5)), _PAUSE_MAX)
     return min(now + pause, expires_at)
+
+
+def given_up(attempt: int, nothing_was: str, detail: str) -> Refused | None:
+    """The refusal of what its exchange did not take in attempt number `attempt`, where it was the last; None where it is tried again."""
+    if attempt < ATTEMPTS_MAX:
+        return None
+    text = f"the exchange was not available in {attempt} attempts; nothing was {nothing_was} and the funds are released. {detail}"
+    return Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX])
 
 
 def waiting_while_accepted(one: Sent) -> Sent:

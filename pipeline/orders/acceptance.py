@@ -212,6 +212,6 @@ def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation
         "warning": REAL_MONEY_WARNING if order.mode is Mode.LIVE else None,
     }
     ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, transfers_from, extra)
-    changes.answer(result_of_order(order), order.traceparent)
+    changes.tell(result_of_order(order), order.traceparent)
     routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
     changes.route(routed, order.exchange, order.traceparent)

@@ -144,14 +144,7 @@ def release(order: Order, changes: Changes) -> Order:
 
 def answer_order(order: Order, changes: Changes) -> None:
     """Tells what became of an order, and with its end of the cancels that waited for it."""
-    result = result_of_order(order)
-    key = order.user_id, order.idempotency_key
-    if result.corrects:
-        changes.correct(key, result, order.traceparent)
-    elif result.final:
-        changes.finish(key, result, order.traceparent)
-    else:
-        changes.answer(result, order.traceparent)
+    changes.tell(result_of_order(order), order.traceparent)
     if order.status not in TERMINAL:
         return
     for cancel in changes.cancels.pop(order.order_id, []):

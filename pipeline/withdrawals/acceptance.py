@@ -160,7 +160,7 @@ def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmat
         "warning": WARNING,
     }
     WITHDRAWAL_LIFE.advance(None, withdrawal, EventType.WITHDRAWAL_ACCEPTED, changes, transfers_from, extra)
-    changes.answer(result_of_withdrawal(withdrawal), withdrawal.traceparent)
+    tell(withdrawal, changes)
     if withdrawal.status is _S.ACCEPTED:
         route(withdrawal, changes)
 
@@ -198,7 +198,7 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes, facts: Map
     )
     evidence = [f"approved by {decision.operator}: {decision.reason}"]
     WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_APPROVED, changes, extra={**acted, "evidence": evidence})
-    changes.answer(result_of_withdrawal(after), after.traceparent)
+    tell(after, changes)
     route(after, changes)
     _note_decision(decision, withdrawal, changes, facts)
     return None
@@ -252,16 +252,12 @@ def end_unsent(
     transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, status=_S.REJECTED, updated_at=changes.now, executed_at=changes.now), changes)
     WITHDRAWAL_LIFE.advance(before, after, event_type, changes, transfers_from, extra)
-    finish(after, changes)
+    tell(after, changes)
 
 
-def finish(withdrawal: Withdrawal, changes: Changes) -> None:
-    """Gives the final answer of a withdrawal that is over, or what corrects it."""
-    key, result = (withdrawal.user_id, withdrawal.idempotency_key), result_of_withdrawal(withdrawal)
-    if withdrawal.corrected_at is None:
-        changes.finish(key, result, withdrawal.traceparent)
-    else:
-        changes.correct(key, result, withdrawal.traceparent)
+def tell(withdrawal: Withdrawal, changes: Changes) -> None:
+    """Says how a withdrawal stands."""
+    changes.tell(result_of_withdrawal(withdrawal), withdrawal.traceparent)
 
 
 def withdrawal_fields(withdrawal: Withdrawal) -> dict[str, Value]:

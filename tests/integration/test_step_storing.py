@@ -198,7 +198,7 @@ async def test_key_of_a_request_that_ran_long_is_taken_over_a_day_after_its_end(
             changes.claims = await step.claims([("alice", "key-1")])
             order = changes.orders[order_id]
             canceled = replace(order, status=OrderStatus.CANCELED, updated_at=end, executed_at=end)
-            end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+            end_order_unsent(canceled, order, EventType.ORDER_CANCELED, changes)
             await step.store(changes, end - RULES.key_lifetime)
         if by_an_old_worker:
             await connection.execute("UPDATE claims SET ended_at = NULL")

@@ -11,13 +11,14 @@ from agents.watches.withdrawals import report_of, spans_of, windows_of
 from pipeline.books.audit import ChainHead
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import TransferKind
+from pipeline.model.absence import absence_is_proven
 from pipeline.model.halts import NO_HALTS, Halt, HaltBook
 from pipeline.model.intents import NotSent
 from pipeline.model.invariants import InvariantViolation, LocksMissing
 from pipeline.model.retries import ATTEMPTS_MAX
 from pipeline.model.venue import InDoubt, Refused
 from pipeline.model.withdrawal import Taken, VenueWithdrawal, Withdrawal
-from pipeline.withdrawals.settlement import Outcome, absence_is_proven, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
+from pipeline.withdrawals.settlement import Outcome, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
