@@ -2,7 +2,7 @@
 
 A step's decision functions write here and nowhere else. Invariants:
 1. Orders, withdrawals, deposits and announcements change only as pipeline/books/lifecycle lets them.
-2. A final result is given once per source: `answer` refuses a second one in the same batch.
+2. A final result is given once per source and once per key: `answer` and `tell` refuse a second one in the same batch.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from schemas.audit import EventType
 from schemas.commands import HaltScope
 from schemas.orders import RequestType
 from schemas.results import RESULT, Result, ResultStatus
-from schemas.routing import RoutedOrder
+from schemas.routing import Action, RoutedOrder
 from schemas.topics import Topics
 from schemas.wire import SourceOffset
 
@@ -214,31 +214,24 @@ class Changes:
         )
         self.publish(self.topics.results, result.request_id, value, traceparent, headers)
 
-    def finish(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
-        """Gives the final answer to the record that claimed `key`, and keeps it for replays."""
-        if key in self.finished:
-            raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
-        self.finished[key] = result
-        if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
-        self.answer(result, traceparent)
-
-    def correct(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
-        """Publishes what corrects the final answer to the record that claimed `key`, and keeps it for replays."""
-        self.corrected[key] = result
-        if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result)
-        self.answer(result, traceparent)
-
     def tell(self, result: Result, traceparent: str | None) -> None:
-        """Says how a request stands that claimed its key: for good where it is over, or against what was said for good before."""
+        """Says how a request stands that has claimed its key. The final answer, and what corrects it, is kept for replays.
+
+        Raises InvariantViolation for a second end of one request.
+        """
         key = result.user_id or "", result.idempotency_key or ""
+        claim = self.claims.get(key)
         if result.corrects:
-            self.correct(key, result, traceparent)
+            self.corrected[key] = result
+            if claim is not None:
+                self.claims[key] = replace(claim, result=result)
         elif result.final:
-            self.finish(key, result, traceparent)
-        else:
-            self.answer(result, traceparent)
+            if key in self.finished:
+                raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
+            self.finished[key] = result
+            if claim is not None:
+                self.claims[key] = replace(claim, result=result, ended_at=self.now)
+        self.answer(result, traceparent)
 
     def audit(
         self, account: str, order_id: str | None, event_type: EventType, fields: Mapping[str, Value], traceparent: str | None
@@ -265,9 +258,10 @@ class Changes:
         self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
         self.cancels_repeated.append(after)
 
-    def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
-        """Queues work for an execution agent, in order per user."""
-        self.publish(self.topics.orders(exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
+    def route(self, action: Action, entity_id: str, attempt: int, of: Order | Withdrawal, traceparent: str | None) -> None:
+        """Queues work for the execution agent of its exchange, in order per user. `of` is the order or withdrawal with that id."""
+        routed = RoutedOrder(schema_version=1, action=action, order_id=entity_id, user_id=of.user_id, attempt=attempt)
+        self.publish(self.topics.orders(of.exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
 
 
 def transfer_entry(transfer: Transfer) -> dict[str, str]:

@@ -36,7 +36,7 @@ from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -213,5 +213,4 @@ def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation
     }
     ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, transfers_from, extra)
     changes.tell(result_of_order(order), order.traceparent)
-    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
-    changes.route(routed, order.exchange, order.traceparent)
+    changes.route(Action.SUBMIT, order.order_id, 1, order, order.traceparent)

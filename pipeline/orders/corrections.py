@@ -21,7 +21,7 @@ from pipeline.model.venue import VenueOrder
 from pipeline.orders.booking import book_venue_order, has_grown, status_told
 from schemas.audit import EventType
 from schemas.orders import OrderStatus
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 
 
 def correct(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
@@ -52,5 +52,4 @@ def correct(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
 def cancel_stray(order: Order, changes: Changes) -> None:
     """Has an order canceled that rests at the exchange although it was said not to be executed; again at each look that finds it so."""
     if order.status in RESTING:
-        routed = RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=1)
-        changes.route(routed, order.exchange, order.traceparent)
+        changes.route(Action.CANCEL, order.order_id, 1, order, order.traceparent)

@@ -32,7 +32,7 @@ from pipeline.orders.corrections import cancel_stray, correct
 from schemas.audit import EventType
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
-from schemas.routing import Action, Report, RoutedOrder
+from schemas.routing import Action, Report
 
 _ABSENT: Final = {
     Mode.LIVE: "it was in doubt, and the exchange's books do not show it although they would by now: it was not executed",
@@ -92,11 +92,9 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
     due = retry_at(order.attempt, changes.now, order.expires_at)
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     ORDER_LIFE.advance(order, after, EventType.ORDER_REQUEUED, changes, extra={"reason": storable(detail)})
-    if due is not None:
-        # The retry queue takes it up.
-        return
-    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
-    changes.route(routed, order.exchange, order.traceparent)
+    # The retry queue takes up what waits.
+    if due is None:
+        changes.route(Action.SUBMIT, order.order_id, order.attempt + 1, order, order.traceparent)
 
 
 def apply_report(report: Report, changes: Changes, rules: Rules) -> None:

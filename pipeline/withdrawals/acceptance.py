@@ -42,7 +42,7 @@ from schemas.orders import Mode, RequestType, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import WithdrawalRequest
 from schemas.results import Result, ResultStatus
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 from schemas.wire import SCHEMA_VERSION
 from schemas.withdrawals import WITHDRAWAL_STATE, WithdrawalState
 
@@ -226,14 +226,7 @@ def account_of(withdrawal: Withdrawal) -> AccountKey:
 
 def route(withdrawal: Withdrawal, changes: Changes) -> None:
     """Queues it for its exchange, as the next attempt."""
-    routed = RoutedOrder(
-        schema_version=1,
-        action=Action.WITHDRAW,
-        order_id=withdrawal.withdrawal_id,
-        user_id=withdrawal.user_id,
-        attempt=withdrawal.attempt + 1,
-    )
-    changes.route(routed, withdrawal.exchange, withdrawal.traceparent)
+    changes.route(Action.WITHDRAW, withdrawal.withdrawal_id, withdrawal.attempt + 1, withdrawal, withdrawal.traceparent)
 
 
 def release(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:

@@ -145,7 +145,7 @@ async def test_second_final_answer_is_refused_by_the_database(database_url: str)
         result = replace(results_of(accepted)[0], final=True)
 
         def end(changes: Changes) -> None:
-            changes.finish(("alice", "key-1"), result, None)
+            changes.tell(result, None)
 
         await _through(database, "reports", end, {order_id})
         before = await counts(database_url, "audit_events", "transfers")
