@@ -39,6 +39,11 @@ class Columns(Generic[T]):
     columns: tuple[tuple[str, str, Take[T]], ...]
 
     @property
+    def key(self) -> str:
+        """The column by which a row is found, which is the first."""
+        return self.columns[0][0]
+
+    @property
     def names(self) -> str:
         return ", ".join(name for name, _, _ in self.columns)
 
@@ -62,9 +67,8 @@ class Columns(Generic[T]):
 
     def update(self, first: int = 1, only: str = "") -> str:
         """An update of the batch's rows, found by the first column. `only` is a further condition, `AND` included."""
-        key = self.columns[0][0]
         assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in self.columns[1:])
-        where = f"{self.table}.{key} = given.{key}{only}"
+        where = f"{self.table}.{self.key} = given.{self.key}{only}"
         return f"UPDATE {self.table} SET {assignments} FROM {self.unnest(first)} WHERE {where}"  # noqa: S608 — as above
 
     def arrays(self, objects: Iterable[T]) -> list[list[object]]:
@@ -184,7 +188,7 @@ def fields_of(row: Record, columns: Columns[T], **words: Callable[[str], object]
             continue
         value = row[name]
         if sql_type == _TIME and value is not None and value.tzinfo is None:
-            key = columns.columns[0][0]
+            key = columns.key
             raise RowUnreadable(f"{columns.table} with {key} {row[key]} has no finite {name}; nothing was written, its funds stay held.")
         fields[name] = words[name](value) if name in words and value is not None else value
     return fields

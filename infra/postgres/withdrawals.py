@@ -22,7 +22,7 @@ from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from infra.postgres.database import Database, InputPartition
+    from infra.postgres.database import Database
 
 _DAY: Final = timedelta(hours=24)
 
@@ -65,16 +65,6 @@ _ADDRESSES: Final = """
 _STATUSES: Final = "SELECT user_id, status FROM users WHERE user_id = ANY($1::text[])"
 _DAILY_LIMITS: Final = "SELECT user_id, amount FROM user_limits WHERE user_id = ANY($1::text[]) AND name = 'daily_withdrawal_usd_max'"
 _KEY_STATES: Final = "SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])"
-# As `StepTransaction.unpublished` has it for orders.
-_UNPUBLISHED: Final = """
-    SELECT withdrawals.withdrawal_id FROM withdrawals JOIN input_partitions AS stored ON
-        (stored.updated_at = withdrawals.updated_at
-         OR (stored.topic = $2 || withdrawals.exchange AND stored.partition = withdrawals.work_partition
-             AND stored.updated_at <= withdrawals.updated_at))
-    WHERE withdrawals.withdrawal_id = ANY($1::text[]) AND stored.consumer_group = $3
-      AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
-      AND (stored.topic, stored.partition) <> ($4, $5)
-"""
 _UNFINISHED: Final = """
     SELECT * FROM withdrawals
     WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND withdrawal_id > $3
@@ -105,23 +95,6 @@ async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[
         return Tracked()
     rows = await connection.fetch("SELECT * FROM withdrawals WHERE withdrawal_id = ANY($1::text[])", withdrawal_ids)
     return Tracked({row["withdrawal_id"]: withdrawal_of(row) for row in rows})
-
-
-async def users_of_withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> dict[str, str]:
-    """Whose these withdrawals are: what never changes of them, and may be read before the user's lock."""
-    rows = await connection.fetch("SELECT withdrawal_id, user_id FROM withdrawals WHERE withdrawal_id = ANY($1::text[])", withdrawal_ids)
-    return {row["withdrawal_id"]: row["user_id"] for row in rows}
-
-
-async def unpublished_withdrawals(
-    connection: PoolConnectionProxy, partition: "InputPartition", withdrawal_ids: Sequence[str], orders_topic_prefix: str
-) -> set[str]:
-    """Those withdrawals whose newest change another input partition has stored and not published yet, as far as the database knows."""
-    if not withdrawal_ids:
-        return set()
-    own = partition.consumer_group, partition.topic, partition.partition
-    rows = await connection.fetch(_UNPUBLISHED, withdrawal_ids, orders_topic_prefix, *own)
-    return {row["withdrawal_id"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,18 @@ import pytest
 from infra.postgres.admin.accounts import NewUser, add_users
 from infra.postgres.database import Database, InputPartition
 from infra.postgres.retention import purge_claims
+from infra.postgres.rows import ORDERS
 from infra.postgres.step import open_step
 from infra.postgres.unfinished import unfinished_orders
+from infra.postgres.withdrawals import WITHDRAWALS
 from pipeline.books.audit import GENESIS_HASH
 from pipeline.books.changes import Changes
 from pipeline.requests.record import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
-from tests.unit.builders import EXCHANGE, NOW, account, arrival, cancel, finals_of, limit, trade
+from tests.unit.builders import EXCHANGE, NOW, TOPICS, account, arrival, cancel, finals_of, limit, trade
+from tests.unit.withdrawal_builders import withdrawal_of
 
 
 async def test_steps_of_one_user_are_serialised(database_url: str) -> None:
@@ -145,6 +148,23 @@ async def test_unfinished_orders_come_in_pages_that_reach_every_one(database_url
             after = seen[-1]
         assert seen == sorted(changes.orders.made)[1:]
         assert await unfinished_orders(database, EXCHANGE, [2], [OrderStatus.IN_DOUBT], "", 10) == []
+
+
+async def test_newest_word_of_another_partition_is_known_to_be_unpublished(database_url: str) -> None:
+    """Of orders and of withdrawals, to whom it belongs and that it is on its way; the partition that stored it need not wait for itself."""
+    withdrawal = withdrawal_of(updated_at=NOW)
+    async with open_database(database_url) as database:
+        owned, other = await taken(database), await taken(database, 1)
+        changes, _ = await take_in(database, owned, [arrival(limit())], 1)
+        async with plain_connection(database_url) as connection:
+            await connection.execute(WITHDRAWALS.insert(), *WITHDRAWALS.arrays([withdrawal]))
+        for columns, one in ((ORDERS, min(changes.orders.made)), (WITHDRAWALS, withdrawal.withdrawal_id)):
+            async with open_step(database, other) as step:
+                assert await step.unpublished(columns, [one, "none"], TOPICS.orders_prefix) == {one}
+                assert await step.unpublished(columns, [], TOPICS.orders_prefix) == set()
+                assert await step.users_of(columns, [one, "none"]) == {one: "alice"}
+            async with open_step(database, owned) as step:
+                assert await step.unpublished(columns, [one], TOPICS.orders_prefix) == set()
 
 
 async def test_no_statement_of_a_step_scans_a_table(database_url: str) -> None:
