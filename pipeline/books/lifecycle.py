@@ -4,9 +4,10 @@ A `Lifecycle` says what a kind is, and `advance` is the one way in which somethi
 
 Invariants:
 1. A status changes only along the table of its kind; anything else is a defect (InvariantViolation) and stops the batch.
-2. Each form is told of in this order: the row to be written, its audit event with the transfers that led to it, then its snapshot on
-   `trade.state` where its kind has one.
-3. What changes without a word to anybody (`Tracked.keep`) changes no status.
+2. Each form is told of in this order: the row to be written, its audit event, then its snapshot on `trade.state` where its kind has one.
+3. The ledger's transfers of a batch are carried by one audit event each: that of the form that they led to. So whoever moves money
+   for something moves it to its next form before anything else happens.
+4. What changes without a word to anybody (`Tracked.keep`) changes no status.
 """
 
 from collections.abc import Callable, Mapping
@@ -73,13 +74,12 @@ class Lifecycle(Generic[E]):
         after: E,
         event_type: EventType,
         changes: Changes,
-        transfers_from: int | None = None,
         extra: Mapping[str, Value] | None = None,
     ) -> None:
         """Gives something of this kind its next form, or its first one, where `before` is None.
 
-        `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made; None: it made
-        none. `extra` is what the event says beside the kind's fields. Raises InvariantViolation for a form that may not follow.
+        Its event carries the transfers that were made for it: all that no event has carried yet. `extra` is what the event says beside the
+        kind's fields. Raises InvariantViolation for a form that may not follow.
         """
         if before is not None:
             self.require_transition(before, after)
@@ -90,11 +90,10 @@ class Lifecycle(Generic[E]):
         else:
             rows.keep(entity_id, after)
         status_before = before.status if before is not None else self.begins
-        transfers = changes.ledger.transfers[transfers_from:] if transfers_from is not None else ()
         fields: dict[str, Value] = {
             **self.fields(after),
             "status_before": status_before.value if status_before is not None else None,
-            "transfers": [transfer_entry(transfer) for transfer in transfers],
+            "transfers": [transfer_entry(transfer) for transfer in changes.ledger.take_untold()],
             **(extra or {}),
         }
         changes.audit(after.user_id, entity_id, event_type, fields, after.traceparent)

@@ -67,7 +67,7 @@ def _announce(arrival: Arrival, context: AnnouncementContext, claimed: Claim, ch
         reject(arrival, claimed, refusal, changes)
         return refusal.code
     announcement = _announcement_of(arrival, claimed, context)
-    ANNOUNCEMENT_LIFE.advance(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, extra={"checks": ANNOUNCEMENT_PASSED})
+    ANNOUNCEMENT_LIFE.advance(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, {"checks": ANNOUNCEMENT_PASSED})
     changes.tell(result_of_announcement(announcement), announcement.traceparent)
     arrived = _arrived_before(announcement, changes.deposits)
     if arrived is not None:
@@ -150,7 +150,7 @@ def apply_announcement_report(report: AnnouncementReport, changes: Changes) -> N
 
 
 def _end(before: Announcement, after: Announcement, event_type: EventType, changes: Changes, extra: Mapping[str, Value]) -> None:
-    ANNOUNCEMENT_LIFE.advance(before, after, event_type, changes, extra=extra)
+    ANNOUNCEMENT_LIFE.advance(before, after, event_type, changes, extra)
     changes.tell(result_of_announcement(after), after.traceparent)
 
 

@@ -177,13 +177,12 @@ def _clearing(deposit: Deposit) -> AccountKey:
 
 
 def _credit(before: Deposit | None, deposit: Deposit, report: DepositReport, changes: Changes) -> None:
-    transfers_from = len(changes.ledger.transfers)
     transfer_id = f"{deposit.deposit_id}:credit"
     changes.ledger.post(transfer_id, deposit.deposit_id, _clearing(deposit), account_of_deposit(deposit), deposit.amount)
     credited = replace(
         deposit, status=_S.CREDITED, looked_up_at=report.looked_up_at, updated_at=changes.now, credited_at=changes.now
     )
-    DEPOSIT_LIFE.advance(before, credited, EventType.DEPOSIT_CREDITED, changes, transfers_from)
+    DEPOSIT_LIFE.advance(before, credited, EventType.DEPOSIT_CREDITED, changes)
     announced = next((one for one in changes.deposits.expected() if one.fits(credited)), None)
     if announced is not None:
         complete(announced, credited, changes)
@@ -191,7 +190,6 @@ def _credit(before: Deposit | None, deposit: Deposit, report: DepositReport, cha
 
 def _reverse(deposit: Deposit, report: DepositReport, changes: Changes) -> None:
     """Takes back what the exchange took back, from what is free: what is held is promised to an order or a withdrawal already."""
-    transfers_from = len(changes.ledger.transfers)
     account = account_of_deposit(deposit)
     available = max(changes.ledger.balance(account).available, Decimal(0))
     advanced = max(deposit.amount - available, Decimal(0))
@@ -208,7 +206,7 @@ def _reverse(deposit: Deposit, report: DepositReport, changes: Changes) -> None:
     text = "the exchange has taken it back"
     if advanced > 0:
         text += f"; {format_decimal(advanced)} {deposit.asset} of it were not free any more and are advanced by the house"
-    DEPOSIT_LIFE.advance(deposit, taken_back, EventType.DEPOSIT_REVERSED, changes, transfers_from, {"reason": text})
+    DEPOSIT_LIFE.advance(deposit, taken_back, EventType.DEPOSIT_REVERSED, changes, {"reason": text})
     if advanced > 0:
         _freeze(taken_back, text, changes)
 

@@ -138,7 +138,6 @@ def _hold_and_accept(
         return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price says what to reserve; nothing was sent")
     order = _order_of(arrival, claim, context, hold, round_up(usd_value), usd_rate)
     account = AccountKey(order.user_id, order.exchange, book_of(order.mode), order.hold_asset)
-    transfers_from = len(changes.ledger.transfers)
     if not changes.ledger.hold(f"{order.order_id}:hold", order.order_id, account, order.hold_amount):
         available = changes.ledger.balance(account).available
         wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
@@ -152,7 +151,7 @@ def _hold_and_accept(
         session = confirmation.session.using(order.usd_value)
         changes.sessions[session.session_id] = session
         changes.sessions_moved.add(session.session_id)
-    _accept(order, transfers_from, _evidence(assessment) if flagged else [], confirmation, changes)
+    _accept(order, _evidence(assessment) if flagged else [], confirmation, changes)
     return None
 
 
@@ -204,13 +203,13 @@ def _order_of(
     )
 
 
-def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
+def _accept(order: Order, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
     extra: dict[str, Value] = {
         **confirmation_fields(confirmation),
         "checks": PASSED_IN[order.mode],
         "evidence": evidence,
         "warning": REAL_MONEY_WARNING if order.mode is Mode.LIVE else None,
     }
-    ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, transfers_from, extra)
+    ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, extra)
     changes.tell(result_of_order(order), order.traceparent)
     changes.route(Action.SUBMIT, order.order_id, 1, order, order.traceparent)

@@ -46,7 +46,6 @@ def has_grown(order: Order, venue_order: VenueOrder) -> bool:
 def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus, event_type: EventType, changes: Changes) -> None:
     """Posts what is new of an order, moves it to `status` and answers it."""
     fee_totals = _fee_totals(order, venue_order)
-    transfers_from = len(changes.ledger.transfers)
     ended = status in TERMINAL
     after = replace(
         order,
@@ -76,7 +75,7 @@ def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus,
         # Before the fees: what is left of the hold may be all that there is to pay them from.
         after = release(after, changes)
     _charge_fees(order, fee_totals, changes)
-    ORDER_LIFE.advance(order, after, event_type, changes, transfers_from)
+    ORDER_LIFE.advance(order, after, event_type, changes)
     answer_order(after, changes)
 
 

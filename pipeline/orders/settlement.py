@@ -63,9 +63,8 @@ def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
 
 def end_order_unsent(ended: Order, before: Order, event_type: EventType, changes: Changes) -> None:
     """Ends an order of which nothing stands at the exchange: releases its hold and answers it. `ended` says as what, and why."""
-    transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, updated_at=changes.now, executed_at=changes.now), changes)
-    ORDER_LIFE.advance(before, after, event_type, changes, transfers_from)
+    ORDER_LIFE.advance(before, after, event_type, changes)
     answer_order(after, changes)
 
 
@@ -91,7 +90,7 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
         return
     due = retry_at(order.attempt, changes.now, order.expires_at)
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
-    ORDER_LIFE.advance(order, after, EventType.ORDER_REQUEUED, changes, extra={"reason": storable(detail)})
+    ORDER_LIFE.advance(order, after, EventType.ORDER_REQUEUED, changes, {"reason": storable(detail)})
     # The retry queue takes up what waits.
     if due is None:
         changes.route(Action.SUBMIT, order.order_id, order.attempt + 1, order, order.traceparent)

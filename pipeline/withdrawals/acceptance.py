@@ -101,14 +101,13 @@ def _hold_and_accept(
     if network is None or usd_value is None:
         return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price or fee says what to reserve; nothing was sent or held")
     withdrawal = _withdrawal_of(arrival, claim, context, network.fee, round_up(usd_value))
-    transfers_from = len(changes.ledger.transfers)
     account = account_of(withdrawal)
     if not changes.ledger.hold(f"{withdrawal.withdrawal_id}:hold", withdrawal.withdrawal_id, account, withdrawal.hold_amount):
         available = format_decimal(changes.ledger.balance(account).available)
         wanted = f"{format_decimal(withdrawal.hold_amount)} {withdrawal.asset} with the fee"
         return Refusal(ReasonCode.BALANCE_INSUFFICIENT, f"{wanted} would be reserved, {available} are available; nothing was sent")
     context.account.usage.withdrawn_24h_usd += withdrawal.usd_value
-    _accept(withdrawal, transfers_from, confirmation, changes)
+    _accept(withdrawal, confirmation, changes)
     return None
 
 
@@ -152,14 +151,14 @@ def _withdrawal_of(arrival: Arrival, claim: Claim, context: WithdrawalContext, f
     )
 
 
-def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmation, changes: Changes) -> None:
+def _accept(withdrawal: Withdrawal, confirmation: Confirmation, changes: Changes) -> None:
     extra: dict[str, Value] = {
         **confirmation_fields(confirmation),
         "checks": WITHDRAWAL_PASSED,
         "evidence": [f"worth {format_decimal(withdrawal.usd_value)} USD"],
         "warning": WARNING,
     }
-    WITHDRAWAL_LIFE.advance(None, withdrawal, EventType.WITHDRAWAL_ACCEPTED, changes, transfers_from, extra)
+    WITHDRAWAL_LIFE.advance(None, withdrawal, EventType.WITHDRAWAL_ACCEPTED, changes, extra)
     tell(withdrawal, changes)
     if withdrawal.status is _S.ACCEPTED:
         route(withdrawal, changes)
@@ -197,7 +196,7 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes, facts: Map
         withdrawal, status=_S.ACCEPTED, reason=None, approved_by=decision.operator, updated_at=changes.now
     )
     evidence = [f"approved by {decision.operator}: {decision.reason}"]
-    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_APPROVED, changes, extra={**acted, "evidence": evidence})
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_APPROVED, changes, {**acted, "evidence": evidence})
     tell(after, changes)
     route(after, changes)
     _note_decision(decision, withdrawal, changes, facts)
@@ -242,9 +241,8 @@ def end_unsent(
     ended: Withdrawal, before: Withdrawal, event_type: EventType, changes: Changes, extra: Mapping[str, Value] | None = None
 ) -> None:
     """Ends a withdrawal as `rejected`, of which nothing stands at the exchange: releases its hold and answers it. `ended` says why."""
-    transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, status=_S.REJECTED, updated_at=changes.now, executed_at=changes.now), changes)
-    WITHDRAWAL_LIFE.advance(before, after, event_type, changes, transfers_from, extra)
+    WITHDRAWAL_LIFE.advance(before, after, event_type, changes, extra)
     tell(after, changes)
 
 

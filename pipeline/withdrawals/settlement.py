@@ -191,7 +191,7 @@ def _requeue(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     due = retry_at(withdrawal.attempt, changes.now, withdrawal.expires_at)
     after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     extra = {"reason": storable(detail)}
-    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, changes, extra=extra)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, changes, extra)
     if due is None:
         route(after, changes)
 
@@ -260,12 +260,11 @@ def _correct(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes)
     if withdrawal.status is not _S.REJECTED or report.withdrawal_status not in {_S.PROCESSING, _S.COMPLETED}:
         return
     require_halts_locked(changes, f"withdrawal {withdrawal.withdrawal_id} shows up after all")
-    transfers_from = len(changes.ledger.transfers)
     found = replace(
         withdrawal, corrected_at=changes.now, executed_at=None, reason_code=None, hold_amount=_hold_again(withdrawal, changes)
     )
     # As a step of its own in the ledger, and one move of the withdrawal.
-    _apply_found(found, report, changes, before=withdrawal, transfers_from=transfers_from)
+    _apply_found(found, report, changes, before=withdrawal)
     what = f"withdrawal {withdrawal.withdrawal_id} was said not to be executed, and the exchange has it as {report.withdrawal_status}"
     cause = f"withdrawal:{withdrawal.withdrawal_id}:corrected"
     halt_user(withdrawal.user_id, cause, f"{what}: compare the account with the exchange", changes)
@@ -281,22 +280,13 @@ def _hold_again(withdrawal: Withdrawal, changes: Changes) -> Decimal:
     return amount
 
 
-def _apply_found(
-    withdrawal: Withdrawal,
-    report: WithdrawalReport,
-    changes: Changes,
-    *,
-    before: Withdrawal | None = None,
-    transfers_from: int | None = None,
-) -> None:
-    """Takes over how the exchange's history shows it. `before` is the withdrawal as it was, where more of it has changed than that, and
-    `transfers_from` where its transfers begin."""
+def _apply_found(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes, before: Withdrawal | None = None) -> None:
+    """Takes over how the exchange's history shows it. `before` is the withdrawal as it was, where more of it has changed than that."""
     status, amount, fee = report.withdrawal_status, report.amount, report.fee
     if status not in VENUE_STATES or amount is None or fee is None or report.exchange_withdrawal_id is None:
         raise InvariantViolation(f"a report says that withdrawal {withdrawal.withdrawal_id} was found but not how it stands.")
     if status is withdrawal.status:
         return
-    begin = len(changes.ledger.transfers) if transfers_from is None else transfers_from
     after = replace(
         withdrawal,
         status=status,
@@ -317,7 +307,7 @@ def _apply_found(
     if before is not None:
         event_type = EventType.WITHDRAWAL_RESULT_CORRECTED
         after = replace(after, reason="it was said not to be executed, and the exchange has it after all; the user is halted")
-    WITHDRAWAL_LIFE.advance(before or withdrawal, after, event_type, changes, begin)
+    WITHDRAWAL_LIFE.advance(before or withdrawal, after, event_type, changes)
     tell(after, changes)
 
 
