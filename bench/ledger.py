@@ -70,7 +70,7 @@ _SETUP: Final = (
     "CREATE TABLE floor_balances (LIKE balances, PRIMARY KEY (user_id, exchange, book, asset)) WITH (fillfactor = 50)",
     "INSERT INTO floor_balances SELECT * FROM balances",
 )
-_FLOOR_INSERT: Final = TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1).replace("INTO transfers", "INTO floor_transfers")
+_FLOOR_INSERT: Final = TRANSFERS.insert(1, "recorded_at").replace("INTO transfers", "INTO floor_transfers")
 _FLOOR_UPDATE: Final = """
     UPDATE floor_balances AS held SET posted = held.posted + moved.posted, pending = held.pending + moved.pending
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[], $6::numeric[])

@@ -42,7 +42,7 @@ from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import CancelRequest, DepositRequest, SessionRequest, TradeRequest, Unreadable, WithdrawalRequest
 from schemas.results import ResultStatus
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 
 # Each look-up of a resting order goes through the cancels that wait for it.
 CANCELS_PENDING_MAX = 20
@@ -264,9 +264,7 @@ def _cancel(arrival: Arrival, claim: Claim, request: CancelRequest, state: Intak
     changes.audit(request.user_id, order.order_id, EventType.CANCEL_ACCEPTED, fields, arrival.traceparent)
     if order.status is OrderStatus.ACCEPTED and order.order_id not in changes.unpublished:
         # Not sent yet: ending it here is proof enough, as the execution agent sends only what is `accepted`.
-        after = replace(order, status=OrderStatus.CANCELED, updated_at=changes.now, executed_at=changes.now)
-        end_order_unsent(order, after, EventType.ORDER_CANCELED, changes)
+        end_order_unsent(replace(order, status=OrderStatus.CANCELED), order, EventType.ORDER_CANCELED, changes)
         state.accounts[request.user_id].ended(order.order_id)
         return
-    routed = RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=1)
-    changes.route(routed, order.exchange, arrival.traceparent)
+    changes.route(Action.CANCEL, order.order_id, 1, order, arrival.traceparent)

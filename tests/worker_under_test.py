@@ -193,8 +193,7 @@ def _blind_resend() -> None:
         resent: list[Order] = []
 
         def resend(order: Order, detail: str, changes: Changes) -> None:
-            changes.orders[order.order_id] = replace(order, submitting_at=datetime.now(UTC))
-            changes.changed.add(order.order_id)
+            changes.orders.keep(order.order_id, replace(order, submitting_at=datetime.now(UTC)))
             resent.append(changes.orders[order.order_id])
 
         execution.mark_in_doubt = resend
@@ -216,8 +215,7 @@ def _blind_payout() -> None:
         resent: list[WithdrawalSubmission] = []
 
         def resend(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
-            changes.withdrawals[withdrawal.withdrawal_id] = replace(withdrawal, submitting_at=datetime.now(UTC))
-            changes.withdrawals_changed.add(withdrawal.withdrawal_id)
+            changes.withdrawals.keep(withdrawal.withdrawal_id, replace(withdrawal, submitting_at=datetime.now(UTC)))
             resent.append(payouts.submission_of(changes.withdrawals[withdrawal.withdrawal_id]))
 
         put_in_doubt, payouts.put_in_doubt = payouts.put_in_doubt, resend

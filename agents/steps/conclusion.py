@@ -18,6 +18,7 @@ from functools import partial
 from agents.steps.batch import StepContext
 from agents.steps.isolation import input_record_of, record_failure
 from agents.steps.step import Batch
+from infra.postgres.rows import ORDERS
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import withdrawals
 from pipeline.books.audit import AuditTrail
@@ -167,7 +168,7 @@ class Conclusion:
         canceled = [order_id for action, order_id in part if action is Action.CANCEL]
         # Only this partition has changed the orders that it was sending; a resting one may have been filled meanwhile, and a newer word
         # must not overtake an older one that is not published yet. The next look-up shows how the order stands.
-        waiting = await step.unpublished(canceled, self._context.topics.orders_prefix) if canceled else set()
+        waiting = await step.unpublished(ORDERS, canceled, self._context.topics.orders_prefix)
         conclude(
             {order_id: outcomes.submitted[order_id] for action, order_id in part if action is Action.SUBMIT},
             {order_id: outcomes.canceled[order_id] for order_id in canceled if order_id not in waiting},

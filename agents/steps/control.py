@@ -17,10 +17,11 @@ from aiokafka import ConsumerRecord
 from agents.steps.batch import StepContext
 from agents.steps.isolation import at
 from agents.steps.step import Batch
-from infra.postgres.doubts import proposals, users_of_orders
+from infra.postgres.doubts import proposals
 from infra.postgres.gate import Unsealed, accounts, halts
+from infra.postgres.rows import ORDERS
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import payees, unpublished_withdrawals, users_of_withdrawals, withdrawals
+from infra.postgres.withdrawals import WITHDRAWALS, payees, withdrawals
 from pipeline.books.audit import AuditTrail
 from pipeline.books.changes import Changes, OutputRecord
 from pipeline.books.ledger import Ledger
@@ -62,7 +63,7 @@ class ControlStep:
 
         async def attempt(step: StepTransaction) -> tuple[OutputRecord, ...]:
             at(Stage.LOAD)
-            changes = await self._decide(step, batch, arrivals, wait_until)
+            changes = await self._decide(step, arrivals, wait_until)
             at(Stage.STORE)
             await step.store(changes, changes.now - self._context.rules.key_lifetime)
             return await step.finish(batch.next_offset, changes.outputs, changes.now)
@@ -91,23 +92,17 @@ class ControlStep:
         source = SourceOffset(record.topic, record.partition, record.offset)
         return arrive_command(source, appended_at, record.value, record.headers, self._verifier)
 
-    async def _decide(
-        self, step: StepTransaction, batch: Batch, arrivals: list[CommandArrival], wait_until: float
-    ) -> Changes:
+    async def _decide(self, step: StepTransaction, arrivals: list[CommandArrival], wait_until: float) -> Changes:
         operators = sorted({arrival.command.operator for arrival in arrivals if arrival.command is not None and arrival.refusal is None})
         named = {arrival.command.withdrawal_id for arrival in arrivals if isinstance(arrival.command, WithdrawalDecision)}
         in_doubt = sorted({arrival.command.target_id for arrival in arrivals if isinstance(arrival.command, DoubtDecision)})
         withdrawal_ids = sorted({*named, *in_doubt})
-        owned = {
-            **(await users_of_withdrawals(step.connection, withdrawal_ids) if withdrawal_ids else {}),
-            **(await users_of_orders(step.connection, in_doubt) if in_doubt else {}),
-        }
+        owned = await step.users_of(WITHDRAWALS, withdrawal_ids) | await step.users_of(ORDERS, in_doubt)
         owners = sorted(set(owned.values()))
         # The chain of commands is the halts' lock, whoever commands.
         locked = await step.lock_accounts([*operators, *owners, COMMANDS_ACCOUNT])
-        waiting = await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, self._context.topics.orders_prefix)
-        if in_doubt:
-            waiting |= await step.unpublished(in_doubt, self._context.topics.orders_prefix)
+        prefix = self._context.topics.orders_prefix
+        waiting = await step.unpublished(WITHDRAWALS, withdrawal_ids, prefix) | await step.unpublished(ORDERS, in_doubt, prefix)
         if waiting and monotonic() < wait_until:
             raise Unpublished(f"{len(waiting)} withdrawals or orders have an older word that is not published yet")
         now = self._context.clock()
@@ -120,7 +115,7 @@ class ControlStep:
             trail=AuditTrail(locked.heads, now),
             ledger=Ledger(await step.balances(owners) if owners else {}),
             withdrawals=await withdrawals(step.connection, withdrawal_ids),
-            orders=await step.orders(in_doubt) if in_doubt else {},
+            orders=await step.orders(in_doubt),
             cancels=await step.pending_cancels(in_doubt) if in_doubt else {},
             proposals=await proposals(step.connection, in_doubt) if in_doubt else {},
             conduct=locked.conduct,

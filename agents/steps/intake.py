@@ -14,6 +14,7 @@ from agents.steps.isolation import at
 from agents.steps.step import Batch
 from infra.postgres.deposits import expected_announcements, unclaimed_deposits
 from infra.postgres.gate import Unsealed, accounts, api_keys, halt_book
+from infra.postgres.rows import ORDERS
 from infra.postgres.sessions import sessions
 from infra.postgres.step import StepTransaction
 from infra.postgres.withdrawals import addresses, withdrawn
@@ -141,7 +142,7 @@ class IntakeStep:
         balances = await step.balances(users)
         allowed = await self._load_withdrawing(step, arrivals, states, now)
         order_ids = [claim.order_id for key in targets if (claim := claims.get(key)) is not None and claim.order_id is not None]
-        orders = await step.orders(order_ids) if order_ids else {}
+        orders = await step.orders(order_ids)
         cancels = await step.pending_cancels(order_ids) if order_ids else {}
         changes = Changes(
             topics=self._context.topics,
@@ -155,7 +156,7 @@ class IntakeStep:
             conduct=locked.conduct,
             deposits=await self._load_depositing(step, arrivals, now),
             sessions=await sessions(step.connection, *sessions_named(arrivals), now),
-            unpublished=await step.unpublished(order_ids, self._context.topics.orders_prefix) if order_ids else set(),
+            unpublished=await step.unpublished(ORDERS, order_ids, self._context.topics.orders_prefix),
         )
         state = IntakeState(
             accounts=states,

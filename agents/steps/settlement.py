@@ -21,8 +21,9 @@ from infra.postgres.deposits import (
 )
 from infra.postgres.drifts import drifts_of_users
 from infra.postgres.gate import halts
+from infra.postgres.rows import ORDERS
 from infra.postgres.step import StepTransaction
-from infra.postgres.withdrawals import unpublished_withdrawals
+from infra.postgres.withdrawals import WITHDRAWALS
 from pipeline.books.changes import Changes, OutputRecord
 from pipeline.books.trip import apply_trip
 from pipeline.deposits.announcements import apply_announcement_report
@@ -31,6 +32,7 @@ from pipeline.model.crash_points import CrashPoint
 from pipeline.model.deposit import Announcement, Deposit
 from pipeline.model.invariants import LocksMissing
 from pipeline.model.quarantine import InputRecord, Named, Stage
+from pipeline.model.tracked import Tracked
 from pipeline.orders.settlement import apply_report
 from pipeline.reconciliation.balances import apply_balance_report
 from pipeline.withdrawals.settlement import apply_withdrawal_report
@@ -64,7 +66,7 @@ class _AboutDeposits:
         book = changes.deposits = await read_book(step.connection, entries, users)
         named = await announcements(step.connection, [report.announcement_id for report in self.announcements])
         expected = await expected_announcements(step.connection, sorted({user_id for user_id, _ in users}))
-        book.announcements = {**named, **expected}
+        book.announcements = Tracked({**named, **expected})
         unpublished = await unpublished_deposits(step.connection, batch.partition, book)
         return self._besides(unpublished) if unpublished else self
 
@@ -163,8 +165,7 @@ class SettlementStep:
         if moves_halts:
             changes.halts = await halts(step.connection)
         prefix = self._context.topics.orders_prefix
-        waiting = await step.unpublished(order_ids, prefix) if order_ids else set()
-        waiting |= await unpublished_withdrawals(step.connection, batch.partition, withdrawal_ids, prefix)
+        waiting = await step.unpublished(ORDERS, order_ids, prefix) | await step.unpublished(WITHDRAWALS, withdrawal_ids, prefix)
         arrivals = await arrivals.load(step, batch, changes)
         if looks:
             changes.drifts = await drifts_of_users(step.connection, sorted({look.user_id for look in looks}))

@@ -29,12 +29,12 @@ from infra.exchange.gateway import Gateway
 from infra.metrics import LOOKS_UNPROVEN
 from infra.postgres.doubts import note_looks
 from infra.postgres.unfinished import UnfinishedOrder, unfinished_orders, watched_orders
+from pipeline.model.absence import absence_is_proven, shown_by
 from pipeline.model.detail import storable
 from pipeline.model.order import Order
 from pipeline.model.rules import Rules
 from pipeline.model.venue import Absent, Found, LookUpFailed, LookUpOutcome
 from pipeline.orders.execution import reference_of
-from pipeline.orders.settlement import absence_is_proven, shown_by
 from schemas.orders import Mode, OrderStatus
 from schemas.routing import Action, Report, ReportedFee, RoutedOrder
 
@@ -108,7 +108,8 @@ class Pace:
         now = self._monotonic()
         first, last = self._asked.get(order.order_id, (now, float("-inf")))
         # By this machine's clock, which may differ from the exchange's: then the look is one of many, and the pause brings the next.
-        decides = order.absent_since is not None and self._clock() >= shown_by(order.absent_since, order.exchange, rules)
+        shown = shown_by(order, rules)
+        decides = shown is not None and self._clock() >= shown
         may_decide = decides and self._decided.get(order.order_id) != order.absent_since
         if not may_decide and now - last < min(max((last - first) / 4, self._interval), _PAUSE_SECONDS_MAX):
             return False

@@ -29,11 +29,11 @@ from infra.exchange.gateway import WithdrawalGateway
 from infra.metrics import LOOKS_UNPROVEN
 from infra.postgres.doubts import note_looks
 from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals
+from pipeline.model.absence import absence_is_proven
 from pipeline.model.detail import storable
 from pipeline.model.rules import Rules
 from pipeline.model.venue import KeyVersion, LookUpFailed
 from pipeline.model.withdrawal import TERMINAL, VenueWithdrawal, Withdrawal
-from pipeline.withdrawals.settlement import absence_is_proven
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport

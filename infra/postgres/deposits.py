@@ -12,40 +12,22 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, columns_of, fields_of
+from infra.postgres.rows import SOURCE, Columns, columns_of, fields_of, plain
 from pipeline.model.deposit import Announcement, Deposit, DepositBook, Dispute, DisputeKind
+from pipeline.model.tracked import Tracked
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode
 from schemas.reasons import ReasonCode
 
 if TYPE_CHECKING:
     from infra.postgres.database import Database, InputPartition
 
-_AMOUNT: Final = "numeric"
-_TIME: Final = "timestamptz"
-
 DEPOSITS: Columns[Deposit] = Columns(
     "deposits",
-    (
-        ("deposit_id", "text", lambda one: one.deposit_id),
-        ("exchange", "text", lambda one: one.exchange),
-        ("transaction_id", "text", lambda one: one.transaction_id),
-        ("asset", "text", lambda one: one.asset),
-        ("address", "text", lambda one: one.address),
-        ("output_index", "text", lambda one: one.output_index),
-        ("exchange_deposit_id", "text", lambda one: one.exchange_deposit_id),
-        ("user_id", "text", lambda one: one.user_id),
-        ("api_key_id", "text", lambda one: one.api_key_id),
-        ("network", "text", lambda one: one.network),
-        ("address_tag", "text", lambda one: one.address_tag),
-        ("amount", _AMOUNT, lambda one: one.amount),
-        ("status", "text", lambda one: one.status.value),
-        ("advanced", _AMOUNT, lambda one: one.advanced),
-        ("arrived_at", _TIME, lambda one: one.arrived_at),
-        ("looked_up_at", _TIME, lambda one: one.looked_up_at),
-        ("detected_at", _TIME, lambda one: one.detected_at),
-        ("updated_at", _TIME, lambda one: one.updated_at),
-        ("credited_at", _TIME, lambda one: one.credited_at),
-        ("reversed_at", _TIME, lambda one: one.reversed_at),
+    plain(
+        text="deposit_id exchange transaction_id asset address output_index exchange_deposit_id user_id api_key_id network address_tag "
+        "status",
+        numeric="amount advanced",
+        timestamptz="arrived_at looked_up_at detected_at updated_at credited_at reversed_at",
     ),
 )
 
@@ -57,32 +39,13 @@ DEPOSITS_CHANGING: Columns[Deposit] = DEPOSITS.only(
 ANNOUNCEMENTS: Columns[Announcement] = Columns(
     "deposit_announcements",
     (
-        ("announcement_id", "text", lambda one: one.announcement_id),
-        ("user_id", "text", lambda one: one.user_id),
-        ("idempotency_key", "text", lambda one: one.idempotency_key),
-        ("request_id", "text", lambda one: one.request_id),
-        ("source_topic", "text", lambda one: one.source.topic),
-        ("source_partition", "integer", lambda one: one.source.partition),
-        ("source_offset", "bigint", lambda one: one.source.offset),
-        ("mode", "text", lambda one: one.mode.value),
-        ("exchange", "text", lambda one: one.exchange),
-        ("api_key_id", "text", lambda one: one.api_key_id),
-        ("asset", "text", lambda one: one.asset),
-        ("amount", _AMOUNT, lambda one: one.amount),
-        ("network", "text", lambda one: one.network),
-        ("address", "text", lambda one: one.address),
-        ("address_tag", "text", lambda one: one.address_tag),
-        ("status", "text", lambda one: one.status.value),
-        ("reason_code", "text", lambda one: one.reason_code.value if one.reason_code else None),
-        ("reason", "text", lambda one: one.reason),
-        ("deposit_id", "text", lambda one: one.deposit_id),
-        ("exchange_deposit_id", "text", lambda one: one.exchange_deposit_id),
-        ("expires_at", _TIME, lambda one: one.expires_at),
-        ("requested_at", _TIME, lambda one: one.requested_at),
-        ("decided_at", _TIME, lambda one: one.decided_at),
-        ("updated_at", _TIME, lambda one: one.updated_at),
-        ("executed_at", _TIME, lambda one: one.executed_at),
-        ("traceparent", "text", lambda one: one.traceparent),
+        *plain(
+            text="announcement_id user_id idempotency_key request_id mode exchange api_key_id asset network address address_tag status "
+            "reason_code reason deposit_id exchange_deposit_id traceparent",
+            numeric="amount",
+            timestamptz="expires_at requested_at decided_at updated_at executed_at",
+        ),
+        *SOURCE,
     ),
 )
 
@@ -90,15 +53,7 @@ ANNOUNCEMENTS_CHANGING: Columns[Announcement] = ANNOUNCEMENTS.only(
     "announcement_id", "status", "reason_code", "reason", "deposit_id", "exchange_deposit_id", "updated_at", "executed_at"
 )
 
-DISPUTES: Columns[Dispute] = Columns(
-    "deposit_disputes",
-    (
-        ("user_id", "text", lambda one: one.user_id),
-        ("deposit_id", "text", lambda one: one.deposit_id),
-        ("kind", "text", lambda one: one.kind.value),
-        ("what", "text", lambda one: one.what),
-    ),
-)
+DISPUTES: Columns[Dispute] = Columns("deposit_disputes", plain(text="user_id deposit_id kind what"))
 
 # Of one account at most two steps wait for each other here, and only where two users share it.
 _LOCK: Final = """
@@ -164,18 +119,12 @@ class Entry:
 
 def deposit_of(row: Record) -> Deposit:
     """One row of `deposits`. Raises RowUnreadable."""
-    fields = fields_of(row, DEPOSITS)
-    fields["status"] = DepositStatus(row["status"])
-    return Deposit(**fields)
+    return Deposit(**fields_of(row, DEPOSITS, status=DepositStatus))
 
 
 def announcement_of(row: Record) -> Announcement:
     """One row of `deposit_announcements`. Raises RowUnreadable."""
-    fields = fields_of(row, ANNOUNCEMENTS)
-    fields["mode"] = Mode(row["mode"])
-    fields["status"] = AnnouncementStatus(row["status"])
-    fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
-    return Announcement(**fields)
+    return Announcement(**fields_of(row, ANNOUNCEMENTS, mode=Mode, status=AnnouncementStatus, reason_code=ReasonCode))
 
 
 async def lock_entries(connection: PoolConnectionProxy, entries: Iterable[Entry]) -> None:
@@ -194,7 +143,7 @@ async def read_book(
     opened = await connection.fetch(_OPENED, *columns_of(pairs, 2))
     keys = await connection.fetch(_WATCHED, user_ids)
     return DepositBook(
-        deposits={row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_KNOWN, *columns_of(wanted, 3))},
+        deposits=Tracked({row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_KNOWN, *columns_of(wanted, 3))}),
         disputes={(row["user_id"], row["deposit_id"], DisputeKind(row["kind"])) for row in await connection.fetch(_DISPUTES, user_ids)},
         opened_at={(row["user_id"], row["exchange"]): row["opened_at"] for row in opened},
         watched_from={(row["user_id"], row["api_key_id"]): row["created_at"] for row in keys},
@@ -202,9 +151,9 @@ async def read_book(
     )
 
 
-async def expected_announcements(connection: PoolConnectionProxy, user_ids: Sequence[str]) -> dict[str, Announcement]:
+async def expected_announcements(connection: PoolConnectionProxy, user_ids: Sequence[str]) -> Tracked[Announcement]:
     """The announcements of these users that still wait, by id."""
-    return {row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_EXPECTED, user_ids)}
+    return Tracked({row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_EXPECTED, user_ids)})
 
 
 async def announcements(connection: PoolConnectionProxy, announcement_ids: Sequence[str]) -> dict[str, Announcement]:
@@ -212,9 +161,9 @@ async def announcements(connection: PoolConnectionProxy, announcement_ids: Seque
     return {row["announcement_id"]: announcement_of(row) for row in await connection.fetch(_NAMED, announcement_ids)}
 
 
-async def unclaimed_deposits(connection: PoolConnectionProxy, user_ids: Sequence[str], credited_after: datetime) -> dict[str, Deposit]:
+async def unclaimed_deposits(connection: PoolConnectionProxy, user_ids: Sequence[str], credited_after: datetime) -> Tracked[Deposit]:
     """Deposits of these users credited since then that no announcement has taken, by id."""
-    return {row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_UNCLAIMED, user_ids, credited_after)}
+    return Tracked({row["deposit_id"]: deposit_of(row) for row in await connection.fetch(_UNCLAIMED, user_ids, credited_after)})
 
 
 async def unpublished_deposits(

@@ -8,12 +8,6 @@ from infra.postgres.rows import columns_of
 from pipeline.books.changes import Proposal
 
 
-async def users_of_orders(connection: Connection, order_ids: Sequence[str]) -> dict[str, str]:
-    """Whose these orders are: what never changes of them, and may be read before the user's lock."""
-    rows = await connection.fetch("SELECT order_id, user_id FROM orders WHERE order_id = ANY($1::text[])", order_ids)
-    return {row["order_id"]: row["user_id"] for row in rows}
-
-
 async def proposals(connection: Connection, target_ids: Sequence[str]) -> dict[str, Proposal]:
     """The words that wait for a second operator, by the id of what they are about."""
     rows = await connection.fetch(

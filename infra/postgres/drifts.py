@@ -3,34 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, columns_of, fields_of
+from infra.postgres.rows import Columns, columns_of, fields_of, plain
 from pipeline.books.changes import Changes
 from pipeline.model.drift import StoredDrift
 
 if TYPE_CHECKING:
     from infra.postgres.database import Database
 
-_AMOUNT: Final = "numeric"
-_TIME: Final = "timestamptz"
-
 DRIFTS: Columns[StoredDrift] = Columns(
     "balance_drifts",
-    (
-        ("user_id", "text", lambda drift: drift.user_id),
-        ("exchange", "text", lambda drift: drift.exchange),
-        ("asset", "text", lambda drift: drift.asset),
-        ("ledger_amount", _AMOUNT, lambda drift: drift.ledger_amount),
-        ("exchange_amount", _AMOUNT, lambda drift: drift.exchange_amount),
-        ("usd", _AMOUNT, lambda drift: drift.usd),
-        ("first_seen_at", _TIME, lambda drift: drift.first_seen_at),
-        ("last_seen_at", _TIME, lambda drift: drift.last_seen_at),
-        ("found_at", _TIME, lambda drift: drift.found_at),
-        ("above_since", _TIME, lambda drift: drift.above_since),
+    plain(
+        text="user_id exchange asset",
+        numeric="ledger_amount exchange_amount usd",
+        timestamptz="first_seen_at last_seen_at found_at above_since",
     ),
 )
 
@@ -60,9 +50,7 @@ def drift_parts(changes: Changes) -> list[Part]:
     gone = [key for key, drift in kept.items() if drift is None]
     parts: list[Part] = []
     if rows:
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in DRIFTS.columns[3:])
-        taken = f"ON CONFLICT (user_id, exchange, asset) DO UPDATE SET {assignments}"
-        parts.append(("drifts_seen", lambda first: f"{DRIFTS.insert(first)} {taken}", DRIFTS.arrays(rows), len(rows)))
+        parts.append(("drifts_seen", lambda first: DRIFTS.upsert(first, 3), DRIFTS.arrays(rows), len(rows)))
     if gone:
         parts.append(("drifts_gone", _gone, columns_of(gone, 3), len(gone)))
     return parts

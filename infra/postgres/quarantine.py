@@ -8,7 +8,7 @@ import msgpack
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, source_of
+from infra.postgres.rows import SOURCE, Columns, plain, source_of
 from pipeline.model.quarantine import QuarantinedRecord, QuarantineState
 from schemas.wire import SourceOffset
 
@@ -34,14 +34,10 @@ _ROOM: Final = """
 QUARANTINE: Columns[QuarantinedRecord] = Columns(
     "quarantine",
     (
-        ("quarantine_id", "text", lambda one: one.quarantine_id),
-        ("source_topic", "text", lambda one: one.source.topic),
-        ("source_partition", "integer", lambda one: one.source.partition),
-        ("source_offset", "bigint", lambda one: one.source.offset),
-        ("appended_at", "timestamptz", lambda one: one.appended_at),
+        *plain(text="quarantine_id", timestamptz="appended_at", bigint="value_bytes", boolean="sparing"),
+        *SOURCE,
         ("record_key", "bytea", lambda one: one.key),
         ("record_value", "bytea", lambda one: one.value),
-        ("value_bytes", "bigint", lambda one: one.value_bytes),
         ("record_headers", "bytea", lambda one: msgpack.packb(one.headers)),
         ("stage", "text", lambda one: one.failure.stage.value),
         ("error", "text", lambda one: one.failure.error),
@@ -49,7 +45,6 @@ QUARANTINE: Columns[QuarantinedRecord] = Columns(
         ("what", "text", lambda one: one.failure.text),
         ("user_id", "text", lambda one: one.named.user_id),
         ("subject", "text", lambda one: one.named.subject),
-        ("sparing", "boolean", lambda one: one.sparing),
     ),
 )
 

@@ -1,11 +1,12 @@
 """How values become rows: one `unnest` of arrays per table and batch, one round trip, whatever the batch's size.
 
-Each table lists its columns once: name, SQL type and how to take the value from its object.
+Each table lists its columns once: name, SQL type and how to take the value from its object, which most often is the field of that name.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
@@ -38,6 +39,11 @@ class Columns(Generic[T]):
     columns: tuple[tuple[str, str, Take[T]], ...]
 
     @property
+    def key(self) -> str:
+        """The column by which a row is found, which is the first."""
+        return self.columns[0][0]
+
+    @property
     def names(self) -> str:
         return ", ".join(name for name, _, _ in self.columns)
 
@@ -46,18 +52,23 @@ class Columns(Generic[T]):
         types = ", ".join(f"${number}::{sql_type}[]" for number, (_, sql_type, _) in enumerate(self.columns, start=first))
         return f"unnest({types}) AS given ({self.names})"
 
-    def insert(self, first: int = 1, **same: int) -> str:
-        """An insert of the batch. `same` are further columns by the numbers of their parameters: one value for all rows."""
+    def insert(self, first: int = 1, *same: str) -> str:
+        """An insert of the batch. `same` are further columns of one value for all rows each: the parameters behind the arrays."""
         names = ", ".join((self.names, *same))
-        values = ", ".join((self.names, *(f"${number}" for number in same.values())))
+        values = ", ".join((self.names, *(f"${number}" for number, _ in enumerate(same, start=first + len(self.columns)))))
         # The names come from the literals below, never from a request.
         return f"INSERT INTO {self.table} ({names}) SELECT {values} FROM {self.unnest(first)}"  # noqa: S608 — see above
 
+    def upsert(self, first: int, key: int, *same: str) -> str:
+        """As `insert`; a row that is there, by the first `key` columns, takes over all others."""
+        names = [name for name, _, _ in self.columns]
+        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name in (*names[key:], *same))
+        return f"{self.insert(first, *same)} ON CONFLICT ({', '.join(names[:key])}) DO UPDATE SET {assignments}"
+
     def update(self, first: int = 1, only: str = "") -> str:
         """An update of the batch's rows, found by the first column. `only` is a further condition, `AND` included."""
-        key = self.columns[0][0]
         assignments = ", ".join(f"{name} = given.{name}" for name, _, _ in self.columns[1:])
-        where = f"{self.table}.{key} = given.{key}{only}"
+        where = f"{self.table}.{self.key} = given.{self.key}{only}"
         return f"UPDATE {self.table} SET {assignments} FROM {self.unnest(first)} WHERE {where}"  # noqa: S608 — as above
 
     def arrays(self, objects: Iterable[T]) -> list[list[object]]:
@@ -70,60 +81,35 @@ class Columns(Generic[T]):
         return Columns(self.table, tuple(by_name[name] for name in names))
 
 
-_AMOUNT = "numeric"
-_TIME = "timestamptz"
+_TIME: Final = "timestamptz"
+
+
+def plain(**names: str) -> tuple[tuple[str, str, Take[Any]], ...]:
+    """Columns by their SQL type, each with the value of its object's field of that name: `text="user_id mode", numeric="amount"`. The word
+    of an enumeration is text by itself."""
+    return tuple((name, sql_type, attrgetter(name)) for sql_type, named in names.items() for name in named.split())
+
+
+SOURCE: Final[tuple[tuple[str, str, Take[Any]], ...]] = (
+    ("source_topic", "text", attrgetter("source.topic")),
+    ("source_partition", "integer", attrgetter("source.partition")),
+    ("source_offset", "bigint", attrgetter("source.offset")),
+)
 
 ORDERS: Columns[Order] = Columns(
     "orders",
     (
-        ("order_id", "text", lambda order: order.order_id),
-        ("client_order_id", "text", lambda order: order.client_order_id),
-        ("exchange_order_id", "text", lambda order: order.exchange_order_id),
-        ("user_id", "text", lambda order: order.user_id),
-        ("idempotency_key", "text", lambda order: order.idempotency_key),
-        ("request_id", "text", lambda order: order.request_id),
-        ("source_topic", "text", lambda order: order.source.topic),
-        ("source_partition", "integer", lambda order: order.source.partition),
-        ("source_offset", "bigint", lambda order: order.source.offset),
-        ("mode", "text", lambda order: order.mode.value),
-        ("exchange", "text", lambda order: order.exchange),
-        ("api_key_id", "text", lambda order: order.api_key_id),
-        ("symbol", "text", lambda order: order.symbol),
-        ("side", "text", lambda order: order.side.value),
-        ("order_type", "text", lambda order: order.order_type.value),
-        ("time_in_force", "text", lambda order: order.time_in_force.value if order.time_in_force else None),
-        ("quantity", _AMOUNT, lambda order: order.quantity),
-        ("quote_quantity", _AMOUNT, lambda order: order.quote_quantity),
-        ("price", _AMOUNT, lambda order: order.price),
-        ("status", "text", lambda order: order.status.value),
-        ("reason_code", "text", lambda order: order.reason_code.value if order.reason_code else None),
-        ("reason", "text", lambda order: order.reason),
-        ("cum_quantity", _AMOUNT, lambda order: order.cum_quantity),
-        ("cum_quote", _AMOUNT, lambda order: order.cum_quote),
-        ("fee", _AMOUNT, lambda order: order.fee),
-        ("fee_asset", "text", lambda order: order.fee_asset),
-        ("hold_asset", "text", lambda order: order.hold_asset),
-        ("hold_amount", _AMOUNT, lambda order: order.hold_amount),
-        ("attempt", "integer", lambda order: order.attempt),
-        ("fencing_epoch", "bigint", lambda order: order.fencing_epoch),
-        ("work_partition", "integer", lambda order: order.work_partition),
-        ("submitting_at", _TIME, lambda order: order.submitting_at),
-        ("expires_at", _TIME, lambda order: order.expires_at),
-        ("requested_at", _TIME, lambda order: order.requested_at),
-        ("decided_at", _TIME, lambda order: order.decided_at),
-        ("updated_at", _TIME, lambda order: order.updated_at),
-        ("executed_at", _TIME, lambda order: order.executed_at),
-        ("traceparent", "text", lambda order: order.traceparent),
+        *plain(
+            text="order_id client_order_id exchange_order_id user_id idempotency_key request_id mode exchange api_key_id symbol side "
+            "order_type time_in_force status reason_code reason fee_asset hold_asset traceparent account_id market_id",
+            numeric="quantity quote_quantity price cum_quantity cum_quote fee hold_amount usd_value usd_rate",
+            integer="attempt work_partition key_version",
+            bigint="fencing_epoch",
+            timestamptz="submitting_at expires_at requested_at decided_at updated_at executed_at absent_since watched_until corrected_at "
+            "retry_at",
+        ),
+        *SOURCE,
         ("fees", "text", lambda order: _fees_text(order.fees)),
-        ("usd_value", _AMOUNT, lambda order: order.usd_value),
-        ("usd_rate", _AMOUNT, lambda order: order.usd_rate),
-        ("absent_since", _TIME, lambda order: order.absent_since),
-        ("watched_until", _TIME, lambda order: order.watched_until),
-        ("corrected_at", _TIME, lambda order: order.corrected_at),
-        ("key_version", "integer", lambda order: order.key_version),
-        ("account_id", "text", lambda order: order.account_id),
-        ("retry_at", _TIME, lambda order: order.retry_at),
-        ("market_id", "text", lambda order: order.market_id),
     ),
 )
 
@@ -137,18 +123,9 @@ ORDERS_CHANGING: Columns[Order] = ORDERS.only(
 CLAIMS: Columns[Claim] = Columns(
     "claims",
     (
-        ("user_id", "text", lambda claim: claim.user_id),
-        ("idempotency_key", "text", lambda claim: claim.idempotency_key),
-        ("source_topic", "text", lambda claim: claim.source.topic),
-        ("source_partition", "integer", lambda claim: claim.source.partition),
-        ("source_offset", "bigint", lambda claim: claim.source.offset),
-        ("request_id", "text", lambda claim: claim.request_id),
-        ("request_type", "text", lambda claim: claim.request_type.value if claim.request_type else None),
-        ("fingerprint", "text", lambda claim: claim.fingerprint),
-        ("order_id", "text", lambda claim: claim.order_id),
-        ("claimed_at", _TIME, lambda claim: claim.claimed_at),
+        *plain(text="user_id idempotency_key request_id request_type fingerprint order_id", timestamptz="claimed_at ended_at"),
+        *SOURCE,
         ("result", "text", lambda claim: RESULT.dump_json(claim.result).decode() if claim.result else None),
-        ("ended_at", _TIME, lambda claim: claim.ended_at),
     ),
 )
 
@@ -167,19 +144,12 @@ KEY_LIVES_FROM: Final = (
 CANCELS: Columns[PendingCancel] = Columns(
     "cancels",
     (
-        ("source_topic", "text", lambda cancel: cancel.source.topic),
-        ("source_partition", "integer", lambda cancel: cancel.source.partition),
-        ("source_offset", "bigint", lambda cancel: cancel.source.offset),
-        ("order_id", "text", lambda cancel: cancel.order_id),
-        ("user_id", "text", lambda cancel: cancel.user_id),
-        ("idempotency_key", "text", lambda cancel: cancel.idempotency_key),
-        ("request_id", "text", lambda cancel: cancel.request_id),
-        ("requested_at", _TIME, lambda cancel: cancel.requested_at),
-        ("decided_at", _TIME, lambda cancel: cancel.decided_at),
-        ("attempt", "integer", lambda cancel: cancel.attempt),
-        ("traceparent", "text", lambda cancel: cancel.traceparent),
-        ("attempts_sent", "integer", lambda cancel: cancel.attempts_sent),
-        ("expires_at", _TIME, lambda cancel: cancel.expires_at),
+        *SOURCE,
+        *plain(
+            text="order_id user_id idempotency_key request_id traceparent",
+            integer="attempt attempts_sent",
+            timestamptz="requested_at decided_at expires_at",
+        ),
     ),
 )
 
@@ -190,33 +160,24 @@ CANCEL_ATTEMPTS: Columns[PendingCancel] = CANCELS.only(
 TRANSFERS: Columns[Transfer] = Columns(
     "transfers",
     (
-        ("transfer_id", "text", lambda transfer: transfer.transfer_id),
-        ("kind", "text", lambda transfer: transfer.kind.value),
-        ("order_id", "text", lambda transfer: transfer.order_id),
-        ("exchange", "text", lambda transfer: transfer.debit.exchange),
-        ("book", "text", lambda transfer: transfer.debit.book),
-        ("asset", "text", lambda transfer: transfer.debit.asset),
-        ("debit_owner", "text", lambda transfer: transfer.debit.owner),
-        ("credit_owner", "text", lambda transfer: transfer.credit.owner),
-        ("amount", _AMOUNT, lambda transfer: transfer.amount),
+        *plain(text="transfer_id kind order_id", numeric="amount"),
+        ("exchange", "text", attrgetter("debit.exchange")),
+        ("book", "text", attrgetter("debit.book")),
+        ("asset", "text", attrgetter("debit.asset")),
+        ("debit_owner", "text", attrgetter("debit.owner")),
+        ("credit_owner", "text", attrgetter("credit.owner")),
     ),
 )
 
 AUDIT_EVENTS: Columns[AuditRow] = Columns(
     "audit_events",
-    (
-        ("account", "text", lambda row: row.account),
-        ("seq", "bigint", lambda row: row.seq),
-        ("event_id", "text", lambda row: row.event_id),
-        ("order_id", "text", lambda row: row.order_id),
-        ("hash", "text", lambda row: row.hash),
-        ("body", "text", lambda row: row.body.decode()),
-    ),
+    (*plain(text="account event_id order_id hash", bigint="seq"), ("body", "text", lambda row: row.body.decode())),
 )
 
 
-def fields_of(row: Record, columns: Columns[T]) -> dict[str, Any]:
-    """A row's values by the names of its object's fields, its `source_` columns as one.
+def fields_of(row: Record, columns: Columns[T], **words: Callable[[str], object]) -> dict[str, Any]:
+    """A row's values by the names of its object's fields, its `source_` columns as one. `words` are those columns whose text stands for
+    something else, such as a member of an enumeration, which is made of it.
 
     Raises RowUnreadable for a time without a zone, which is how the driver reads `infinity`: nothing can be compared with it.
     """
@@ -227,9 +188,9 @@ def fields_of(row: Record, columns: Columns[T]) -> dict[str, Any]:
             continue
         value = row[name]
         if sql_type == _TIME and value is not None and value.tzinfo is None:
-            key = columns.columns[0][0]
+            key = columns.key
             raise RowUnreadable(f"{columns.table} with {key} {row[key]} has no finite {name}; nothing was written, its funds stay held.")
-        fields[name] = value
+        fields[name] = words[name](value) if name in words and value is not None else value
     return fields
 
 
@@ -250,15 +211,17 @@ def readable(rows: Iterable[Record], of: Callable[[Record], T], table: str, key:
 
 def order_of(row: Record) -> Order:
     """One row of `orders`. Raises RowUnreadable."""
-    fields = fields_of(row, ORDERS)
-    fields["mode"] = Mode(row["mode"])
-    fields["side"] = Side(row["side"])
-    fields["order_type"] = OrderType(row["order_type"])
-    fields["time_in_force"] = TimeInForce(row["time_in_force"]) if row["time_in_force"] else None
-    fields["status"] = OrderStatus(row["status"])
-    fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
-    fees: list[list[str]] = orjson.loads(row["fees"])
-    fields["fees"] = tuple(Fee(asset, Decimal(amount)) for asset, amount in fees)
+    fields = fields_of(
+        row,
+        ORDERS,
+        mode=Mode,
+        side=Side,
+        order_type=OrderType,
+        time_in_force=TimeInForce,
+        status=OrderStatus,
+        reason_code=ReasonCode,
+        fees=_fees_of,
+    )
     return Order(**fields)
 
 
@@ -267,12 +230,14 @@ def _fees_text(fees: tuple[Fee, ...]) -> str:
     return orjson.dumps([[fee.asset, format_decimal(fee.amount)] for fee in fees]).decode()
 
 
+def _fees_of(text: str) -> tuple[Fee, ...]:
+    fees: list[list[str]] = orjson.loads(text)
+    return tuple(Fee(asset, Decimal(amount)) for asset, amount in fees)
+
+
 def claim_of(row: Record) -> Claim:
     """One row of `claims`. Raises RowUnreadable."""
-    fields = fields_of(row, CLAIMS)
-    fields["request_type"] = RequestType(row["request_type"]) if row["request_type"] else None
-    fields["result"] = RESULT.validate_json(row["result"]) if row["result"] else None
-    return Claim(**fields)
+    return Claim(**fields_of(row, CLAIMS, request_type=RequestType, result=RESULT.validate_json))
 
 
 def cancel_of(row: Record) -> PendingCancel:

@@ -12,7 +12,7 @@ import orjson
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns
+from infra.postgres.rows import Columns, plain
 from pipeline.books.changes import Changes
 from pipeline.model.session import Session
 
@@ -22,20 +22,13 @@ Part = tuple[str, Callable[[int], str], Sequence[object], int]
 SESSIONS: Columns[Session] = Columns(
     "sessions",
     (
-        ("session_id", "text", lambda one: one.session_id),
-        ("user_id", "text", lambda one: one.user_id),
-        ("issuer_key", "text", lambda one: one.issuer_key),
-        ("generation", "bigint", lambda one: one.generation),
-        ("request_id", "text", lambda one: one.request_id),
-        ("started_at", "timestamptz", lambda one: one.started_at),
-        ("expires_at", "timestamptz", lambda one: one.expires_at),
-        ("amount_usd_max", "numeric", lambda one: one.amount_usd_max),
-        ("orders_max", "bigint", lambda one: one.orders_max),
+        *plain(
+            text="session_id user_id issuer_key request_id ended_because",
+            bigint="generation orders_max orders_used",
+            numeric="amount_usd_max amount_usd_used",
+            timestamptz="started_at expires_at ended_at",
+        ),
         ("symbols", "text", lambda one: None if one.symbols is None else orjson.dumps(sorted(one.symbols)).decode()),
-        ("amount_usd_used", "numeric", lambda one: one.amount_usd_used),
-        ("orders_used", "bigint", lambda one: one.orders_used),
-        ("ended_at", "timestamptz", lambda one: one.ended_at),
-        ("ended_because", "text", lambda one: one.ended_because),
     ),
 )
 _CHANGING: Final = SESSIONS.only("session_id", "amount_usd_used", "orders_used", "ended_at", "ended_because")
@@ -69,13 +62,7 @@ def session_parts(changes: Changes) -> Iterator[Part]:
     """The parts of a batch's statement that store its sessions."""
     begun = [changes.sessions[session_id] for session_id in sorted(changes.sessions_begun)]
     if begun:
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in SESSIONS.columns[1:])
-        yield (
-            "sessions_begun",
-            lambda first: f"{SESSIONS.insert(first)} ON CONFLICT (session_id) DO UPDATE SET {assignments}",
-            SESSIONS.arrays(begun),
-            len(begun),
-        )
+        yield "sessions_begun", lambda first: SESSIONS.upsert(first, 1), SESSIONS.arrays(begun), len(begun)
     moved = [changes.sessions[session_id] for session_id in sorted(changes.sessions_moved - changes.sessions_begun)]
     if moved:
         # A session that has ended meanwhile confirms nothing: the batch is rolled back, and decided again.

@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import msgpack
 
 from infra.postgres.database import Connection, Database, InputPartition
-from infra.postgres.rows import cancel_of, claim_of, columns_of, order_of
+from infra.postgres.rows import Columns, cancel_of, claim_of, columns_of, order_of
 from infra.postgres.storing import store
 from infra.postgres.transfers import stored_transfers
 from pipeline.books.audit import ChainHead
@@ -31,6 +32,7 @@ from pipeline.books.ledger import AccountKey, Balance, Transfer
 from pipeline.model.conduct import Conduct
 from pipeline.model.invariants import Fenced, InvariantViolation, MustStop
 from pipeline.model.order import Order
+from pipeline.model.tracked import Tracked
 from schemas.audit import GENESIS_HASH
 
 
@@ -145,33 +147,45 @@ class StepTransaction:
         )
         return {(row["user_id"], row["idempotency_key"]): claim_of(row) for row in rows}
 
-    async def orders(self, order_ids: Sequence[str]) -> dict[str, Order]:
+    async def orders(self, order_ids: Sequence[str]) -> Tracked[Order]:
+        """These orders, by id."""
+        if not order_ids:
+            return Tracked()
         rows = await self._connection.fetch("SELECT * FROM orders WHERE order_id = ANY($1::text[])", order_ids)
-        return {row["order_id"]: order_of(row) for row in rows}
+        return Tracked({row["order_id"]: order_of(row) for row in rows})
 
-    async def unpublished(self, order_ids: Sequence[str], orders_topic_prefix: str) -> set[str]:
-        """Those orders whose newest change another input partition has stored and not published yet, as far as the database knows.
+    async def users_of(self, columns: Columns[Any], ids: Sequence[str]) -> dict[str, str]:
+        """Whose these rows are: what never changes of them, and may be read before the user's lock."""
+        if not ids:
+            return {}
+        sql = f"SELECT {columns.key}, user_id FROM {columns.table} WHERE {columns.key} = ANY($1::text[])"  # noqa: S608 — literals
+        return {row[columns.key]: row["user_id"] for row in await self._connection.fetch(sql, ids)}
+
+    async def unpublished(self, columns: Columns[Any], ids: Sequence[str], orders_topic_prefix: str) -> set[str]:
+        """Those orders or withdrawals whose newest change another input partition has stored and not published yet, as far as the database
+        knows.
 
         The accounts' locks put the words about an order in order in the database; nothing does so between the Kafka transactions of two
         partitions. A word about one of these orders, published now, could be overtaken by the older one. A batch and its orders carry the
         same time, which is how they are matched: exactly for most partitions, and from its first part on for an execution batch, which has
         two.
         """
+        if not ids:
+            return set()
         rows = await self._connection.fetch(
-            """
-            SELECT orders.order_id FROM orders JOIN input_partitions AS stored ON
-                (stored.updated_at = orders.updated_at
-                 OR (stored.topic = $2 || orders.exchange AND stored.partition = orders.work_partition
-                     AND stored.updated_at <= orders.updated_at))
-            WHERE orders.order_id = ANY($1::text[]) AND stored.consumer_group = $3
+            f"""
+            SELECT one.{columns.key} FROM {columns.table} AS one JOIN input_partitions AS stored ON
+                (stored.updated_at = one.updated_at
+                 OR (stored.topic = $2 || one.exchange AND stored.partition = one.work_partition AND stored.updated_at <= one.updated_at))
+            WHERE one.{columns.key} = ANY($1::text[]) AND stored.consumer_group = $3
               AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
               AND (stored.topic, stored.partition) <> ($4, $5)
-            """,
-            order_ids,
+            """,  # noqa: S608 — literals
+            ids,
             orders_topic_prefix,
             *self._row,
         )
-        return {row["order_id"] for row in rows}
+        return {row[columns.key] for row in rows}
 
     async def pending_cancels(self, order_ids: Sequence[str]) -> dict[str, list[PendingCancel]]:
         rows = await self._connection.fetch(

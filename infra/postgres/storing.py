@@ -11,11 +11,12 @@ Invariants:
 Start with `store`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final, TypeVar
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 import orjson
 from asyncpg.pool import PoolConnectionProxy
@@ -37,17 +38,33 @@ from infra.postgres.rows import (
     TRANSFERS,
     Columns,
     columns_of,
+    plain,
 )
 from infra.postgres.sessions import remove_old, session_parts
 from infra.postgres.withdrawals import WITHDRAWALS, WITHDRAWALS_CHANGING
-from pipeline.books.changes import Changes
+from pipeline.books.changes import Changes, SetHalt
+from pipeline.books.cost import RealisedResult
 from pipeline.model.conduct import Conduct
 from pipeline.model.invariants import InvariantViolation
+from pipeline.model.tracked import Tracked
 from schemas.orders import Mode
 from schemas.results import RESULT
 from schemas.wire import format_time
 
 _CANCEL: Final = " AND ".join(f"cancels.{name} = given.{name}" for name, _, _ in CANCEL_ATTEMPTS.columns[:4])
+
+_REALISED: Final[Columns[RealisedResult]] = Columns(
+    "realised_results", plain(text="order_id user_id", numeric="cum_quantity fee_usd usd")
+)
+_HALTS: Final[Columns[SetHalt]] = Columns(
+    "halts",
+    (
+        ("scope", "text", attrgetter("halt.scope")),
+        ("target", "text", attrgetter("halt.target")),
+        ("level", "text", attrgetter("halt.level")),
+        *plain(text="reason set_by command_id", boolean="cancel_open"),
+    ),
+)
 
 T = TypeVar("T")
 
@@ -66,6 +83,11 @@ class _Statement:
         self.arguments += arguments
         self.rows[name] = rows
 
+    def insert(self, name: str, columns: Columns[T], objects: Sequence[T], **same: object) -> None:
+        """Adds an insert of these objects, where there are any. `same` are further columns of one value for all rows each."""
+        if objects:
+            self.add(name, lambda first: columns.insert(first, *same), [*columns.arrays(objects), *same.values()], len(objects))
+
     async def run(self, connection: PoolConnectionProxy, subject: str) -> None:
         """Writes. Raises InvariantViolation when a part has written other than it must; `subject` is whose batch it was."""
         if not self.parts:
@@ -81,37 +103,70 @@ class _Statement:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Where a batch has the rows of a kind, the columns of a whole row, those that change in its life, and what else must be true of a row
+    that moves (`AND` included)."""
+
+    rows: Callable[[Changes], Tracked[Any]]
+    whole: Columns[Any]
+    changing: Columns[Any]
+    only: str = ""
+
+    def add_to(self, statement: _Statement, changes: Changes) -> None:
+        """Adds what the batch has made and what it has moved."""
+        rows, table = self.rows(changes), self.whole.table
+        made, moved = [rows[key] for key in rows.made], [rows[key] for key in rows.changed]
+        statement.insert(f"{table}_made", self.whole, made)
+        if moved:
+            statement.add(f"{table}_moved", lambda first: self.changing.update(first, self.only), self.changing.arrays(moved), len(moved))
+
+
+_KINDS: Final = (
+    _Kind(lambda changes: changes.orders, ORDERS, ORDERS_CHANGING),
+    _Kind(lambda changes: changes.withdrawals, WITHDRAWALS, WITHDRAWALS_CHANGING),
+    _Kind(lambda changes: changes.deposits.deposits, DEPOSITS, DEPOSITS_CHANGING),
+)
+# They refer to deposits, so they are written after them. Fewer rows than answers: a request would get a second final answer.
+_ANNOUNCED: Final = _Kind(
+    lambda changes: changes.deposits.announcements,
+    ANNOUNCEMENTS,
+    ANNOUNCEMENTS_CHANGING,
+    " AND deposit_announcements.executed_at IS NULL",
+)
+
+
 async def store(connection: PoolConnectionProxy, changes: Changes, claims_older_than: datetime, subject: str) -> None:
     """Writes everything that `changes` holds. Raises InvariantViolation when the database disagrees with what was loaded."""
     statement = _Statement()
     _claims(statement, changes, claims_older_than)
-    _orders(statement, changes)
-    _withdrawals(statement, changes)
-    _deposits(statement, changes)
+    for kind in _KINDS:
+        kind.add_to(statement, changes)
+    statement.insert("disputes_made", DISPUTES, changes.deposits.disputes_made, noted_at=changes.now)
     _ledger(statement, changes)
     _trail(statement, changes)
     _users(statement, changes)
     _halts(statement, changes)
-    _set_aside(statement, changes)
+    statement.insert("records_set_aside", QUARANTINE, changes.set_aside, set_aside_at=changes.now, last_at=changes.now)
     for part in (*drift_parts(changes), *session_parts(changes), *proposal_parts(changes)):
         statement.add(*part)
     await statement.run(connection, subject)
     await remove_old(connection, changes)
     await _cancels(connection, changes)
-    await _announcements(connection, changes, subject)
+    announced = _Statement()
+    _ANNOUNCED.add_to(announced, changes)
+    await announced.run(connection, subject)
     await _corrections(connection, changes)
 
 
 def _claims(statement: _Statement, changes: Changes, older_than: datetime) -> None:
     claims = [changes.claims[key] for key in changes.claimed]
     if claims:
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name, _, _ in CLAIMS.columns[2:])
         # A row that is still there has expired, or its answer would have been given again; it is taken over.
         statement.add(
             "claims_made",
             lambda first: (
-                f"{CLAIMS.insert(first)} ON CONFLICT (user_id, idempotency_key) DO UPDATE SET {assignments} "
-                f"WHERE claims.result IS NOT NULL AND {KEY_LIVES_FROM} <= ${first + len(CLAIMS.columns)}"
+                f"{CLAIMS.upsert(first, 2)} WHERE claims.result IS NOT NULL AND {KEY_LIVES_FROM} <= ${first + len(CLAIMS.columns)}"
             ),
             [*CLAIMS.arrays(claims), older_than],
             len(claims),
@@ -143,68 +198,10 @@ async def _corrections(connection: PoolConnectionProxy, changes: Changes) -> Non
         )
 
 
-def _entities(
-    statement: _Statement,
-    name: str,
-    columns: tuple[Columns[T], Columns[T]],
-    entities: Mapping[str, T],
-    made: Collection[str],
-    changed: Collection[str],
-    only: str = "",
-) -> None:
-    """Adds what was made and what was moved of one kind, by id. `columns` are the whole row's and those that change; `only` is a further
-    condition on what may move."""
-    whole, changing = columns
-    new = [entities[entity_id] for entity_id in made]
-    if new:
-        statement.add(f"{name}_made", whole.insert, whole.arrays(new), len(new))
-    moved = [entities[entity_id] for entity_id in changed if entity_id not in made]
-    if moved:
-        statement.add(f"{name}_moved", lambda first: changing.update(first, only), changing.arrays(moved), len(moved))
-
-
-def _orders(statement: _Statement, changes: Changes) -> None:
-    _entities(statement, "orders", (ORDERS, ORDERS_CHANGING), changes.orders, changes.made, changes.changed)
-
-
-def _withdrawals(statement: _Statement, changes: Changes) -> None:
-    columns = WITHDRAWALS, WITHDRAWALS_CHANGING
-    _entities(statement, "withdrawals", columns, changes.withdrawals, changes.withdrawals_made, changes.withdrawals_changed)
-
-
-def _deposits(statement: _Statement, changes: Changes) -> None:
-    book = changes.deposits
-    _entities(statement, "deposits", (DEPOSITS, DEPOSITS_CHANGING), book.deposits, book.made, book.changed)
-    if book.disputes_made:
-        statement.add(
-            "disputes_made",
-            lambda first: DISPUTES.insert(first, noted_at=first + len(DISPUTES.columns)),
-            [*DISPUTES.arrays(book.disputes_made), changes.now],
-            len(book.disputes_made),
-        )
-
-
 def _ledger(statement: _Statement, changes: Changes) -> None:
     ledger = changes.ledger
-    if ledger.transfers:
-        statement.add(
-            "transfers_made",
-            lambda first: TRANSFERS.insert(first, recorded_at=first + len(TRANSFERS.columns)),
-            [*TRANSFERS.arrays(ledger.transfers), changes.now],
-            len(ledger.transfers),
-        )
-    if changes.realised:
-        results = [(found.order_id, found.cum_quantity, found.fee_usd, found.user_id, found.usd) for found in changes.realised]
-        statement.add(
-            "results_realised",
-            lambda first: (
-                "INSERT INTO realised_results (order_id, cum_quantity, fee_usd, user_id, usd, recorded_at) "  # noqa: S608 — literals
-                f"SELECT given.*, ${first + 5} FROM unnest(${first}::text[], ${first + 1}::numeric[], ${first + 2}::numeric[], "
-                f"${first + 3}::text[], ${first + 4}::numeric[]) AS given"
-            ),
-            [*columns_of(results, 5), changes.now],
-            len(results),
-        )
+    statement.insert("transfers_made", TRANSFERS, ledger.transfers, recorded_at=changes.now)
+    statement.insert("results_realised", _REALISED, changes.realised, recorded_at=changes.now)
     if ledger.costs_changed:
         # What is owned and held is moved by the transfers above: the database does it when the statement ends (migration 0007).
         rows = []
@@ -228,13 +225,7 @@ def _ledger(statement: _Statement, changes: Changes) -> None:
 
 def _trail(statement: _Statement, changes: Changes) -> None:
     events = changes.trail.rows
-    if events:
-        statement.add(
-            "events_made",
-            lambda first: AUDIT_EVENTS.insert(first, recorded_at=first + len(AUDIT_EVENTS.columns)),
-            [*AUDIT_EVENTS.arrays(events), changes.now],
-            len(events),
-        )
+    statement.insert("events_made", AUDIT_EVENTS, events, recorded_at=changes.now)
     heads = []
     for account in sorted({event.account for event in events} | changes.conduct_moved):
         head, conduct = changes.trail.heads[account], changes.conduct.get(account, Conduct())
@@ -258,7 +249,7 @@ def _users(statement: _Statement, changes: Changes) -> None:
     """What the gate remembers of users: sums of real orders per day, symbols, tries of the second factor, who is frozen, which keys were
     refused."""
     days: dict[tuple[str, date], tuple[int, Decimal]] = {}
-    for order_id in changes.made:
+    for order_id in changes.orders.made:
         order = changes.orders[order_id]
         if order.mode is not Mode.LIVE:
             continue
@@ -332,23 +323,13 @@ def _users(statement: _Statement, changes: Changes) -> None:
 
 def _halts(statement: _Statement, changes: Changes) -> None:
     moved = sorted(changes.halts_moved)
-    rows = [
-        (scope.value, target, found.halt.level.value, found.reason, found.set_by, found.command_id, found.cancel_open)
-        for scope, target in moved
-        if (found := changes.halts.get((scope, target))) is not None
-    ]
+    rows = [changes.halts[key] for key in moved if key in changes.halts]
     gone = [(scope.value, target) for scope, target in moved if (scope, target) not in changes.halts]
     if rows:
         statement.add(
             "halts_set",
-            lambda first: (
-                "INSERT INTO halts (scope, target, level, reason, set_by, command_id, cancel_open, set_at) "  # noqa: S608 — literals
-                f"SELECT given.*, ${first + 7} FROM unnest(${first}::text[], ${first + 1}::text[], ${first + 2}::text[], "
-                f"${first + 3}::text[], ${first + 4}::text[], ${first + 5}::text[], ${first + 6}::boolean[]) AS given "
-                "ON CONFLICT (scope, target) DO UPDATE SET level = EXCLUDED.level, reason = EXCLUDED.reason, set_by = EXCLUDED.set_by, "
-                "command_id = EXCLUDED.command_id, cancel_open = EXCLUDED.cancel_open, set_at = EXCLUDED.set_at"
-            ),
-            [*columns_of(rows, 7), changes.now],
+            lambda first: _HALTS.upsert(first, 2, "set_at"),
+            [*_HALTS.arrays(rows), changes.now],
             len(rows),
         )
     if gone:
@@ -361,17 +342,6 @@ def _halts(statement: _Statement, changes: Changes) -> None:
             ),
             columns_of(gone, 2),
             len(gone),
-        )
-
-
-def _set_aside(statement: _Statement, changes: Changes) -> None:
-    if changes.set_aside:
-        now = len(QUARANTINE.columns)
-        statement.add(
-            "records_set_aside",
-            lambda first: QUARANTINE.insert(first, set_aside_at=first + now, last_at=first + now),
-            [*QUARANTINE.arrays(changes.set_aside), changes.now],
-            len(changes.set_aside),
         )
 
 
@@ -390,13 +360,3 @@ async def _cancels(connection: PoolConnectionProxy, changes: Changes) -> None:
             f"UPDATE cancels SET ended = true FROM {CANCEL_ATTEMPTS.unnest()} WHERE {_CANCEL}",  # noqa: S608 — literals
             *CANCEL_ATTEMPTS.arrays(changes.cancels_ended),
         )
-
-
-async def _announcements(connection: PoolConnectionProxy, changes: Changes, subject: str) -> None:
-    """After the deposits they refer to."""
-    book, statement = changes.deposits, _Statement()
-    columns = ANNOUNCEMENTS, ANNOUNCEMENTS_CHANGING
-    # Fewer rows than answers: a request would get a second final answer.
-    only = " AND deposit_announcements.executed_at IS NULL"
-    _entities(statement, "announcements", columns, book.announcements, book.announcements_made, book.announcements_changed, only)
-    await statement.run(connection, subject)

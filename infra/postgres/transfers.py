@@ -34,7 +34,7 @@ async def apply_transfers(connection: PoolConnectionProxy, transfers: Sequence[T
         before = given.setdefault(transfer.transfer_id, transfer)
         if before is not transfer:
             same_again(before, transfer)
-    sql = f"{TRANSFERS.insert(recorded_at=len(TRANSFERS.columns) + 1)} ON CONFLICT (transfer_id) DO NOTHING RETURNING transfer_id"
+    sql = f"{TRANSFERS.insert(1, 'recorded_at')} ON CONFLICT (transfer_id) DO NOTHING RETURNING transfer_id"
     rows = await connection.fetch(sql, *TRANSFERS.arrays(given.values()), now)
     outcomes.update((row["transfer_id"], Outcome.APPLIED) for row in rows)
     again = given.keys() - outcomes.keys()

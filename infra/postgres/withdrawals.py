@@ -12,66 +12,33 @@ from typing import TYPE_CHECKING, Final
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres.rows import Columns, fields_of, readable
+from infra.postgres.rows import SOURCE, Columns, fields_of, plain, readable
 from pipeline.gate.limits import Limits
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.payee import Payee
+from pipeline.model.tracked import Tracked
 from pipeline.model.withdrawal import AllowedAddress, Withdrawal
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from infra.postgres.database import Database, InputPartition
+    from infra.postgres.database import Database
 
-_AMOUNT: Final = "numeric"
-_TIME: Final = "timestamptz"
 _DAY: Final = timedelta(hours=24)
 
 WITHDRAWALS: Columns[Withdrawal] = Columns(
     "withdrawals",
     (
-        ("withdrawal_id", "text", lambda one: one.withdrawal_id),
-        ("client_withdrawal_id", "text", lambda one: one.client_withdrawal_id),
-        ("exchange_withdrawal_id", "text", lambda one: one.exchange_withdrawal_id),
-        ("transaction_id", "text", lambda one: one.transaction_id),
-        ("user_id", "text", lambda one: one.user_id),
-        ("idempotency_key", "text", lambda one: one.idempotency_key),
-        ("request_id", "text", lambda one: one.request_id),
-        ("source_topic", "text", lambda one: one.source.topic),
-        ("source_partition", "integer", lambda one: one.source.partition),
-        ("source_offset", "bigint", lambda one: one.source.offset),
-        ("mode", "text", lambda one: one.mode.value),
-        ("exchange", "text", lambda one: one.exchange),
-        ("api_key_id", "text", lambda one: one.api_key_id),
-        ("asset", "text", lambda one: one.asset),
-        ("network", "text", lambda one: one.network),
-        ("address", "text", lambda one: one.address),
-        ("address_tag", "text", lambda one: one.address_tag),
-        ("amount", _AMOUNT, lambda one: one.amount),
-        ("fee", _AMOUNT, lambda one: one.fee),
-        ("status", "text", lambda one: one.status.value),
-        ("reason_code", "text", lambda one: one.reason_code.value if one.reason_code else None),
-        ("reason", "text", lambda one: one.reason),
-        ("hold_amount", _AMOUNT, lambda one: one.hold_amount),
-        ("usd_value", _AMOUNT, lambda one: one.usd_value),
-        ("approved_by", "text", lambda one: one.approved_by),
-        ("attempt", "integer", lambda one: one.attempt),
-        ("fencing_epoch", "bigint", lambda one: one.fencing_epoch),
-        ("work_partition", "integer", lambda one: one.work_partition),
-        ("submitting_at", _TIME, lambda one: one.submitting_at),
-        ("expires_at", _TIME, lambda one: one.expires_at),
-        ("requested_at", _TIME, lambda one: one.requested_at),
-        ("decided_at", _TIME, lambda one: one.decided_at),
-        ("updated_at", _TIME, lambda one: one.updated_at),
-        ("executed_at", _TIME, lambda one: one.executed_at),
-        ("traceparent", "text", lambda one: one.traceparent),
-        ("first_submitting_at", _TIME, lambda one: one.first_submitting_at),
-        ("absent_since", _TIME, lambda one: one.absent_since),
-        ("watched_until", _TIME, lambda one: one.watched_until),
-        ("corrected_at", _TIME, lambda one: one.corrected_at),
-        ("key_version", "integer", lambda one: one.key_version),
-        ("account_id", "text", lambda one: one.account_id),
-        ("retry_at", _TIME, lambda one: one.retry_at),
+        *plain(
+            text="withdrawal_id client_withdrawal_id exchange_withdrawal_id transaction_id user_id idempotency_key request_id mode "
+            "exchange api_key_id asset network address address_tag status reason_code reason approved_by traceparent account_id",
+            numeric="amount fee hold_amount usd_value",
+            integer="attempt work_partition key_version",
+            bigint="fencing_epoch",
+            timestamptz="submitting_at expires_at requested_at decided_at updated_at executed_at first_submitting_at absent_since "
+            "watched_until corrected_at retry_at",
+        ),
+        *SOURCE,
     ),
 )
 
@@ -98,16 +65,6 @@ _ADDRESSES: Final = """
 _STATUSES: Final = "SELECT user_id, status FROM users WHERE user_id = ANY($1::text[])"
 _DAILY_LIMITS: Final = "SELECT user_id, amount FROM user_limits WHERE user_id = ANY($1::text[]) AND name = 'daily_withdrawal_usd_max'"
 _KEY_STATES: Final = "SELECT user_id, api_key_id, exchange, status, permissions, expires_at FROM api_keys WHERE user_id = ANY($1::text[])"
-# As `StepTransaction.unpublished` has it for orders.
-_UNPUBLISHED: Final = """
-    SELECT withdrawals.withdrawal_id FROM withdrawals JOIN input_partitions AS stored ON
-        (stored.updated_at = withdrawals.updated_at
-         OR (stored.topic = $2 || withdrawals.exchange AND stored.partition = withdrawals.work_partition
-             AND stored.updated_at <= withdrawals.updated_at))
-    WHERE withdrawals.withdrawal_id = ANY($1::text[]) AND stored.consumer_group = $3
-      AND (stored.base_offset <> stored.next_offset OR stored.carried IS NOT NULL)
-      AND (stored.topic, stored.partition) <> ($4, $5)
-"""
 _UNFINISHED: Final = """
     SELECT * FROM withdrawals
     WHERE exchange = $1 AND work_partition = ANY($2::integer[]) AND withdrawal_id > $3
@@ -129,36 +86,15 @@ _KEYS: Final = """
 
 def withdrawal_of(row: Record) -> Withdrawal:
     """One row of `withdrawals`. Raises RowUnreadable."""
-    fields = fields_of(row, WITHDRAWALS)
-    fields["mode"] = Mode(row["mode"])
-    fields["status"] = WithdrawalStatus(row["status"])
-    fields["reason_code"] = ReasonCode(row["reason_code"]) if row["reason_code"] else None
-    return Withdrawal(**fields)
+    return Withdrawal(**fields_of(row, WITHDRAWALS, mode=Mode, status=WithdrawalStatus, reason_code=ReasonCode))
 
 
-async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> dict[str, Withdrawal]:
+async def withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> Tracked[Withdrawal]:
     """These withdrawals, by id."""
     if not withdrawal_ids:
-        return {}
+        return Tracked()
     rows = await connection.fetch("SELECT * FROM withdrawals WHERE withdrawal_id = ANY($1::text[])", withdrawal_ids)
-    return {row["withdrawal_id"]: withdrawal_of(row) for row in rows}
-
-
-async def users_of_withdrawals(connection: PoolConnectionProxy, withdrawal_ids: Sequence[str]) -> dict[str, str]:
-    """Whose these withdrawals are: what never changes of them, and may be read before the user's lock."""
-    rows = await connection.fetch("SELECT withdrawal_id, user_id FROM withdrawals WHERE withdrawal_id = ANY($1::text[])", withdrawal_ids)
-    return {row["withdrawal_id"]: row["user_id"] for row in rows}
-
-
-async def unpublished_withdrawals(
-    connection: PoolConnectionProxy, partition: "InputPartition", withdrawal_ids: Sequence[str], orders_topic_prefix: str
-) -> set[str]:
-    """Those withdrawals whose newest change another input partition has stored and not published yet, as far as the database knows."""
-    if not withdrawal_ids:
-        return set()
-    own = partition.consumer_group, partition.topic, partition.partition
-    rows = await connection.fetch(_UNPUBLISHED, withdrawal_ids, orders_topic_prefix, *own)
-    return {row["withdrawal_id"] for row in rows}
+    return Tracked({row["withdrawal_id"]: withdrawal_of(row) for row in rows})
 
 
 @dataclass(frozen=True, slots=True)

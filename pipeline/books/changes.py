@@ -1,8 +1,8 @@
 """Everything one batch decides: stored in one database transaction, published in one Kafka transaction.
 
 A step's decision functions write here and nowhere else. Invariants:
-1. An order changes only through `advance`, which checks the transition and writes audit event and state snapshot.
-2. A final result is given once per source: `answer` refuses a second one in the same batch.
+1. Orders, withdrawals, deposits and announcements change only as pipeline/books/lifecycle lets them.
+2. A final result is given once per source and once per key: `answer` and `tell` refuse a second one in the same batch.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING
 from pipeline.books.audit import AuditTrail, Value
 from pipeline.books.cost import RealisedResult
 from pipeline.books.ledger import Ledger, Transfer
-from pipeline.books.order_words import order_fields, state_of
 from pipeline.model.conduct import Conduct
 from pipeline.model.deposit import DepositBook
 from pipeline.model.drift import StoredDrift
 from pipeline.model.halts import Halt
 from pipeline.model.invariants import InvariantViolation
-from pipeline.model.order import Order, require_transition
+from pipeline.model.order import Order
 from pipeline.model.payee import Payee
 from pipeline.model.second_factor import SecondFactor
 from pipeline.model.session import Session
+from pipeline.model.tracked import Tracked
 from pipeline.model.venue import KeyVersion
 from pipeline.model.withdrawal import Withdrawal
 from schemas.audit import EventType
 from schemas.commands import HaltScope
-from schemas.orders import OrderStatus, RequestType
+from schemas.orders import RequestType
 from schemas.results import RESULT, Result, ResultStatus
-from schemas.routing import RoutedOrder
-from schemas.state import ORDER_STATE
+from schemas.routing import Action, RoutedOrder
 from schemas.topics import Topics
 from schemas.wire import SourceOffset
 
@@ -136,20 +135,13 @@ class Changes:
     actor: str
     trail: AuditTrail
     ledger: Ledger
-    orders: dict[str, Order] = field(default_factory=dict)
+    orders: Tracked[Order] = field(default_factory=Tracked)
+    withdrawals: Tracked[Withdrawal] = field(default_factory=Tracked)
+    deposits: DepositBook = field(default_factory=DepositBook)
     # Orders and withdrawals of which another input partition's newest word is not published yet; see infra.postgres.step.
     unpublished: set[str] = field(default_factory=set)
-    # Orders made and changed by this batch; the newest form of both is in `orders`.
-    made: set[str] = field(default_factory=set)
-    changed: set[str] = field(default_factory=set)
-    # The same of withdrawals, which `pipeline.withdrawals.acceptance` moves.
-    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
-    withdrawals_made: set[str] = field(default_factory=set)
-    withdrawals_changed: set[str] = field(default_factory=set)
     # What is known of users whose withdrawals may leave, by user; whoever is not there is no user.
     payees: dict[str, Payee] = field(default_factory=dict)
-    # Deposits, which `pipeline.deposits.settlement` moves.
-    deposits: DepositBook = field(default_factory=DepositBook)
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
     claimed: set[tuple[str, str]] = field(default_factory=set)
     # Final answers, by the key whose claim they end.
@@ -222,20 +214,23 @@ class Changes:
         )
         self.publish(self.topics.results, result.request_id, value, traceparent, headers)
 
-    def finish(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
-        """Gives the final answer to the record that claimed `key`, and keeps it for replays."""
-        if key in self.finished:
-            raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
-        self.finished[key] = result
-        if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result, ended_at=self.now)
-        self.answer(result, traceparent)
+    def tell(self, result: Result, traceparent: str | None) -> None:
+        """Says how a request stands that has claimed its key. The final answer, and what corrects it, is kept for replays.
 
-    def correct(self, key: tuple[str, str], result: Result, traceparent: str | None) -> None:
-        """Publishes what corrects the final answer to the record that claimed `key`, and keeps it for replays."""
-        self.corrected[key] = result
-        if key in self.claims:
-            self.claims[key] = replace(self.claims[key], result=result)
+        Raises InvariantViolation for a second end of one request.
+        """
+        key = result.user_id or "", result.idempotency_key or ""
+        claim = self.claims.get(key)
+        if result.corrects:
+            self.corrected[key] = result
+            if claim is not None:
+                self.claims[key] = replace(claim, result=result)
+        elif result.final:
+            if key in self.finished:
+                raise InvariantViolation(f"request {result.request_id} would end twice; nothing was written. This is a defect.")
+            self.finished[key] = result
+            if claim is not None:
+                self.claims[key] = replace(claim, result=result, ended_at=self.now)
         self.answer(result, traceparent)
 
     def audit(
@@ -263,34 +258,10 @@ class Changes:
         self.cancels_repeated = [other for other in self.cancels_repeated if other is not before]
         self.cancels_repeated.append(after)
 
-    def route(self, routed: RoutedOrder, exchange: str, traceparent: str | None) -> None:
-        """Queues work for an execution agent, in order per user."""
-        self.publish(self.topics.orders(exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
-
-    def advance(
-        self,
-        before: Order,
-        after: Order,
-        event_type: EventType,
-        transfers_from: int,
-        extra: Mapping[str, Value] | None = None,
-    ) -> None:
-        """Replaces an order by its next form: checks the transition, writes the audit event and the state snapshot.
-
-        `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
-        """
-        require_transition(before, after)
-        if after.cum_quantity < before.cum_quantity:
-            raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
-        if after.retry_at is not None and after.status is not OrderStatus.ACCEPTED:
-            after = replace(after, retry_at=None)
-        self.orders[after.order_id] = after
-        self.changed.add(after.order_id)
-        fields = order_fields(after)
-        fields["status_before"] = before.status.value
-        fields["transfers"] = [transfer_entry(transfer) for transfer in self.ledger.transfers[transfers_from:]]
-        self.audit(after.user_id, after.order_id, event_type, {**fields, **(extra or {})}, after.traceparent)
-        self.publish(self.topics.state, after.order_id, ORDER_STATE.dump_json(state_of(after)), after.traceparent)
+    def route(self, action: Action, entity_id: str, attempt: int, of: Order | Withdrawal, traceparent: str | None) -> None:
+        """Queues work for the execution agent of its exchange, in order per user. `of` is the order or withdrawal with that id."""
+        routed = RoutedOrder(schema_version=1, action=action, order_id=entity_id, user_id=of.user_id, attempt=attempt)
+        self.publish(self.topics.orders(of.exchange), routed.user_id, routed.model_dump_json().encode(), traceparent)
 
 
 def transfer_entry(transfer: Transfer) -> dict[str, str]:
@@ -303,4 +274,3 @@ def transfer_entry(transfer: Transfer) -> dict[str, str]:
         "asset": transfer.debit.asset,
         "amount": format(transfer.amount.normalize(), "f"),
     }
-

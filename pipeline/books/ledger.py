@@ -139,6 +139,13 @@ class Ledger:
     changed: set[AccountKey] = field(default_factory=set)
     costs_changed: set[AccountKey] = field(default_factory=set)
     known: dict[str, Transfer] = field(default_factory=dict)
+    # So many of `transfers` have an audit event that carries them.
+    _told: int = 0
+
+    def take_untold(self) -> list[Transfer]:
+        """The transfers that no audit event carries yet, for the one that will."""
+        untold, self._told = self.transfers[self._told :], len(self.transfers)
+        return untold
 
     def balance(self, account: AccountKey) -> Balance:
         return self.balances.get(account, _EMPTY)

@@ -1,13 +1,16 @@
-"""An order as audit events, its snapshot on `trade.state` and its result say it."""
+"""An order as audit events, its snapshot on `trade.state` and its result say it, and how it goes from one form to its next."""
 
 from typing import Final
 
 from pipeline.books.audit import Value
+from pipeline.books.lifecycle import Lifecycle
+from pipeline.model.invariants import InvariantViolation
 from pipeline.model.money import round_down
-from pipeline.model.order import Order
+from pipeline.model.order import Order, legal_after
+from pipeline.model.retries import waiting_while_accepted
 from schemas.orders import Mode, OrderStatus, RequestType
 from schemas.results import Result, ResultStatus
-from schemas.state import OrderState
+from schemas.state import ORDER_STATE, OrderState
 from schemas.wire import SCHEMA_VERSION
 
 REAL_MONEY_WARNING: Final = "real money: this order is sent to the exchange and can lose its whole value"
@@ -66,6 +69,23 @@ def state_of(order: Order) -> OrderState:
         updated_at=order.updated_at,
     )
 
+
+def _kept(before: Order | None, after: Order) -> Order:
+    if before is not None and after.cum_quantity < before.cum_quantity:
+        raise InvariantViolation(f"order {after.order_id}: the filled quantity would fall; nothing was written. This is a defect.")
+    return waiting_while_accepted(after)
+
+
+ORDER_LIFE: Final[Lifecycle[Order]] = Lifecycle(
+    name="order",
+    rows=lambda changes: changes.orders,
+    id_of=lambda order: order.order_id,
+    legal=legal_after,
+    fields=order_fields,
+    snapshot=lambda order: ORDER_STATE.dump_json(state_of(order)),
+    begins=OrderStatus.RECEIVED,
+    kept=_kept,
+)
 
 _RESULT_STATUS: Final[dict[OrderStatus, tuple[ResultStatus, bool]]] = {
     OrderStatus.ACCEPTED: (ResultStatus.ACCEPTED, False),

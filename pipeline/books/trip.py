@@ -11,7 +11,9 @@ from typing import Final
 
 from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, SetHalt
+from pipeline.model.detail import DETAIL_MAX
 from pipeline.model.halts import Halt
+from pipeline.model.invariants import LocksMissing
 from schemas.audit import EventType
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 
@@ -43,3 +45,23 @@ def apply_trip(trip: HaltTrip, changes: Changes) -> None:
     changes.halts_moved.add(key)
     fields = halt_fields(trip.scope, trip.target, trip.level, trip.reason)
     changes.audit(TRIPS_ACCOUNT, None, EventType.HALT_SET, {**fields, "request_id": trip.trip_id}, None)
+
+
+def require_halts_locked(changes: Changes, why: str) -> None:
+    """Raises LocksMissing where the step has not locked the halts; it is then run again with their lock. `why` is what needs them."""
+    if TRIPS_ACCOUNT not in changes.trail.heads:
+        raise LocksMissing(f"{why}, and the halts are not locked")
+
+
+def halt_user(user_id: str, cause: str, reason: str, changes: Changes) -> None:
+    """Halts a user of whom a person must look at something; `cause` names it once and for all."""
+    trip = HaltTrip(
+        schema_version=1,
+        trip_id=f"trip:{cause}",
+        scope=HaltScope.USER,
+        target=user_id,
+        level=HaltLevel.HALT,
+        reason=reason[:DETAIL_MAX],
+        tripped_at=changes.now,
+    )
+    apply_trip(trip, changes)

@@ -99,7 +99,7 @@ def _resolve_order(order: Order, decision: DoubtDecision, approvers: list[str], 
     )
     book_venue_order(order, told, status, EventType.ORDER_RESOLVED, changes)
     ended = changes.orders[order.order_id]
-    changes.orders[order.order_id] = replace(ended, watched_until=changes.now + rules.watch_time)
+    changes.orders.keep(order.order_id, replace(ended, watched_until=changes.now + rules.watch_time))
 
 
 def _resolve_withdrawal(withdrawal: Withdrawal, decision: DoubtDecision, approvers: list[str], changes: Changes, rules: Rules) -> None:

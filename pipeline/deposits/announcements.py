@@ -14,9 +14,10 @@ from typing import Final
 
 from pipeline.books.audit import Value
 from pipeline.books.changes import Changes, Claim
+from pipeline.books.lifecycle import Lifecycle
 from pipeline.gate.announcements import ANNOUNCEMENT_GATE, AnnouncementContext
 from pipeline.gate.check import Step
-from pipeline.model.deposit import Announcement, Deposit, DepositBook
+from pipeline.model.deposit import ANNOUNCEMENT_TRANSITIONS, Announcement, Deposit, DepositBook
 from pipeline.model.invariants import InvariantViolation
 from pipeline.requests.intake_state import IntakeState
 from pipeline.requests.passage import through_the_gate
@@ -66,12 +67,9 @@ def _announce(arrival: Arrival, context: AnnouncementContext, claimed: Claim, ch
         reject(arrival, claimed, refusal, changes)
         return refusal.code
     announcement = _announcement_of(arrival, claimed, context)
-    book = changes.deposits
-    book.announcements[announcement.announcement_id] = announcement
-    book.announcements_made.add(announcement.announcement_id)
-    _note(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, {"checks": ANNOUNCEMENT_GATE.passed()})
-    changes.answer(result_of_announcement(announcement), announcement.traceparent)
-    arrived = _arrived_before(announcement, book)
+    ANNOUNCEMENT_LIFE.advance(None, announcement, EventType.DEPOSIT_ANNOUNCED, changes, {"checks": ANNOUNCEMENT_GATE.passed()})
+    changes.tell(result_of_announcement(announcement), announcement.traceparent)
+    arrived = _arrived_before(announcement, changes.deposits)
     if arrived is not None:
         complete(announcement, arrived, changes)
     return None
@@ -152,38 +150,38 @@ def apply_announcement_report(report: AnnouncementReport, changes: Changes) -> N
 
 
 def _end(before: Announcement, after: Announcement, event_type: EventType, changes: Changes, extra: Mapping[str, Value]) -> None:
-    if before.status is not _A.EXPECTED:
-        text = f"announcement {before.announcement_id} is {before.status} and would be {after.status}; nothing was written."
-        raise InvariantViolation(text)
-    changes.deposits.announcements[after.announcement_id] = after
-    changes.deposits.announcements_changed.add(after.announcement_id)
-    _note(before, after, event_type, changes, extra)
-    changes.finish((after.user_id, after.idempotency_key), result_of_announcement(after), after.traceparent)
+    ANNOUNCEMENT_LIFE.advance(before, after, event_type, changes, extra)
+    changes.tell(result_of_announcement(after), after.traceparent)
 
 
-def _note(
-    before: Announcement | None, after: Announcement, event_type: EventType, changes: Changes, extra: Mapping[str, Value]
-) -> None:
-    fields: dict[str, Value] = {
-        "user_id": after.user_id,
-        "request_id": after.request_id,
-        "idempotency_key": after.idempotency_key,
-        "exchange_order_id": after.exchange_deposit_id,
-        "quantity": after.amount,
-        "asset": after.asset,
-        "network": after.network,
-        "address": after.address,
-        "address_tag": after.address_tag,
-        "status_before": before.status.value if before is not None else None,
-        "status_after": after.status.value,
-        "reason_code": after.reason_code.value if after.reason_code else None,
-        "reason": after.reason,
-        "exchange": after.exchange,
-        "evidence": [f"deposit {after.deposit_id}"] if after.deposit_id is not None else [],
+def _fields(announcement: Announcement) -> dict[str, Value]:
+    """What every audit event about an announcement says of it."""
+    return {
+        "user_id": announcement.user_id,
+        "request_id": announcement.request_id,
+        "idempotency_key": announcement.idempotency_key,
+        "exchange_order_id": announcement.exchange_deposit_id,
+        "quantity": announcement.amount,
+        "asset": announcement.asset,
+        "network": announcement.network,
+        "address": announcement.address,
+        "address_tag": announcement.address_tag,
+        "status_after": announcement.status.value,
+        "reason_code": announcement.reason_code.value if announcement.reason_code else None,
+        "reason": announcement.reason,
+        "exchange": announcement.exchange,
+        "evidence": [f"deposit {announcement.deposit_id}"] if announcement.deposit_id is not None else [],
         "real_money": True,
-        **extra,
     }
-    changes.audit(after.user_id, after.announcement_id, event_type, fields, after.traceparent)
+
+
+ANNOUNCEMENT_LIFE: Final[Lifecycle[Announcement]] = Lifecycle(
+    name="announcement",
+    rows=lambda changes: changes.deposits.announcements,
+    id_of=lambda announcement: announcement.announcement_id,
+    legal=lambda before, _: ANNOUNCEMENT_TRANSITIONS[before.status],
+    fields=_fields,
+)
 
 
 _RESULT_STATUS: Final[dict[AnnouncementStatus, tuple[ResultStatus, bool]]] = {

@@ -20,29 +20,26 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, transfer_entry
+from pipeline.books.changes import Changes
 from pipeline.books.cost import trim_cost
 from pipeline.books.ledger import AccountKey, book_of, clearing
-from pipeline.books.trip import apply_trip
+from pipeline.books.lifecycle import Lifecycle
+from pipeline.books.trip import halt_user, require_halts_locked
 from pipeline.deposits.announcements import complete
-from pipeline.model.deposit import Deposit, DepositBook, Dispute, DisputeKind, next_status, require_transition
+from pipeline.model.deposit import TRANSITIONS, Deposit, DepositBook, Dispute, DisputeKind, next_status
 from pipeline.model.identifiers import deposit_id_of
-from pipeline.model.invariants import LocksMissing
 from schemas.audit import EventType
-from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.decimals import format_decimal
 from schemas.deposits import DEPOSIT_STATE, DepositReport, DepositState
 from schemas.orders import DepositStatus, Mode
 from schemas.wire import SCHEMA_VERSION
 
 _S = DepositStatus
-_REASON_MAX: Final = 300
+# Of what moves no money.
 _EVENT_OF_STATUS: Final = {
     _S.DETECTED: EventType.DEPOSIT_DETECTED,
     _S.CONFIRMING: EventType.DEPOSIT_CONFIRMING,
-    _S.CREDITED: EventType.DEPOSIT_CREDITED,
     _S.REJECTED: EventType.DEPOSIT_REJECTED,
-    _S.REVERSED: EventType.DEPOSIT_REVERSED,
 }
 
 
@@ -142,7 +139,7 @@ def apply_deposit_report(report: DepositReport, changes: Changes) -> None:
                     _reverse(deposit, report, changes)
                 case _:
                     moved = replace(deposit, status=after, looked_up_at=report.looked_up_at, updated_at=changes.now)
-                    _move(before, moved, len(changes.ledger.transfers), changes)
+                    DEPOSIT_LIFE.advance(before, moved, _EVENT_OF_STATUS[after], changes)
 
 
 def _deposit_of(report: DepositReport, status: DepositStatus, changes: Changes) -> Deposit:
@@ -180,13 +177,12 @@ def _clearing(deposit: Deposit) -> AccountKey:
 
 
 def _credit(before: Deposit | None, deposit: Deposit, report: DepositReport, changes: Changes) -> None:
-    transfers_from = len(changes.ledger.transfers)
     transfer_id = f"{deposit.deposit_id}:credit"
     changes.ledger.post(transfer_id, deposit.deposit_id, _clearing(deposit), account_of_deposit(deposit), deposit.amount)
     credited = replace(
         deposit, status=_S.CREDITED, looked_up_at=report.looked_up_at, updated_at=changes.now, credited_at=changes.now
     )
-    _move(before, credited, transfers_from, changes)
+    DEPOSIT_LIFE.advance(before, credited, EventType.DEPOSIT_CREDITED, changes)
     announced = next((one for one in changes.deposits.expected() if one.fits(credited)), None)
     if announced is not None:
         complete(announced, credited, changes)
@@ -194,7 +190,6 @@ def _credit(before: Deposit | None, deposit: Deposit, report: DepositReport, cha
 
 def _reverse(deposit: Deposit, report: DepositReport, changes: Changes) -> None:
     """Takes back what the exchange took back, from what is free: what is held is promised to an order or a withdrawal already."""
-    transfers_from = len(changes.ledger.transfers)
     account = account_of_deposit(deposit)
     available = max(changes.ledger.balance(account).available, Decimal(0))
     advanced = max(deposit.amount - available, Decimal(0))
@@ -211,7 +206,7 @@ def _reverse(deposit: Deposit, report: DepositReport, changes: Changes) -> None:
     text = "the exchange has taken it back"
     if advanced > 0:
         text += f"; {format_decimal(advanced)} {deposit.asset} of it were not free any more and are advanced by the house"
-    _move(deposit, taken_back, transfers_from, changes, text)
+    DEPOSIT_LIFE.advance(deposit, taken_back, EventType.DEPOSIT_REVERSED, changes, {"reason": text})
     if advanced > 0:
         _freeze(taken_back, text, changes)
 
@@ -233,32 +228,12 @@ def _freeze(deposit: Deposit, text: str, changes: Changes) -> None:
     changes.audit(user_id, None, EventType.USER_FROZEN, fields, None)
 
 
-def _move(before: Deposit | None, after: Deposit, transfers_from: int, changes: Changes, reason: str | None = None) -> None:
-    """Replaces a deposit by its next form: checks the transition, writes the audit event and the state snapshot."""
-    book = changes.deposits
-    if before is not None:
-        require_transition(after.deposit_id, before.status, after.status)
-        book.changed.add(after.deposit_id)
-    else:
-        book.made.add(after.deposit_id)
-    book.deposits[after.deposit_id] = after
-    fields: dict[str, Value] = {
-        **deposit_fields(after),
-        "status_before": before.status.value if before is not None else None,
-        "reason": reason,
-        "transfers": [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]],
-    }
-    changes.audit(after.user_id, after.deposit_id, _EVENT_OF_STATUS[after.status], fields, None)
-    changes.publish(changes.topics.state, after.deposit_id, DEPOSIT_STATE.dump_json(deposit_state(after)), None)
-
-
 def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
     """Notes what does not fit, and halts the user: nobody knows what is true of the account until a person has looked.
 
     Raises LocksMissing where the halts are not locked.
     """
-    if TRIPS_ACCOUNT not in changes.trail.heads:
-        raise LocksMissing(f"deposit {dispute.deposit_id} does not fit, and the halts are not locked")
+    require_halts_locked(changes, f"deposit {dispute.deposit_id} does not fit")
     changes.deposits.disputes.add(dispute.key)
     changes.deposits.disputes_made.append(dispute)
     fields: dict[str, Value] = {
@@ -277,16 +252,8 @@ def _dispute(dispute: Dispute, report: DepositReport, changes: Changes) -> None:
     }
     # Under the account: for a deposit of another user the key `deposit_id:seq` may be taken by that user's event.
     changes.audit(report.user_id, None, EventType.DEPOSIT_DISPUTED, fields, None)
-    trip = HaltTrip(
-        schema_version=1,
-        trip_id=f"trip:deposit:{dispute.deposit_id}:{dispute.kind}",
-        scope=HaltScope.USER,
-        target=report.user_id,
-        level=HaltLevel.HALT,
-        reason=f"deposit {dispute.deposit_id}: {dispute.what}"[:_REASON_MAX],
-        tripped_at=changes.now,
-    )
-    apply_trip(trip, changes)
+    cause = f"deposit:{dispute.deposit_id}:{dispute.kind}"
+    halt_user(report.user_id, cause, f"deposit {dispute.deposit_id}: {dispute.what}", changes)
 
 
 def deposit_fields(deposit: Deposit) -> dict[str, Value]:
@@ -325,3 +292,13 @@ def deposit_state(deposit: Deposit) -> DepositState:
         detected_at=deposit.detected_at,
         updated_at=deposit.updated_at,
     )
+
+
+DEPOSIT_LIFE: Final[Lifecycle[Deposit]] = Lifecycle(
+    name="deposit",
+    rows=lambda changes: changes.deposits.deposits,
+    id_of=lambda deposit: deposit.deposit_id,
+    legal=lambda before, _: TRANSITIONS[before.status],
+    fields=deposit_fields,
+    snapshot=lambda deposit: DEPOSIT_STATE.dump_json(deposit_state(deposit)),
+)

@@ -21,9 +21,7 @@ from typing import Final
 from pipeline.books.changes import Changes
 from pipeline.model.dead_letter import dead_letter_of, without_secrets
 from pipeline.model.detail import storable
-from pipeline.model.order import Order
 from pipeline.model.quarantine import QUARANTINE_ACCOUNT, Failure, InputRecord, Named, QuarantinedRecord
-from pipeline.model.withdrawal import Withdrawal
 from pipeline.orders.settlement import end_order_unsent, mark_in_doubt
 from pipeline.withdrawals.acceptance import end_unsent
 from pipeline.withdrawals.settlement import put_in_doubt
@@ -94,22 +92,12 @@ def set_aside_order(routed: RoutedOrder, quarantine_id: str, changes: Changes) -
         # A cancel stays pending: the next look-up that finds its order resting repeats it.
         return
     if order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
-        _end_unsent_order(order, quarantine_id, changes)
+        # Its intent is stored before the first byte leaves: what is `accepted` under its lock was not sent.
+        reason = told(quarantine_id, "nothing was sent and the funds are released")
+        ended = replace(order, status=OrderStatus.REJECTED, reason_code=ReasonCode.INTERNAL_ERROR, reason=reason)
+        end_order_unsent(ended, order, EventType.ORDER_REFUSED, changes)
     elif order.status is OrderStatus.SUBMITTING and routed.attempt == order.attempt:
         mark_in_doubt(order, told(quarantine_id, "it is looked up at the exchange, and its funds stay held"), changes)
-
-
-def _end_unsent_order(order: Order, quarantine_id: str, changes: Changes) -> None:
-    # Its intent is stored before the first byte leaves: what is `accepted` under its lock was not sent.
-    after = replace(
-        order,
-        status=OrderStatus.REJECTED,
-        reason_code=ReasonCode.INTERNAL_ERROR,
-        reason=told(quarantine_id, "nothing was sent and the funds are released"),
-        updated_at=changes.now,
-        executed_at=changes.now,
-    )
-    end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
 
 
 def set_aside_withdrawal(routed: RoutedOrder, quarantine_id: str, changes: Changes) -> None:
@@ -118,15 +106,11 @@ def set_aside_withdrawal(routed: RoutedOrder, quarantine_id: str, changes: Chang
     if withdrawal is None:
         return
     if withdrawal.status is WithdrawalStatus.ACCEPTED and routed.attempt == withdrawal.attempt + 1:
-        _end_unsent_withdrawal(withdrawal, quarantine_id, changes)
+        reason = told(quarantine_id, "nothing was sent and the funds are released")
+        ended = replace(withdrawal, reason_code=ReasonCode.INTERNAL_ERROR, reason=reason)
+        end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
     elif withdrawal.status is WithdrawalStatus.SUBMITTING and routed.attempt == withdrawal.attempt:
         put_in_doubt(withdrawal, told(quarantine_id, "it is looked up in the exchange's history, and its funds stay held"), changes)
-
-
-def _end_unsent_withdrawal(withdrawal: Withdrawal, quarantine_id: str, changes: Changes) -> None:
-    reason = told(quarantine_id, "nothing was sent and the funds are released")
-    ended = replace(withdrawal, reason_code=ReasonCode.INTERNAL_ERROR, reason=reason)
-    end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
 
 
 def text_of(message: str) -> str:

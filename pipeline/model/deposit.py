@@ -19,7 +19,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from pipeline.model.invariants import InvariantViolation
+from pipeline.model.tracked import Tracked
 from schemas.orders import AnnouncementStatus, DepositStatus, Mode
 from schemas.reasons import ReasonCode
 from schemas.wire import SourceOffset
@@ -39,13 +39,11 @@ TRANSITIONS: Final[dict[DepositStatus, frozenset[DepositStatus]]] = {
 }
 
 
-def require_transition(deposit_id: str, before: DepositStatus, after: DepositStatus) -> None:
-    """Raises InvariantViolation when a deposit may not go from `before` to `after`."""
-    if after not in TRANSITIONS[before]:
-        raise InvariantViolation(
-            f"deposit {deposit_id} cannot go from {before} to {after}. Nothing was written for its batch. This is a defect: run "
-            "`orchestrator verify` and report it with this line."
-        )
+ANNOUNCEMENT_TRANSITIONS: Final[dict[AnnouncementStatus, frozenset[AnnouncementStatus]]] = {
+    AnnouncementStatus.EXPECTED: frozenset({AnnouncementStatus.COMPLETED, AnnouncementStatus.FAILED}),
+    AnnouncementStatus.COMPLETED: frozenset(),
+    AnnouncementStatus.FAILED: frozenset(),
+}
 
 
 def next_status(before: DepositStatus, told: DepositStatus) -> DepositStatus | None:
@@ -88,6 +86,11 @@ class Deposit:
     updated_at: datetime
     credited_at: datetime | None
     reversed_at: datetime | None
+
+    @property
+    def traceparent(self) -> None:
+        """Nobody asked for it."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +197,8 @@ class DepositBook:
     business of this system.
     """
 
-    deposits: dict[str, Deposit] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    changed: set[str] = field(default_factory=set)
-    announcements: dict[str, Announcement] = field(default_factory=dict)
-    announcements_made: set[str] = field(default_factory=set)
-    announcements_changed: set[str] = field(default_factory=set)
+    deposits: Tracked[Deposit] = field(default_factory=Tracked)
+    announcements: Tracked[Announcement] = field(default_factory=Tracked)
     disputes: set[tuple[str, str, DisputeKind]] = field(default_factory=set)
     disputes_made: list[Dispute] = field(default_factory=list)
     opened_at: dict[tuple[str, str], datetime] = field(default_factory=dict)

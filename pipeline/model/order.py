@@ -13,7 +13,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from pipeline.model.invariants import InvariantViolation
 from pipeline.model.venue import Fee, KeyVersion
 from schemas.orders import Mode, OrderStatus, OrderType, Side, TimeInForce
 from schemas.reasons import ReasonCode
@@ -53,18 +52,14 @@ CORRECTIONS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
 }
 
 
-def require_transition(before: "Order", after: "Order") -> None:
-    """Raises InvariantViolation when an order may not go from `before` to `after`."""
+def legal_after(before: "Order", after: "Order") -> frozenset[OrderStatus]:
+    """The statuses that an order may go to from `before`, where `after` is what it would become."""
     legal = TRANSITIONS[before.status]
     if before.mode is Mode.PAPER:
         legal |= PAPER_TRANSITIONS.get(before.status, frozenset())
     if before.watched_until is not None and after.corrected_at is not None:
         legal |= CORRECTIONS.get(before.status, frozenset())
-    if after.status not in legal:
-        raise InvariantViolation(
-            f"order {before.order_id} cannot go from {before.status} to {after.status}. Nothing was written for its batch and its funds "
-            "stay held. This is a defect: run `orchestrator verify` and report it with this line."
-        )
+    return legal
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Invariants:
 1. A submission has three outcomes: `Confirmed`, `Refused` (proven not accepted) and `InDoubt`. `InDoubt` is the default; `Refused`
    needs a reason from the venue's white list.
 2. A look-up has three outcomes: `Found`, `Absent` and `LookUpFailed`. One `Absent` proves nothing: the venue's books may lag behind what it
-   accepted. How far apart two must be is decided in pipeline/orders/settlement (`absence_is_proven`).
+   accepted. How far apart two must be is decided in pipeline/model/absence.
 3. `submitting_at` is the time of the recorded intent, and it is the timestamp the signed request carries. A paused worker that wakes up
    later therefore sends a request whose receive window is over, and the venue itself refuses it.
 4. The receive window ends at the deadline at the latest (`window_of`): the venue itself refuses what arrives after it.

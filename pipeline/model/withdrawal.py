@@ -13,7 +13,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from pipeline.model.invariants import InvariantViolation
 from pipeline.model.venue import InDoubt, KeyVersion, Refused
 from schemas.orders import Mode, WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -45,16 +44,12 @@ TRANSITIONS: Final[dict[WithdrawalStatus, frozenset[WithdrawalStatus]]] = {
 CORRECTIONS: Final[dict[WithdrawalStatus, frozenset[WithdrawalStatus]]] = {_S.REJECTED: frozenset({_S.PROCESSING, _S.COMPLETED})}
 
 
-def require_transition(before: "Withdrawal", after: "Withdrawal") -> None:
-    """Raises InvariantViolation when a withdrawal may not go from `before` to `after`."""
+def legal_after(before: "Withdrawal", after: "Withdrawal") -> frozenset[WithdrawalStatus]:
+    """The statuses that a withdrawal may go to from `before`, where `after` is what it would become."""
     legal = TRANSITIONS[before.status]
     if before.watched_until is not None and after.corrected_at is not None:
         legal |= CORRECTIONS.get(before.status, frozenset())
-    if after.status not in legal:
-        raise InvariantViolation(
-            f"withdrawal {before.withdrawal_id} cannot go from {before.status} to {after.status}. Nothing was written for its batch and "
-            "its funds stay held. This is a defect: run `orchestrator verify` and report it with this line."
-        )
+    return legal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, Claim, transfer_entry
+from pipeline.books.changes import Changes, Claim
 from pipeline.books.ledger import AccountKey, book_of
-from pipeline.books.order_words import REAL_MONEY_WARNING, order_fields, result_of_order, state_of
+from pipeline.books.order_words import ORDER_LIFE, REAL_MONEY_WARNING, result_of_order
 from pipeline.gate.check import Step
 from pipeline.gate.context import AccountState, TradeContext
 from pipeline.gate.ladder import PASSED_IN, refusal_of
@@ -37,8 +37,7 @@ from schemas.decimals import format_decimal
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import TradeRequest
-from schemas.routing import Action, RoutedOrder
-from schemas.state import ORDER_STATE
+from schemas.routing import Action
 
 
 def take_in_trade(arrival: Arrival, request: TradeRequest, claim: Callable[[], Claim], state: IntakeState, changes: Changes) -> None:
@@ -140,7 +139,6 @@ def _hold_and_accept(
         return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price says what to reserve; nothing was sent")
     order = _order_of(arrival, claim, context, hold, round_up(usd_value), usd_rate)
     account = AccountKey(order.user_id, order.exchange, book_of(order.mode), order.hold_asset)
-    transfers_from = len(changes.ledger.transfers)
     if not changes.ledger.hold(f"{order.order_id}:hold", order.order_id, account, order.hold_amount):
         available = changes.ledger.balance(account).available
         wanted = f"{format_decimal(order.hold_amount)} {order.hold_asset}"
@@ -154,7 +152,7 @@ def _hold_and_accept(
         session = confirmation.session.using(order.usd_value)
         changes.sessions[session.session_id] = session
         changes.sessions_moved.add(session.session_id)
-    _accept(order, transfers_from, _evidence(assessment) if flagged else [], confirmation, changes)
+    _accept(order, _evidence(assessment) if flagged else [], confirmation, changes)
     return None
 
 
@@ -206,17 +204,13 @@ def _order_of(
     )
 
 
-def _accept(order: Order, transfers_from: int, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
-    changes.orders[order.order_id] = order
-    changes.made.add(order.order_id)
-    fields = order_fields(order) | confirmation_fields(confirmation)
-    fields["status_before"] = OrderStatus.RECEIVED.value
-    fields["checks"] = PASSED_IN[order.mode]
-    fields["evidence"] = evidence
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    fields["warning"] = REAL_MONEY_WARNING if order.mode is Mode.LIVE else None
-    changes.audit(order.user_id, order.order_id, EventType.ORDER_ACCEPTED, fields, order.traceparent)
-    changes.publish(changes.topics.state, order.order_id, ORDER_STATE.dump_json(state_of(order)), order.traceparent)
-    changes.answer(result_of_order(order), order.traceparent)
-    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=1)
-    changes.route(routed, order.exchange, order.traceparent)
+def _accept(order: Order, evidence: list[str], confirmation: Confirmation, changes: Changes) -> None:
+    extra: dict[str, Value] = {
+        **confirmation_fields(confirmation),
+        "checks": PASSED_IN[order.mode],
+        "evidence": evidence,
+        "warning": REAL_MONEY_WARNING if order.mode is Mode.LIVE else None,
+    }
+    ORDER_LIFE.advance(None, order, EventType.ORDER_ACCEPTED, changes, extra)
+    changes.tell(result_of_order(order), order.traceparent)
+    changes.route(Action.SUBMIT, order.order_id, 1, order, order.traceparent)

@@ -16,7 +16,7 @@ from typing import Final
 from pipeline.books.changes import Changes
 from pipeline.books.cost import apply_cost
 from pipeline.books.ledger import AccountKey, book_of, clearing, fees
-from pipeline.books.order_words import result_of_order
+from pipeline.books.order_words import ORDER_LIFE, result_of_order
 from pipeline.gate.throttle import after_success
 from pipeline.model.order import RESTING, TERMINAL, Order
 from pipeline.model.venue import Fee, VenueOrder
@@ -46,7 +46,6 @@ def has_grown(order: Order, venue_order: VenueOrder) -> bool:
 def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus, event_type: EventType, changes: Changes) -> None:
     """Posts what is new of an order, moves it to `status` and answers it."""
     fee_totals = _fee_totals(order, venue_order)
-    transfers_from = len(changes.ledger.transfers)
     ended = status in TERMINAL
     after = replace(
         order,
@@ -76,7 +75,7 @@ def book_venue_order(order: Order, venue_order: VenueOrder, status: OrderStatus,
         # Before the fees: what is left of the hold may be all that there is to pay them from.
         after = release(after, changes)
     _charge_fees(order, fee_totals, changes)
-    changes.advance(order, after, event_type, transfers_from)
+    ORDER_LIFE.advance(order, after, event_type, changes)
     answer_order(after, changes)
 
 
@@ -144,14 +143,7 @@ def release(order: Order, changes: Changes) -> Order:
 
 def answer_order(order: Order, changes: Changes) -> None:
     """Tells what became of an order, and with its end of the cancels that waited for it."""
-    result = result_of_order(order)
-    key = order.user_id, order.idempotency_key
-    if result.corrects:
-        changes.correct(key, result, order.traceparent)
-    elif result.final:
-        changes.finish(key, result, order.traceparent)
-    else:
-        changes.answer(result, order.traceparent)
+    changes.tell(result_of_order(order), order.traceparent)
     if order.status not in TERMINAL:
         return
     for cancel in changes.cancels.pop(order.order_id, []):

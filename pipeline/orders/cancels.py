@@ -25,7 +25,7 @@ from schemas.audit import EventType
 from schemas.orders import RequestType
 from schemas.reasons import ReasonCode
 from schemas.results import ResultStatus
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 
 
 def end_cancel(
@@ -52,7 +52,7 @@ def end_cancel(
         executed_at=changes.now,
         source=cancel.source,
     )
-    changes.finish((cancel.user_id, cancel.idempotency_key), result, cancel.traceparent)
+    changes.tell(result, cancel.traceparent)
 
 
 def count_cancel_sent(order: Order, changes: Changes) -> None:
@@ -106,7 +106,4 @@ def repeat_pending_cancels(order: Order, changes: Changes, rules: Rules) -> None
         repeated = replace(cancel, attempt=cancel.attempt + 1)
         changes.move_cancel(cancel, repeated)
         if position == 0:
-            routed = RoutedOrder(
-                schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=repeated.attempt
-            )
-            changes.route(routed, order.exchange, cancel.traceparent)
+            changes.route(Action.CANCEL, order.order_id, repeated.attempt, order, cancel.traceparent)

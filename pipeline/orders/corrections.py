@@ -12,25 +12,16 @@ Start with `correct`.
 """
 
 from dataclasses import replace
-from datetime import datetime
 
 from pipeline.books.changes import Changes
 from pipeline.books.order_words import order_fields
-from pipeline.books.trip import apply_trip
-from pipeline.model.detail import DETAIL_MAX
-from pipeline.model.invariants import LocksMissing
+from pipeline.books.trip import halt_user, require_halts_locked
 from pipeline.model.order import RESTING, Order
 from pipeline.model.venue import VenueOrder
 from pipeline.orders.booking import book_venue_order, has_grown, status_told
 from schemas.audit import EventType
-from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.orders import OrderStatus
-from schemas.routing import Action, RoutedOrder
-
-
-def is_watched(order: Order, now: datetime) -> bool:
-    """Whether an order that counts as not executed is still looked for."""
-    return order.watched_until is not None and now < order.watched_until
+from schemas.routing import Action
 
 
 def correct(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
@@ -44,33 +35,21 @@ def correct(order: Order, venue_order: VenueOrder, changes: Changes) -> None:
     less = venue_order.cum_quantity < order.cum_quantity or venue_order.cum_quote < order.cum_quote
     if not grown and not less and (status is order.status or status is OrderStatus.REJECTED):
         return
-    if TRIPS_ACCOUNT not in changes.trail.heads:
-        raise LocksMissing(f"order {order.order_id} shows up after all, and the halts are not locked")
+    require_halts_locked(changes, f"order {order.order_id} shows up after all")
     what = f"order {order.order_id} was said to be {order.status}, and the exchange shows it as {status}"
     if less:
         # What was posted by an operator's word cannot be taken back by a machine: a person must compare.
-        changes.orders[order.order_id] = replace(order, watched_until=None)
-        changes.changed.add(order.order_id)
+        changes.orders.keep(order.order_id, replace(order, watched_until=None))
         what += " with less executed"
         changes.audit(order.user_id, order.order_id, EventType.ORDER_RESULT_CORRECTED, {**order_fields(order), "reason": what}, None)
     else:
         found = replace(order, corrected_at=changes.now)
         book_venue_order(found, venue_order, status, EventType.ORDER_RESULT_CORRECTED, changes)
         cancel_stray(changes.orders[order.order_id], changes)
-    trip = HaltTrip(
-        schema_version=1,
-        trip_id=f"trip:order:{order.order_id}",
-        scope=HaltScope.USER,
-        target=order.user_id,
-        level=HaltLevel.HALT,
-        reason=f"{what}: compare the account with the exchange"[:DETAIL_MAX],
-        tripped_at=changes.now,
-    )
-    apply_trip(trip, changes)
+    halt_user(order.user_id, f"order:{order.order_id}", f"{what}: compare the account with the exchange", changes)
 
 
 def cancel_stray(order: Order, changes: Changes) -> None:
     """Has an order canceled that rests at the exchange although it was said not to be executed; again at each look that finds it so."""
     if order.status in RESTING:
-        routed = RoutedOrder(schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=1)
-        changes.route(routed, order.exchange, order.traceparent)
+        changes.route(Action.CANCEL, order.order_id, 1, order, order.traceparent)

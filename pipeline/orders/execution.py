@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.books.changes import Changes, PendingCancel
-from pipeline.books.order_words import order_fields
+from pipeline.books.order_words import ORDER_LIFE, order_fields
 from pipeline.model.halts import HaltBook
 from pipeline.model.intents import NotSent, OwnIntents
 from pipeline.model.invariants import InvariantViolation
@@ -104,8 +104,7 @@ def plan(
         elif order.status is OrderStatus.ACCEPTED and routed.attempt == order.attempt + 1:
             if changes.cancels.get(order.order_id):
                 # Its cancel came while its older word was not published yet, so it could not be ended there.
-                canceled = replace(order, status=OrderStatus.CANCELED, updated_at=changes.now, executed_at=changes.now)
-                end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+                end_order_unsent(replace(order, status=OrderStatus.CANCELED), order, EventType.ORDER_CANCELED, changes)
             elif level is not None and stopped:
                 _end_halted(order, level, changes)
             else:
@@ -143,24 +142,15 @@ def _end_halted(order: Order, level: HaltLevel, changes: Changes) -> None:
     code = ReasonCode.TRADING_HALTED if level is HaltLevel.HALT else ReasonCode.REDUCE_ONLY
     what = "trading was halted" if level is HaltLevel.HALT else "trading was restricted to sales into US dollars"
     reason = f"{what} before the order was sent; nothing stands at the exchange and the funds are released"
-    after = replace(
-        order, status=OrderStatus.REJECTED, reason_code=code, reason=reason, updated_at=changes.now, executed_at=changes.now
-    )
-    end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
+    ended = replace(order, status=OrderStatus.REJECTED, reason_code=code, reason=reason)
+    end_order_unsent(ended, order, EventType.ORDER_REFUSED, changes)
 
 
 def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_partition: int, decided: Plan) -> None:
     if order.expires_at - changes.now < WINDOW_MIN:
         reason = "the deadline passed before the order was sent; nothing reached the exchange and the funds are released"
-        after = replace(
-            order,
-            status=OrderStatus.REJECTED,
-            reason_code=ReasonCode.REQUEST_EXPIRED,
-            reason=reason,
-            updated_at=changes.now,
-            executed_at=changes.now,
-        )
-        end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
+        ended = replace(order, status=OrderStatus.REJECTED, reason_code=ReasonCode.REQUEST_EXPIRED, reason=reason)
+        end_order_unsent(ended, order, EventType.ORDER_REFUSED, changes)
         return
     key = changes.keys.get((order.user_id, order.api_key_id)) if order.mode is Mode.LIVE else None
     submitting = replace(
@@ -174,7 +164,7 @@ def _plan_submission(order: Order, changes: Changes, fencing_epoch: int, work_pa
         key_version=key.version if key is not None else None,
         account_id=key.account_id if key is not None else None,
     )
-    changes.advance(order, submitting, EventType.ORDER_SUBMITTED, len(changes.ledger.transfers))
+    ORDER_LIFE.advance(order, submitting, EventType.ORDER_SUBMITTED, changes)
     decided.submissions.append(submission_of(submitting))
 
 

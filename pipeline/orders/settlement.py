@@ -7,7 +7,7 @@ Invariants:
    the same word twice changes nothing, and a fee or a value that is told later than its quantity is posted then.
 2. A hold is released exactly when its order ends; it never expires by itself once the order is `submitting`.
 3. `in_doubt` ends by `Found`, by an operator's word (pipeline/commands/doubts), or by two look-ups that find nothing, so far apart by the
-   exchange's own clock that what it could still accept when the first began must be shown to the second (`absence_is_proven`).
+   exchange's own clock that what it could still accept when the first began must be shown to the second (pipeline/model/absence).
 4. A real order that was in doubt is not sent again: it ends as not executed. It is looked up for a day all the same, and what the
    exchange shows then corrects what was said (pipeline/orders/corrections).
 """
@@ -17,20 +17,22 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.books.changes import Changes
+from pipeline.books.order_words import ORDER_LIFE
 from pipeline.gate.throttle import after_exchange_refusal
-from pipeline.model.detail import DETAIL_MAX, storable
+from pipeline.model.absence import absence_is_proven, is_watched
+from pipeline.model.detail import storable
 from pipeline.model.invariants import InvariantViolation
 from pipeline.model.order import RESTING, TERMINAL, Order
-from pipeline.model.retries import ATTEMPTS_MAX, retry_at
+from pipeline.model.retries import given_up, retry_at
 from pipeline.model.rules import Rules
 from pipeline.model.venue import Fee, Refused, VenueOrder
 from pipeline.orders.booking import EVENT_OF_STATUS, answer_order, book_venue_order, has_grown, release, status_told
 from pipeline.orders.cancels import repeat_pending_cancels
-from pipeline.orders.corrections import cancel_stray, correct, is_watched
+from pipeline.orders.corrections import cancel_stray, correct
 from schemas.audit import EventType
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
-from schemas.routing import Action, Report, RoutedOrder
+from schemas.routing import Action, Report
 
 _ABSENT: Final = {
     Mode.LIVE: "it was in doubt, and the exchange's books do not show it although they would by now: it was not executed",
@@ -55,29 +57,21 @@ def apply_refusal(order: Order, refused: Refused, changes: Changes) -> None:
     """Ends an order that the venue provably did not accept."""
     if order.mode is Mode.LIVE:
         changes.move_conduct(order.user_id, after_exchange_refusal(changes.conduct_of(order.user_id), refused.reason_code, changes.now))
-    after = replace(
-        order,
-        status=OrderStatus.REJECTED,
-        reason_code=refused.reason_code,
-        reason=storable(refused.detail),
-        updated_at=changes.now,
-        executed_at=changes.now,
-    )
-    end_order_unsent(order, after, EventType.ORDER_REFUSED, changes)
+    ended = replace(order, status=OrderStatus.REJECTED, reason_code=refused.reason_code, reason=storable(refused.detail))
+    end_order_unsent(ended, order, EventType.ORDER_REFUSED, changes)
 
 
-def end_order_unsent(before: Order, after: Order, event_type: EventType, changes: Changes) -> None:
-    """Ends an order of which nothing stands at the exchange: releases its hold and answers it."""
-    transfers_from = len(changes.ledger.transfers)
-    after = release(after, changes)
-    changes.advance(before, after, event_type, transfers_from)
+def end_order_unsent(ended: Order, before: Order, event_type: EventType, changes: Changes) -> None:
+    """Ends an order of which nothing stands at the exchange: releases its hold and answers it. `ended` says as what, and why."""
+    after = release(replace(ended, updated_at=changes.now, executed_at=changes.now), changes)
+    ORDER_LIFE.advance(before, after, event_type, changes)
     answer_order(after, changes)
 
 
 def mark_in_doubt(order: Order, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held and the order is looked up until the exchange proves what became of it."""
     after = replace(order, status=OrderStatus.IN_DOUBT, reason=storable(detail), updated_at=changes.now, absent_since=None)
-    changes.advance(order, after, EventType.ORDER_IN_DOUBT, len(changes.ledger.transfers))
+    ORDER_LIFE.advance(order, after, EventType.ORDER_IN_DOUBT, changes)
     answer_order(after, changes)
 
 
@@ -88,21 +82,18 @@ def requeue(order: Order, detail: str, changes: Changes) -> None:
     often: pipeline/model/retries.
     """
     if changes.cancels.get(order.order_id):
-        canceled = replace(order, status=OrderStatus.CANCELED, reason=None, updated_at=changes.now, executed_at=changes.now)
-        end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+        end_order_unsent(replace(order, status=OrderStatus.CANCELED, reason=None), order, EventType.ORDER_CANCELED, changes)
         return
-    if order.attempt >= ATTEMPTS_MAX:
-        text = f"the exchange was not available in {order.attempt} attempts; nothing was executed and the funds are released. {detail}"
-        apply_refusal(order, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), changes)
+    refused = given_up(order.attempt, "executed", detail)
+    if refused is not None:
+        apply_refusal(order, refused, changes)
         return
     due = retry_at(order.attempt, changes.now, order.expires_at)
     after = replace(order, status=OrderStatus.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
-    changes.advance(order, after, EventType.ORDER_REQUEUED, len(changes.ledger.transfers), {"reason": storable(detail)})
-    if due is not None:
-        # The retry queue takes it up.
-        return
-    routed = RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt + 1)
-    changes.route(routed, order.exchange, order.traceparent)
+    ORDER_LIFE.advance(order, after, EventType.ORDER_REQUEUED, changes, {"reason": storable(detail)})
+    # The retry queue takes up what waits.
+    if due is None:
+        changes.route(Action.SUBMIT, order.order_id, order.attempt + 1, order, order.traceparent)
 
 
 def apply_report(report: Report, changes: Changes, rules: Rules) -> None:
@@ -137,8 +128,7 @@ def _apply_absent_look(order: Order, looked_up_at: datetime, changes: Changes, r
     if not absence_is_proven(order, looked_up_at, rules):
         if order.absent_since is None and order.submitting_at is not None:
             # Stored with the order, so that a restart does not begin anew. Nobody is told: nothing is proven yet.
-            changes.orders[order.order_id] = replace(order, absent_since=looked_up_at)
-            changes.changed.add(order.order_id)
+            changes.orders.keep(order.order_id, replace(order, absent_since=looked_up_at))
         return
     if order.mode is Mode.PAPER and changes.now < order.expires_at and not changes.cancels.get(order.order_id):
         requeue(order, _ABSENT[order.mode], changes)
@@ -151,13 +141,8 @@ def apply_absence(order: Order, detail: str, changes: Changes, rules: Rules) -> 
 
     Its producer decides whether it is sent again. A real one is watched for a while: the proof rests on what its exchange is known to do.
     """
-    ended = replace(
-        order,
-        absent_since=None,
-        updated_at=changes.now,
-        executed_at=changes.now,
-        watched_until=changes.now + rules.watch_time if order.mode is Mode.LIVE else None,
-    )
+    watched_until = changes.now + rules.watch_time if order.mode is Mode.LIVE else None
+    ended = replace(order, absent_since=None, watched_until=watched_until)
     if changes.cancels.get(order.order_id):
         ended = replace(ended, status=OrderStatus.CANCELED, reason=None)
     elif order.mode is Mode.PAPER:
@@ -166,29 +151,7 @@ def apply_absence(order: Order, detail: str, changes: Changes, rules: Rules) -> 
     else:
         reason = f"{detail}; the funds are released, and it is not sent again by itself"
         ended = replace(ended, status=OrderStatus.REJECTED, reason_code=ReasonCode.ORDER_NOT_EXECUTED, reason=storable(reason))
-    end_order_unsent(order, ended, EventType.ORDER_RESOLVED, changes)
-
-
-def absence_is_proven(order: Order, looked_up_at: datetime, rules: Rules) -> bool:
-    """Whether a look-up that began at `looked_up_at`, by the exchange's clock, and found nothing proves that the order was not and will not
-    be accepted.
-
-    It is the second that counts: `absent_since` is when the first began, after the intent. From then on the exchange may have taken the
-    order in for the receive window and worked on it for its time-out, and its books may not have shown it for the read lag. No clock of
-    ours is compared with that of the exchange, so one that is set in between proves nothing wrong.
-
-    A simulated order is executed by storing its outcome alone, which only the newest owner of its partition can: one in doubt was not.
-    """
-    if order.submitting_at is None:
-        return False
-    if order.mode is Mode.PAPER:
-        return True
-    return order.absent_since is not None and looked_up_at >= shown_by(order.absent_since, order.exchange, rules)
-
-
-def shown_by(absent_since: datetime, exchange: str, rules: Rules) -> datetime:
-    """When the books of an exchange must show an order that they did not show at `absent_since`, by its clock."""
-    return absent_since + rules.receive_window + rules.venue_timeout + rules.read_lag(exchange)
+    end_order_unsent(ended, order, EventType.ORDER_RESOLVED, changes)
 
 
 def _venue_order_of(report: Report, order: Order) -> VenueOrder:

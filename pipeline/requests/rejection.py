@@ -87,8 +87,7 @@ def reject(arrival: Arrival, claim: Claim, refusal: Refusal, changes: Changes, e
     fields["idempotency_key"] = claim.idempotency_key
     fields["evidence"] = evidence or []
     changes.audit(claim.user_id, None, EventType.REQUEST_REJECTED, fields, arrival.traceparent)
-    result = rejection(arrival, claim.request_id, refusal, changes.now)
-    changes.finish((claim.user_id, claim.idempotency_key), result, arrival.traceparent)
+    changes.tell(rejection(arrival, claim.request_id, refusal, changes.now), arrival.traceparent)
 
 
 def base_fields(arrival: Arrival, request_id: str) -> dict[str, Value]:

@@ -133,8 +133,7 @@ def _behind_the_second_factor(
     else:
         told = f"the session confirms trades {bounds_of(context)}"
         _begin(arrival, context, claimed.request_id, changes)
-    key = claimed.user_id, claimed.idempotency_key
-    changes.finish(key, _completed(arrival, claimed, meant, told, changes), arrival.traceparent)
+    changes.tell(_completed(arrival, claimed, meant, told, changes), arrival.traceparent)
     return None
 
 

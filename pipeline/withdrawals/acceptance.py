@@ -6,10 +6,9 @@ credentials, then waits as `pending_approval` for an operator; the rest is queue
 (pipeline/withdrawals/settlement).
 
 Invariants:
-1. A withdrawal changes only through `move`, which checks the transition and writes audit event and state snapshot.
-2. Nothing is queued that no second factor was given for, where this installation asks for one: the user's at acceptance, the operator's at
+1. Nothing is queued that no second factor was given for, where this installation asks for one: the user's at acceptance, the operator's at
    approval.
-3. Nobody approves a withdrawal of their own, nor one that would not be accepted any more.
+2. Nobody approves a withdrawal of their own, nor one that would not be accepted any more.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +17,9 @@ from decimal import Decimal
 from typing import Final
 
 from pipeline.books.audit import Value
-from pipeline.books.changes import Changes, Claim, transfer_entry
+from pipeline.books.changes import Changes, Claim
 from pipeline.books.ledger import AccountKey, book_of
+from pipeline.books.lifecycle import Lifecycle
 from pipeline.gate.check import HOLD, Step
 from pipeline.gate.payouts import payout_refusal
 from pipeline.gate.withdrawals import WITHDRAWAL_GATE, WithdrawalContext
@@ -28,7 +28,8 @@ from pipeline.model.identifiers import client_withdrawal_id_of
 from pipeline.model.money import round_up
 from pipeline.model.payee import NOBODY
 from pipeline.model.refusal import Refusal
-from pipeline.model.withdrawal import Withdrawal, require_transition
+from pipeline.model.retries import waiting_while_accepted
+from pipeline.model.withdrawal import Withdrawal, legal_after
 from pipeline.requests.confirmation import Confirmation
 from pipeline.requests.intake_state import IntakeState
 from pipeline.requests.passage import confirmation_fields, through_the_gate
@@ -41,7 +42,7 @@ from schemas.orders import Mode, RequestType, WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.requests import WithdrawalRequest
 from schemas.results import Result, ResultStatus
-from schemas.routing import Action, RoutedOrder
+from schemas.routing import Action
 from schemas.wire import SCHEMA_VERSION
 from schemas.withdrawals import WITHDRAWAL_STATE, WithdrawalState
 
@@ -100,14 +101,13 @@ def _hold_and_accept(
     if network is None or usd_value is None:
         return Refusal(ReasonCode.PRICE_UNAVAILABLE, "no fresh price or fee says what to reserve; nothing was sent or held")
     withdrawal = _withdrawal_of(arrival, claim, context, network.fee, round_up(usd_value))
-    transfers_from = len(changes.ledger.transfers)
     account = account_of(withdrawal)
     if not changes.ledger.hold(f"{withdrawal.withdrawal_id}:hold", withdrawal.withdrawal_id, account, withdrawal.hold_amount):
         available = format_decimal(changes.ledger.balance(account).available)
         wanted = f"{format_decimal(withdrawal.hold_amount)} {withdrawal.asset} with the fee"
         return Refusal(ReasonCode.BALANCE_INSUFFICIENT, f"{wanted} would be reserved, {available} are available; nothing was sent")
     context.account.usage.withdrawn_24h_usd += withdrawal.usd_value
-    _accept(withdrawal, transfers_from, confirmation, changes)
+    _accept(withdrawal, confirmation, changes)
     return None
 
 
@@ -151,18 +151,15 @@ def _withdrawal_of(arrival: Arrival, claim: Claim, context: WithdrawalContext, f
     )
 
 
-def _accept(withdrawal: Withdrawal, transfers_from: int, confirmation: Confirmation, changes: Changes) -> None:
-    changes.withdrawals[withdrawal.withdrawal_id] = withdrawal
-    changes.withdrawals_made.add(withdrawal.withdrawal_id)
-    fields = withdrawal_fields(withdrawal) | confirmation_fields(confirmation)
-    fields["status_before"] = _S.RECEIVED.value
-    fields["checks"] = [*WITHDRAWAL_GATE.passed(), HOLD]
-    fields["evidence"] = [f"worth {format_decimal(withdrawal.usd_value)} USD"]
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    fields["warning"] = WARNING
-    changes.audit(withdrawal.user_id, withdrawal.withdrawal_id, EventType.WITHDRAWAL_ACCEPTED, fields, withdrawal.traceparent)
-    _publish_state(withdrawal, changes)
-    changes.answer(result_of_withdrawal(withdrawal), withdrawal.traceparent)
+def _accept(withdrawal: Withdrawal, confirmation: Confirmation, changes: Changes) -> None:
+    extra: dict[str, Value] = {
+        **confirmation_fields(confirmation),
+        "checks": [*WITHDRAWAL_GATE.passed(), HOLD],
+        "evidence": [f"worth {format_decimal(withdrawal.usd_value)} USD"],
+        "warning": WARNING,
+    }
+    WITHDRAWAL_LIFE.advance(None, withdrawal, EventType.WITHDRAWAL_ACCEPTED, changes, extra)
+    tell(withdrawal, changes)
     if withdrawal.status is _S.ACCEPTED:
         route(withdrawal, changes)
 
@@ -199,8 +196,8 @@ def decide_withdrawal(decision: WithdrawalDecision, changes: Changes, facts: Map
         withdrawal, status=_S.ACCEPTED, reason=None, approved_by=decision.operator, updated_at=changes.now
     )
     evidence = [f"approved by {decision.operator}: {decision.reason}"]
-    move(withdrawal, after, EventType.WITHDRAWAL_APPROVED, len(changes.ledger.transfers), changes, {**acted, "evidence": evidence})
-    changes.answer(result_of_withdrawal(after), after.traceparent)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_APPROVED, changes, {**acted, "evidence": evidence})
+    tell(after, changes)
     route(after, changes)
     _note_decision(decision, withdrawal, changes, facts)
     return None
@@ -228,38 +225,7 @@ def account_of(withdrawal: Withdrawal) -> AccountKey:
 
 def route(withdrawal: Withdrawal, changes: Changes) -> None:
     """Queues it for its exchange, as the next attempt."""
-    routed = RoutedOrder(
-        schema_version=1,
-        action=Action.WITHDRAW,
-        order_id=withdrawal.withdrawal_id,
-        user_id=withdrawal.user_id,
-        attempt=withdrawal.attempt + 1,
-    )
-    changes.route(routed, withdrawal.exchange, withdrawal.traceparent)
-
-
-def move(
-    before: Withdrawal,
-    after: Withdrawal,
-    event_type: EventType,
-    transfers_from: int,
-    changes: Changes,
-    extra: Mapping[str, Value] | None = None,
-) -> None:
-    """Replaces a withdrawal by its next form: checks the transition, writes the audit event and the state snapshot.
-
-    `transfers_from` is the length of the ledger's transfers before this change, so that the event carries those it made.
-    """
-    require_transition(before, after)
-    if after.retry_at is not None and after.status is not _S.ACCEPTED:
-        after = replace(after, retry_at=None)
-    changes.withdrawals[after.withdrawal_id] = after
-    changes.withdrawals_changed.add(after.withdrawal_id)
-    fields = withdrawal_fields(after)
-    fields["status_before"] = before.status.value
-    fields["transfers"] = [transfer_entry(transfer) for transfer in changes.ledger.transfers[transfers_from:]]
-    changes.audit(after.user_id, after.withdrawal_id, event_type, {**fields, **(extra or {})}, after.traceparent)
-    _publish_state(after, changes)
+    changes.route(Action.WITHDRAW, withdrawal.withdrawal_id, withdrawal.attempt + 1, withdrawal, withdrawal.traceparent)
 
 
 def release(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:
@@ -275,19 +241,14 @@ def end_unsent(
     ended: Withdrawal, before: Withdrawal, event_type: EventType, changes: Changes, extra: Mapping[str, Value] | None = None
 ) -> None:
     """Ends a withdrawal as `rejected`, of which nothing stands at the exchange: releases its hold and answers it. `ended` says why."""
-    transfers_from = len(changes.ledger.transfers)
     after = release(replace(ended, status=_S.REJECTED, updated_at=changes.now, executed_at=changes.now), changes)
-    move(before, after, event_type, transfers_from, changes, extra)
-    finish(after, changes)
+    WITHDRAWAL_LIFE.advance(before, after, event_type, changes, extra)
+    tell(after, changes)
 
 
-def finish(withdrawal: Withdrawal, changes: Changes) -> None:
-    """Gives the final answer of a withdrawal that is over, or what corrects it."""
-    key, result = (withdrawal.user_id, withdrawal.idempotency_key), result_of_withdrawal(withdrawal)
-    if withdrawal.corrected_at is None:
-        changes.finish(key, result, withdrawal.traceparent)
-    else:
-        changes.correct(key, result, withdrawal.traceparent)
+def tell(withdrawal: Withdrawal, changes: Changes) -> None:
+    """Says how a withdrawal stands."""
+    changes.tell(result_of_withdrawal(withdrawal), withdrawal.traceparent)
 
 
 def withdrawal_fields(withdrawal: Withdrawal) -> dict[str, Value]:
@@ -340,9 +301,16 @@ def withdrawal_state(withdrawal: Withdrawal) -> WithdrawalState:
     )
 
 
-def _publish_state(withdrawal: Withdrawal, changes: Changes) -> None:
-    value = WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal))
-    changes.publish(changes.topics.state, withdrawal.withdrawal_id, value, withdrawal.traceparent)
+WITHDRAWAL_LIFE: Final[Lifecycle[Withdrawal]] = Lifecycle(
+    name="withdrawal",
+    rows=lambda changes: changes.withdrawals,
+    id_of=lambda withdrawal: withdrawal.withdrawal_id,
+    legal=legal_after,
+    fields=withdrawal_fields,
+    snapshot=lambda withdrawal: WITHDRAWAL_STATE.dump_json(withdrawal_state(withdrawal)),
+    begins=_S.RECEIVED,
+    kept=lambda _, after: waiting_while_accepted(after),
+)
 
 
 _RESULT_STATUS: Final[dict[WithdrawalStatus, tuple[ResultStatus, bool]]] = {

@@ -24,21 +24,21 @@ from typing import Final
 from pipeline.books.changes import Changes
 from pipeline.books.cost import trim_cost
 from pipeline.books.ledger import book_of, clearing, fees
-from pipeline.books.trip import apply_trip
+from pipeline.books.trip import halt_user, require_halts_locked
 from pipeline.gate.payouts import payout_refusal
 from pipeline.gate.throttle import after_exchange_refusal, after_success
+from pipeline.model.absence import absence_is_proven, is_watched
 from pipeline.model.detail import DETAIL_MAX, storable
 from pipeline.model.halts import HaltBook
 from pipeline.model.intents import NotSent, OwnIntents
-from pipeline.model.invariants import InvariantViolation, LocksMissing
+from pipeline.model.invariants import InvariantViolation
 from pipeline.model.payee import NOBODY, Payee
-from pipeline.model.retries import ATTEMPTS_MAX, retry_at
+from pipeline.model.retries import given_up, retry_at
 from pipeline.model.rules import Rules
 from pipeline.model.venue import WINDOW_MIN, InDoubt, Refused
 from pipeline.model.withdrawal import TERMINAL, VENUE_STATES, Taken, Withdrawal, WithdrawalOutcome, WithdrawalSubmission
-from pipeline.withdrawals.acceptance import account_of, end_unsent, finish, move, release, result_of_withdrawal, route
+from pipeline.withdrawals.acceptance import WITHDRAWAL_LIFE, account_of, end_unsent, release, route, tell
 from schemas.audit import EventType
-from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
 from schemas.routing import RoutedOrder
@@ -97,7 +97,7 @@ def plan_withdrawals(
                 account_id=key.account_id if key is not None else None,
             )
             payee.left_usd += withdrawal.usd_value
-            move(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, len(changes.ledger.transfers), changes)
+            WITHDRAWAL_LIFE.advance(withdrawal, submitting, EventType.WITHDRAWAL_SUBMITTED, changes)
             submissions.append(submission_of(submitting))
         elif withdrawal.status is _S.SUBMITTING and routed.attempt == withdrawal.attempt and not again:
             if withdrawal.fencing_epoch == fencing_epoch and (withdrawal.withdrawal_id, withdrawal.attempt) in own_intents:
@@ -151,7 +151,7 @@ def conclude_withdrawals(outcomes: Mapping[str, Outcome], changes: Changes) -> N
                 _take(withdrawal, exchange_withdrawal_id, changes)
             case Refused():
                 # The key itself stays in use: a venue says the same of one that may trade and not withdraw.
-                _refuse(withdrawal, outcome, EventType.WITHDRAWAL_REFUSED, changes)
+                _refuse(withdrawal, outcome, changes)
             case InDoubt(detail):
                 put_in_doubt(withdrawal, detail, changes)
             case NotSent(detail):
@@ -163,58 +163,37 @@ def _take(withdrawal: Withdrawal, exchange_withdrawal_id: str, changes: Changes)
     after = replace(
         withdrawal, status=_S.PROCESSING, exchange_withdrawal_id=exchange_withdrawal_id, reason=None, updated_at=changes.now
     )
-    move(withdrawal, after, EventType.WITHDRAWAL_PROCESSING, len(changes.ledger.transfers), changes)
-    changes.answer(result_of_withdrawal(after), after.traceparent)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_PROCESSING, changes)
+    tell(after, changes)
 
 
-def _refuse(withdrawal: Withdrawal, refused: Refused, event_type: EventType, changes: Changes) -> None:
+def _refuse(withdrawal: Withdrawal, refused: Refused, changes: Changes) -> None:
     """Ends a withdrawal that the exchange provably did not take."""
     conduct = after_exchange_refusal(changes.conduct_of(withdrawal.user_id), refused.reason_code, changes.now)
     changes.move_conduct(withdrawal.user_id, conduct)
     ended = replace(withdrawal, reason_code=refused.reason_code, reason=storable(refused.detail))
-    end_unsent(ended, withdrawal, event_type, changes)
+    end_unsent(ended, withdrawal, EventType.WITHDRAWAL_REFUSED, changes)
 
 
 def put_in_doubt(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     """No proof either way: the funds stay held until the exchange's history proves what became of it."""
     after = replace(withdrawal, status=_S.IN_DOUBT, reason=storable(detail), absent_since=None, updated_at=changes.now)
-    move(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, len(changes.ledger.transfers), changes)
-    changes.answer(result_of_withdrawal(after), after.traceparent)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_IN_DOUBT, changes)
+    tell(after, changes)
 
 
 def _requeue(withdrawal: Withdrawal, detail: str, changes: Changes) -> None:
     """Has a withdrawal tried again of which the last attempt provably reached nothing; when, and how often: pipeline/model/retries."""
-    if withdrawal.attempt >= ATTEMPTS_MAX:
-        text = f"the exchange was not available in {withdrawal.attempt} attempts; nothing was paid and the funds are released. {detail}"
-        _refuse(withdrawal, Refused(ReasonCode.EXCHANGE_UNAVAILABLE, text[:DETAIL_MAX]), EventType.WITHDRAWAL_REFUSED, changes)
+    refused = given_up(withdrawal.attempt, "paid", detail)
+    if refused is not None:
+        _refuse(withdrawal, refused, changes)
         return
     due = retry_at(withdrawal.attempt, changes.now, withdrawal.expires_at)
     after = replace(withdrawal, status=_S.ACCEPTED, reason=None, updated_at=changes.now, retry_at=due)
     extra = {"reason": storable(detail)}
-    move(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, len(changes.ledger.transfers), changes, extra)
+    WITHDRAWAL_LIFE.advance(withdrawal, after, EventType.WITHDRAWAL_REQUEUED, changes, extra)
     if due is None:
         route(after, changes)
-
-
-def absence_is_proven(withdrawal: Withdrawal, looked_up_at: datetime, rules: Rules) -> bool:
-    """Whether a history whose reading began at `looked_up_at`, by the exchange's clock, and that does not show it proves that it was not
-    and will not be accepted.
-
-    It is the second look that counts: `absent_since` is when the first began, after the newest intent. From then on the exchange may have
-    taken it in for the receive window and worked on it for its time-out, and its history may not have shown it for its lag. No clock of
-    ours is compared with that of the exchange.
-    """
-    return withdrawal.absent_since is not None and looked_up_at >= shown_by(withdrawal.absent_since, rules)
-
-
-def shown_by(absent_since: datetime, rules: Rules) -> datetime:
-    """When an exchange's history must show a withdrawal that it did not show at `absent_since`, by the exchange's clock."""
-    return absent_since + rules.receive_window + rules.venue_timeout + rules.withdrawal_history_lag
-
-
-def is_watched(withdrawal: Withdrawal, now: datetime) -> bool:
-    """Whether a withdrawal that counts as not executed is still looked for."""
-    return withdrawal.watched_until is not None and now < withdrawal.watched_until
 
 
 def apply_withdrawal_report(report: WithdrawalReport, changes: Changes, rules: Rules) -> None:
@@ -254,8 +233,7 @@ def _end_unapproved(withdrawal: Withdrawal, changes: Changes) -> None:
 def _apply_absence(withdrawal: Withdrawal, looked_up_at: datetime, changes: Changes, rules: Rules) -> None:
     if withdrawal.absent_since is None:
         # The first look that did not find it proves nothing; no word to anybody.
-        changes.withdrawals[withdrawal.withdrawal_id] = replace(withdrawal, absent_since=looked_up_at)
-        changes.withdrawals_changed.add(withdrawal.withdrawal_id)
+        changes.withdrawals.keep(withdrawal.withdrawal_id, replace(withdrawal, absent_since=looked_up_at))
         return
     if not absence_is_proven(withdrawal, looked_up_at, rules):
         return
@@ -281,25 +259,15 @@ def _correct(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes)
     """
     if withdrawal.status is not _S.REJECTED or report.withdrawal_status not in {_S.PROCESSING, _S.COMPLETED}:
         return
-    if TRIPS_ACCOUNT not in changes.trail.heads:
-        raise LocksMissing(f"withdrawal {withdrawal.withdrawal_id} shows up after all, and the halts are not locked")
-    transfers_from = len(changes.ledger.transfers)
+    require_halts_locked(changes, f"withdrawal {withdrawal.withdrawal_id} shows up after all")
     found = replace(
         withdrawal, corrected_at=changes.now, executed_at=None, reason_code=None, hold_amount=_hold_again(withdrawal, changes)
     )
     # As a step of its own in the ledger, and one move of the withdrawal.
-    _apply_found(found, report, changes, before=withdrawal, transfers_from=transfers_from)
+    _apply_found(found, report, changes, before=withdrawal)
     what = f"withdrawal {withdrawal.withdrawal_id} was said not to be executed, and the exchange has it as {report.withdrawal_status}"
-    trip = HaltTrip(
-        schema_version=1,
-        trip_id=f"trip:withdrawal:{withdrawal.withdrawal_id}:corrected",
-        scope=HaltScope.USER,
-        target=withdrawal.user_id,
-        level=HaltLevel.HALT,
-        reason=f"{what}: compare the account with the exchange"[:DETAIL_MAX],
-        tripped_at=changes.now,
-    )
-    apply_trip(trip, changes)
+    cause = f"withdrawal:{withdrawal.withdrawal_id}:corrected"
+    halt_user(withdrawal.user_id, cause, f"{what}: compare the account with the exchange", changes)
 
 
 def _hold_again(withdrawal: Withdrawal, changes: Changes) -> Decimal:
@@ -312,22 +280,13 @@ def _hold_again(withdrawal: Withdrawal, changes: Changes) -> Decimal:
     return amount
 
 
-def _apply_found(
-    withdrawal: Withdrawal,
-    report: WithdrawalReport,
-    changes: Changes,
-    *,
-    before: Withdrawal | None = None,
-    transfers_from: int | None = None,
-) -> None:
-    """Takes over how the exchange's history shows it. `before` is the withdrawal as it was, where more of it has changed than that, and
-    `transfers_from` where its transfers begin."""
+def _apply_found(withdrawal: Withdrawal, report: WithdrawalReport, changes: Changes, before: Withdrawal | None = None) -> None:
+    """Takes over how the exchange's history shows it. `before` is the withdrawal as it was, where more of it has changed than that."""
     status, amount, fee = report.withdrawal_status, report.amount, report.fee
     if status not in VENUE_STATES or amount is None or fee is None or report.exchange_withdrawal_id is None:
         raise InvariantViolation(f"a report says that withdrawal {withdrawal.withdrawal_id} was found but not how it stands.")
     if status is withdrawal.status:
         return
-    begin = len(changes.ledger.transfers) if transfers_from is None else transfers_from
     after = replace(
         withdrawal,
         status=status,
@@ -348,11 +307,8 @@ def _apply_found(
     if before is not None:
         event_type = EventType.WITHDRAWAL_RESULT_CORRECTED
         after = replace(after, reason="it was said not to be executed, and the exchange has it after all; the user is halted")
-    move(before or withdrawal, after, event_type, begin, changes)
-    if status in TERMINAL or after.corrected_at is not None:
-        finish(after, changes)
-    else:
-        changes.answer(result_of_withdrawal(after), after.traceparent)
+    WITHDRAWAL_LIFE.advance(before or withdrawal, after, event_type, changes)
+    tell(after, changes)
 
 
 def _pay_out(withdrawal: Withdrawal, changes: Changes) -> Withdrawal:

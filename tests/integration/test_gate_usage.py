@@ -45,7 +45,7 @@ async def test_usage_is_the_sum_of_the_orders(database_url: str, hours: float) -
             quantity = Decimal(number + 1) / 1_000
             record = arrival(trade(idempotency_key=f"k{number}", quantity=str(quantity)), number, appended_at=at)
             changes, _ = await take_in(database, owned, [record], number + 1, now=at)
-            assert len(changes.made) == 1
+            assert len(changes.orders.made) == 1
             decided.append((at, quantity * PRICE))
         usage = await _usage(database, now)
     assert usage.volume_24h_usd == sum(value for at, value in decided if at > now - _DAY)

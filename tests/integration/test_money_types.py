@@ -130,12 +130,12 @@ def _buy_and_sell(changes: Changes) -> None:
     bought = with_fees(read_order(ORDER, NOW), [{"id": "1", "amount": "2", "fee": {"currency": "BNB", "cost": "0.1"}}])
     buy = order_of(status=OrderStatus.NEW)
     changes.ledger.hold("h", buy.order_id, AccountKey(USER, EXCHANGE, "live", "USDT"), buy.hold_amount)
-    changes.orders[buy.order_id] = buy
+    changes.orders.keep(buy.order_id, buy)
     apply_venue_order(buy, bought, changes)
     source = SourceOffset(TOPICS.requests, 0, 8)
     sale = sale_of(order_id="o2", idempotency_key="k2", source=source, status=OrderStatus.NEW, hold_amount=Decimal(1))
     changes.ledger.hold("h2", "o2", AccountKey(USER, EXCHANGE, "live", "BTC"), Decimal(1))
-    changes.orders["o2"] = sale
+    changes.orders.keep("o2", sale)
     apply_venue_order(sale, told(OrderStatus.PARTIALLY_FILLED, "0.3", "31.1", {"USDT": "0.0311"}), changes)
     apply_venue_order(changes.orders["o2"], told(OrderStatus.CANCELED, "0.7", "70", {"USDT": "0.07"}), changes)
 
@@ -156,11 +156,11 @@ async def test_no_float_is_reachable_where_money_passes(database_url: str) -> No
                 decide(batch, withdrawing_state(accounts=accounts), changes)
                 await step.store(changes, NOW - RULES.key_lifetime)
                 await step.finish(len(batch), changes.outputs, NOW)
-            assert len(changes.made) == 3
-            assert len(changes.withdrawals_made) == 1
+            assert len(changes.orders.made) == 3
+            assert len(changes.withdrawals.made) == 1
             async with open_step(database, owned) as step:
-                sent = await changes_in(step, [USER], orders=changes.made)
-                sent.withdrawals = await withdrawals(step.connection, sorted(changes.withdrawals_made))
+                sent = await changes_in(step, [USER], orders=changes.orders.made)
+                sent.withdrawals = await withdrawals(step.connection, sorted(changes.withdrawals.made))
                 work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=name, user_id=USER, attempt=1) for name in sent.orders]
                 plan(work, sent, 1, 0, NO_HALTS, RULES.usd_assets)
                 outcomes = {

@@ -11,15 +11,18 @@ import pytest
 from infra.postgres.admin.accounts import NewUser, add_users
 from infra.postgres.database import Database, InputPartition
 from infra.postgres.retention import purge_claims
+from infra.postgres.rows import ORDERS
 from infra.postgres.step import open_step
 from infra.postgres.unfinished import unfinished_orders
+from infra.postgres.withdrawals import WITHDRAWALS
 from pipeline.books.audit import GENESIS_HASH
 from pipeline.books.changes import Changes
 from pipeline.requests.record import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
 from tests.integration.step_database import changes_in, counts, decide_in, open_database, plain_connection, take_in, taken
-from tests.unit.builders import EXCHANGE, NOW, account, arrival, cancel, finals_of, limit, trade
+from tests.unit.builders import EXCHANGE, NOW, TOPICS, account, arrival, cancel, finals_of, limit, trade
+from tests.unit.withdrawal_builders import withdrawal_of
 
 
 async def test_steps_of_one_user_are_serialised(database_url: str) -> None:
@@ -95,7 +98,7 @@ async def test_balance_is_not_spent_twice_by_steps_at_once(database_url: str) ->
             return [(await take_in(database, partition, [_order(partition, number)], number))[0] for number in (1, 2)]
 
         batches = [changes for pair in await asyncio.gather(*map(order_twice, owned)) for changes in pair]
-        assert sum(len(changes.made) for changes in batches) == 8
+        assert sum(len(changes.orders.made) for changes in batches) == 8
         refusals = [result.reason_code for changes in batches for result in finals_of(changes)]
         assert refusals == [ReasonCode.BALANCE_INSUFFICIENT] * 8
         async with open_step(database, owned[0]) as step:
@@ -114,7 +117,7 @@ async def test_key_is_claimed_once_by_steps_at_once(database_url: str) -> None:
         batches = await asyncio.gather(
             *(take_in(database, partition, [arrival(trade(), 0, partition=partition.partition)], 1) for partition in owned)
         )
-        assert sum(len(changes.made) for changes, _ in batches) == 1
+        assert sum(len(changes.orders.made) for changes, _ in batches) == 1
         assert await counts(database_url, "orders", "claims") == {"orders": 1, "claims": 1}
         assert Counter(result.reason_code for changes, _ in batches for result in finals_of(changes)) == {
             ReasonCode.IDEMPOTENCY_IN_PROGRESS: 7
@@ -137,14 +140,31 @@ async def test_unfinished_orders_come_in_pages_that_reach_every_one(database_url
         changes, _ = await take_in(database, await taken(database), batch, 7)
         async with plain_connection(database_url) as connection:
             await connection.execute("UPDATE orders SET status = 'new', submitting_at = now(), attempt = 1, work_partition = 2")
-            await connection.execute("UPDATE orders SET work_partition = 3 WHERE order_id = $1", min(changes.made))
+            await connection.execute("UPDATE orders SET work_partition = 3 WHERE order_id = $1", min(changes.orders.made))
         seen: list[str] = []
         after = ""
         while page := await unfinished_orders(database, EXCHANGE, [2], [OrderStatus.NEW], after, 2):
             seen += [unfinished.order.order_id for unfinished in page]
             after = seen[-1]
-        assert seen == sorted(changes.made)[1:]
+        assert seen == sorted(changes.orders.made)[1:]
         assert await unfinished_orders(database, EXCHANGE, [2], [OrderStatus.IN_DOUBT], "", 10) == []
+
+
+async def test_newest_word_of_another_partition_is_known_to_be_unpublished(database_url: str) -> None:
+    """Of orders and of withdrawals, to whom it belongs and that it is on its way; the partition that stored it need not wait for itself."""
+    withdrawal = withdrawal_of(updated_at=NOW)
+    async with open_database(database_url) as database:
+        owned, other = await taken(database), await taken(database, 1)
+        changes, _ = await take_in(database, owned, [arrival(limit())], 1)
+        async with plain_connection(database_url) as connection:
+            await connection.execute(WITHDRAWALS.insert(), *WITHDRAWALS.arrays([withdrawal]))
+        for columns, one in ((ORDERS, min(changes.orders.made)), (WITHDRAWALS, withdrawal.withdrawal_id)):
+            async with open_step(database, other) as step:
+                assert await step.unpublished(columns, [one, "none"], TOPICS.orders_prefix) == {one}
+                assert await step.unpublished(columns, [], TOPICS.orders_prefix) == set()
+                assert await step.users_of(columns, [one, "none"]) == {one: "alice"}
+            async with open_step(database, owned) as step:
+                assert await step.unpublished(columns, [one], TOPICS.orders_prefix) == set()
 
 
 async def test_no_statement_of_a_step_scans_a_table(database_url: str) -> None:
@@ -176,8 +196,8 @@ async def _one_of_each(database: Database, owned: InputPartition) -> None:
     changes, _ = await take_in(database, owned, records, 2504)
     await purge_claims(database, NOW - timedelta(days=1))
     async with open_step(database, owned) as step:
-        await changes_in(step, ["alice"], orders=changes.made)
-        await step.pending_cancels(sorted(changes.made))
+        await changes_in(step, ["alice"], orders=changes.orders.made)
+        await step.pending_cancels(sorted(changes.orders.made))
 
 
 async def _scans(url: str) -> dict[str, int]:

@@ -195,7 +195,7 @@ async def test_lost_connection_is_retryable_and_nothing_was_stored(database_url:
                 await step.finish(1, changes.outputs, NOW)
         assert (await counts(database_url, "orders", "claims")) == {"orders": 0, "claims": 0}
         changes, _ = await take_in(database, owned, [arrival(trade())], 1)
-        assert len(changes.made) == 1
+        assert len(changes.orders.made) == 1
 
 
 async def test_idle_connections_that_were_cut_are_retryable_or_replaced(database_url: str) -> None:

@@ -87,7 +87,7 @@ async def test_life_of_an_order_is_stored_step_by_step(database_url: str) -> Non
     """Accepted, sent, filled in parts with fees in two assets: each step finds what the one before left, money to the last place."""
     async with open_database(database_url) as database:
         accepted, _ = await take_in(database, await taken(database), [arrival(limit(quantity="2", price="400"))], 1)
-        (order_id,) = accepted.made
+        (order_id,) = accepted.orders.made
         work = [RoutedOrder(schema_version=1, action=Action.SUBMIT, order_id=order_id, user_id="alice", attempt=1)]
         await _through(database, "orders", lambda changes: plan(work, changes, 1, 3, NO_HALTS, RULES.usd_assets), {order_id})
         half = told(OrderStatus.PARTIALLY_FILLED, "1", "399.123456789012345678", {"BNB": "0.1", "BTC": "0.000000000000000001"})
@@ -141,11 +141,11 @@ async def test_second_final_answer_is_refused_by_the_database(database_url: str)
     """Two steps that both end one request: the second is an invariant violation, and nothing of its batch stays."""
     async with open_database(database_url) as database:
         accepted, _ = await take_in(database, await taken(database), [arrival(trade())], 1)
-        (order_id,) = accepted.made
+        (order_id,) = accepted.orders.made
         result = replace(results_of(accepted)[0], final=True)
 
         def end(changes: Changes) -> None:
-            changes.finish(("alice", "key-1"), result, None)
+            changes.tell(result, None)
 
         await _through(database, "reports", end, {order_id})
         before = await counts(database_url, "audit_events", "transfers")
@@ -192,13 +192,13 @@ async def test_key_of_a_request_that_ran_long_is_taken_over_a_day_after_its_end(
     async with open_database(database_url) as database, plain_connection(database_url) as connection:
         owned = await taken(database)
         first, _ = await take_in(database, owned, [arrival(limit(), 0)], 1)
-        (order_id,) = first.made
+        (order_id,) = first.orders.made
         async with open_step(database, owned) as step:
             changes = await changes_in(step, ["alice"], now=end, orders=[order_id])
             changes.claims = await step.claims([("alice", "key-1")])
             order = changes.orders[order_id]
             canceled = replace(order, status=OrderStatus.CANCELED, updated_at=end, executed_at=end)
-            end_order_unsent(order, canceled, EventType.ORDER_CANCELED, changes)
+            end_order_unsent(canceled, order, EventType.ORDER_CANCELED, changes)
             await step.store(changes, end - RULES.key_lifetime)
         if by_an_old_worker:
             await connection.execute("UPDATE claims SET ended_at = NULL")

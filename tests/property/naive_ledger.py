@@ -190,8 +190,7 @@ class Drawer:
         def act(changes: Changes) -> None:
             assert changes.ledger.hold(f"{order_id}:hold", order_id, pays, amount) is covered
             if covered:
-                changes.orders[order_id] = order
-                changes.made.add(order_id)
+                changes.orders.make(order_id, order)
 
         return act
 
@@ -243,8 +242,7 @@ class Drawer:
         def act(changes: Changes) -> None:
             assert changes.ledger.hold(f"{withdrawal_id}:hold", withdrawal_id, account, amount + fee) is covered
             if covered:
-                changes.withdrawals[withdrawal_id] = withdrawal
-                changes.withdrawals_made.add(withdrawal_id)
+                changes.withdrawals.make(withdrawal_id, withdrawal)
 
         return act
 

@@ -12,6 +12,7 @@ from pipeline.books.changes import Changes, Claim
 from pipeline.books.ledger import AccountKey, Balance, Ledger
 from pipeline.intake import decide
 from pipeline.model.order import Order
+from pipeline.model.tracked import Tracked
 from pipeline.requests.record import Arrival
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -53,12 +54,12 @@ class _Stored:
             actor="test",
             trail=AuditTrail(dict(self.heads), NOW),
             ledger=Ledger(dict(self.balances)),
-            orders=dict(self.orders),
+            orders=Tracked(self.orders),
             claims=dict(self.claims),
         )
         decide(arrivals, intake_state(), changes)
         self.balances, self.heads = changes.ledger.balances, changes.trail.heads
-        self.claims, self.orders = changes.claims, changes.orders
+        self.claims, self.orders = changes.claims, dict(changes.orders)
         self.outputs += [(output.topic, output.key, output.value) for output in changes.outputs]
 
     def results(self) -> list[Result]:

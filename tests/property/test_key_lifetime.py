@@ -49,7 +49,7 @@ def test_no_copy_is_executed_whenever_it_comes(
     """A copy appended before a key's lifetime after its request's end is never executed, whenever it is read, and whatever was purged;
     one appended later is, if it is read in time. `records_end` is False for a worker that keeps no time of the end beside the result."""
     first = _decided(document, 0, NOW, NOW + waits, {})
-    assert first.made or first.withdrawals_made
+    assert first.orders.made or first.withdrawals.made
     end = NOW + waits + runs
     appended = max(NOW, end + copy_after_end)
     read = appended + copy_waits
@@ -60,7 +60,7 @@ def test_no_copy_is_executed_whenever_it_comes(
     lives_from = claim.key_lives_from
     purged = lives_from is not None and lives_from <= read - 2 * DAY - PURGE_MARGIN
     later = _decided(document, 1, appended, read, {} if purged else {KEY: claim})
-    executed = bool(later.made or later.withdrawals_made)
+    executed = bool(later.orders.made or later.withdrawals.made)
     if read < end or appended < end + DAY:
         assert not executed
         assert finals_of(later)[0].final

@@ -18,6 +18,7 @@ from pipeline.deposits.announcements import apply_announcement_report
 from pipeline.deposits.settlement import apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.intake import decide
 from pipeline.model.deposit import Announcement, Deposit, DepositBook, DisputeKind
+from pipeline.model.tracked import Tracked
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import AnnouncementStatus, DepositStatus
@@ -62,8 +63,8 @@ class Depositing(RuleBasedStateMachine):
         changes = Changes(topics=TOPICS, now=self.now, actor="test", trail=trail, ledger=Ledger(dict(self.balances)))
         changes.claims = dict(self.claims)
         changes.deposits = DepositBook(
-            deposits=dict(self.deposits),
-            announcements=dict(self.announcements),
+            deposits=Tracked(self.deposits),
+            announcements=Tracked(self.announcements),
             disputes=set(self.disputes),
             opened_at={(user, EXCHANGE): NOW - timedelta(hours=1) for user in USERS},
             watched_from={(user, key): NOW - timedelta(hours=1) for user in USERS for key in KEYS},
@@ -77,11 +78,11 @@ class Depositing(RuleBasedStateMachine):
             assert key in changes.claimed or self.claims[key].result is None, "a key would be answered twice"
         self.claims = {key: replace(claim, result=changes.finished.get(key, claim.result)) for key, claim in changes.claims.items()}
         book = changes.deposits
-        for deposit_id in book.made:
+        for deposit_id in book.deposits.made:
             assert deposit_id not in self.deposits, "a deposit would be written twice"
         for dispute in book.disputes_made:
             assert dispute.key not in self.disputes, "a dispute would be noted twice"
-        self.deposits, self.announcements, self.disputes = book.deposits, book.announcements, book.disputes
+        self.deposits, self.announcements, self.disputes = dict(book.deposits), dict(book.announcements), book.disputes
         entries = [one.exchange_deposit_id for one in self.deposits.values()]
         assert len(entries) == len(set(entries)), "one entry of the history would be two deposits"
         for user in changes.frozen:

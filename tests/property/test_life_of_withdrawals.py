@@ -19,6 +19,7 @@ from pipeline.books.ledger import AccountKey, Balance, Ledger
 from pipeline.intake import decide
 from pipeline.model.halts import NO_HALTS, Halt, HaltBook
 from pipeline.model.intents import NotSent
+from pipeline.model.tracked import Tracked
 from pipeline.model.venue import InDoubt, Refused, acceptance_horizon
 from pipeline.model.withdrawal import Taken, VenueWithdrawal, Withdrawal, WithdrawalSubmission
 from pipeline.withdrawals.acceptance import decide_withdrawal
@@ -62,7 +63,7 @@ class Withdrawing(RuleBasedStateMachine):
     def _open(self) -> Changes:
         trail = AuditTrail(dict(self.heads), self.now)
         changes = Changes(topics=TOPICS, now=self.now, actor="test", trail=trail, ledger=Ledger(dict(self.balances)))
-        changes.withdrawals, changes.claims = dict(self.withdrawals), dict(self.claims)
+        changes.withdrawals, changes.claims = Tracked(self.withdrawals), dict(self.claims)
         changes.payees = {USER: payee()}
         return changes
 
@@ -71,7 +72,7 @@ class Withdrawing(RuleBasedStateMachine):
         for key in changes.finished:
             assert key in changes.claimed or self.claims[key].result is None, "a key would be answered twice"
         self.claims = {key: replace(claim, result=changes.finished.get(key, claim.result)) for key, claim in changes.claims.items()}
-        self.withdrawals = changes.withdrawals
+        self.withdrawals = dict(changes.withdrawals)
         self.heads, self.balances = changes.trail.heads, changes.ledger.balances
         for transfer in changes.ledger.transfers:
             assert transfer.transfer_id not in self.transfers, "a transfer would be written twice"

@@ -20,6 +20,7 @@ from pipeline.intake import decide
 from pipeline.model.order import Order
 from pipeline.model.second_factor import SecondFactor
 from pipeline.model.session import Session
+from pipeline.model.tracked import Tracked
 from pipeline.requests.record import Arrival
 from schemas.reasons import ReasonCode
 from tests.unit.builders import NOW as BEGIN
@@ -88,7 +89,7 @@ class World:
             at += timedelta(seconds=max(0, sent.seconds))
             arrivals.append(_record(sent, self.offset + len(arrivals), at + timedelta(seconds=min(0, sent.seconds))))
         changes = changes_of(now=at)
-        changes.ledger, changes.orders = Ledger(dict(self.balances)), dict(self.orders)
+        changes.ledger, changes.orders = Ledger(dict(self.balances)), Tracked(self.orders)
         changes.sessions, changes.claims = dict(self.sessions), dict(self.claims)
         account = account_state(factor=self.factor, session_generation=self.generation)
         prices = {"binance": market_data(observed_at=at)}
@@ -98,7 +99,7 @@ class World:
     def store(self, changes: Changes, now: datetime, count: int) -> None:
         self.now, self.offset = now, self.offset + count
         self.factor = changes.factors.get(USER, self.factor)
-        self.sessions, self.claims, self.orders = changes.sessions, changes.claims, changes.orders
+        self.sessions, self.claims, self.orders = changes.sessions, changes.claims, dict(changes.orders)
         self.balances = changes.ledger.balances
 
 

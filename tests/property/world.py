@@ -20,6 +20,7 @@ from pipeline.model.halts import NO_HALTS
 from pipeline.model.intents import NotSent
 from pipeline.model.invariants import LocksMissing
 from pipeline.model.order import RESTING, TERMINAL, Order
+from pipeline.model.tracked import Tracked
 from pipeline.model.venue import Confirmed, Fee, InDoubt, Refused, Submission, VenueOrder, acceptance_horizon
 from pipeline.orders.execution import Outcome, conclude, plan
 from pipeline.orders.settlement import apply_report
@@ -164,7 +165,7 @@ class World:
         users = {record.claim_key[0] for record in batch if record.claim_key}
         changes = self._changes(users, ())
         changes.claims = dict(self.claims)
-        changes.orders = dict(self.orders)
+        changes.orders = Tracked(self.orders)
         changes.cancels = self._pending(self.orders)
         state = intake_state(
             accounts=EveryUser({user: account_state(user) for user in USERS}),
@@ -275,7 +276,7 @@ class World:
         heads = {user: self.heads.get(user, ChainHead()) for user in users}
         trail = AuditTrail(heads, self.now)
         balances = {key: balance for key, balance in self.balances.items() if key.owner in heads}
-        loaded = {order_id: self.orders[order_id] for order_id in orders}
+        loaded = Tracked({order_id: self.orders[order_id] for order_id in orders})
         return Changes(topics=TOPICS, now=self.now, actor="world", trail=trail, ledger=Ledger(balances), orders=loaded)
 
     def _loaded(self, order_ids: Iterable[str], users: Iterable[str]) -> Changes:
@@ -304,8 +305,8 @@ class World:
         for key, result in changes.corrected.items():
             self.claims[key] = replace(self.claims[key], result=result)
         self.halted |= {target for scope, target in changes.halts_moved if scope is HaltScope.USER}
-        assert not changes.made & self.orders.keys()
-        for order_id in changes.made | changes.changed:
+        assert not changes.orders.made & self.orders.keys()
+        for order_id in changes.orders.made | changes.orders.changed:
             self.orders[order_id] = changes.orders[order_id]
         for cancel in (*changes.cancels_made, *changes.cancels_repeated):
             self.cancels[cancel.source, cancel.requested_at] = cancel

@@ -17,6 +17,7 @@ from pipeline.model.halts import NO_HALTS
 from pipeline.model.identifiers import client_order_id_of
 from pipeline.model.order import Order
 from pipeline.model.rules import Rules
+from pipeline.model.tracked import Tracked
 from pipeline.model.venue import Fee, Market, MarketData, Quote, VenueOrder
 from pipeline.requests.intake_state import IntakeState
 from pipeline.requests.record import Arrival, arrive
@@ -190,7 +191,7 @@ def changes_of(
         actor="test",
         trail=trail,
         ledger=Ledger(balances),
-        orders={order.order_id: order for order in orders},
+        orders=Tracked({order.order_id: order for order in orders}),
     )
 
 

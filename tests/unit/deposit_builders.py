@@ -9,6 +9,7 @@ from pipeline.books.changes import Changes
 from pipeline.books.ledger import Balance, Ledger
 from pipeline.deposits.settlement import account_of_deposit, apply_deposit_report, deposit_id_in
 from pipeline.model.deposit import Announcement, Deposit, DepositBook
+from pipeline.model.tracked import Tracked
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT
 from schemas.deposits import AnnouncementReport, DepositReport
 from schemas.orders import DepositStatus
@@ -74,8 +75,8 @@ def arriving(
     now = fields.pop("now", NOW)
     changes = Changes(topics=TOPICS, now=now, actor="test", trail=AuditTrail(heads, now), ledger=Ledger({}))
     changes.deposits = DepositBook(
-        deposits={one.deposit_id: one for one in deposits},
-        announcements={one.announcement_id: one for one in announcements},
+        deposits=Tracked({one.deposit_id: one for one in deposits}),
+        announcements=Tracked({one.announcement_id: one for one in announcements}),
         opened_at={(user, EXCHANGE): NOW - timedelta(hours=1) for user in named},
         watched_from={(user, key): NOW - timedelta(hours=3) for user in named for key in ("k1", "k2")},
         user_status=dict.fromkeys(named, "active"),

@@ -11,6 +11,7 @@ from pipeline.books.ledger import Balance
 from pipeline.model.api_key import ApiKeyState
 from pipeline.model.identifiers import client_withdrawal_id_of
 from pipeline.model.payee import Payee
+from pipeline.model.tracked import Tracked
 from pipeline.model.withdrawal import AllowedAddress, Network, Withdrawal
 from pipeline.requests.intake_state import IntakeState
 from schemas.orders import Mode, WithdrawalStatus
@@ -113,8 +114,8 @@ def payee(**fields: Any) -> Payee:
 def changes_with(*withdrawals: Withdrawal, funds: Mapping[str, str] | None = None, **fields: Any) -> Changes:
     """An open batch about these withdrawals; what they hold is there on top of the users' free `funds`."""
     changes = changes_of(funds=funds, **fields)
+    changes.withdrawals = Tracked({one.withdrawal_id: one for one in withdrawals})
     for one in withdrawals:
-        changes.withdrawals[one.withdrawal_id] = one
         changes.payees[one.user_id] = payee()
         key = account(one.asset, one.user_id)
         before = changes.ledger.balance(key)

@@ -14,6 +14,7 @@ from pipeline.books.ledger import Balance
 from pipeline.commands.halts import arrive_command, decide_commands
 from pipeline.gate.context import AccountState
 from pipeline.model.order import Order
+from pipeline.model.tracked import Tracked
 from pipeline.model.withdrawal import Withdrawal
 from schemas.commands import COMMANDS_ACCOUNT
 from schemas.orders import Mode, OrderStatus, WithdrawalStatus
@@ -37,7 +38,7 @@ def _decided(subject: Order | Withdrawal, *words: dict[str, Any]) -> Changes:
     heads = {name: ChainHead() for name in (USER, "olga", "otto", COMMANDS_ACCOUNT)}
     changes = changes_of(*([subject] if isinstance(subject, Order) else []), heads=heads)
     if isinstance(subject, Withdrawal):
-        changes.withdrawals[subject.withdrawal_id] = subject
+        changes.withdrawals = Tracked({subject.withdrawal_id: subject})
         held = account(subject.asset, subject.user_id)
         changes.ledger.balances[held] = Balance(subject.hold_amount, subject.hold_amount)
     arrivals = [

@@ -11,12 +11,13 @@ import pytest
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import Balance
 from pipeline.deposits.announcements import apply_announcement_report
-from pipeline.deposits.settlement import Move, apply_deposit_report, deposit_id_in, verdict_on
+from pipeline.deposits.settlement import DEPOSIT_LIFE, Move, apply_deposit_report, deposit_id_in, verdict_on
 from pipeline.intake import decide
 from pipeline.model.api_key import ApiKeyState
-from pipeline.model.deposit import TRANSITIONS, VENUE_STATES, Announcement, Dispute, DisputeKind, next_status, require_transition
+from pipeline.model.deposit import TRANSITIONS, VENUE_STATES, Announcement, Dispute, DisputeKind, next_status
 from pipeline.model.invariants import InvariantViolation, LocksMissing
 from pipeline.model.second_factor import SecondFactor
+from pipeline.model.tracked import Tracked
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import AnnouncementStatus, DepositStatus
 from schemas.reasons import ReasonCode
@@ -56,11 +57,12 @@ def announced(changes: Changes | None = None, offset: int = 0, **fields: Any) ->
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(_S, _S)))
 def test_deposit_moves_along_the_table_alone(before: DepositStatus, after: DepositStatus) -> None:
     """Every other step is a defect."""
+    was, becomes = deposit_of(status=before), deposit_of(status=after)
     if after in TRANSITIONS[before]:
-        require_transition("d", before, after)
+        DEPOSIT_LIFE.require_transition(was, becomes)
     else:
         with pytest.raises(InvariantViolation):
-            require_transition("d", before, after)
+            DEPOSIT_LIFE.require_transition(was, becomes)
 
 
 @pytest.mark.parametrize(("before", "told"), list(itertools.product(_S, sorted(VENUE_STATES))))
@@ -209,7 +211,7 @@ def test_deposit_that_does_not_fit_what_is_known_is_disputed_once(kind: DisputeK
     told = deposit_report(looked_up_at=NOW + timedelta(seconds=1), **fields)
     for _ in range(2):
         apply_deposit_report(told, changes)
-    assert not changes.ledger.transfers and not changes.deposits.made
+    assert not changes.ledger.transfers and not changes.deposits.deposits.made
     assert [(one.kind, one.user_id) for one in changes.deposits.disputes_made] == [(kind, told.user_id)]
     assert events(changes) == ["DEPOSIT_DISPUTED", "HALT_SET"]
     assert changes.halts[HaltScope.USER, told.user_id].halt.level is HaltLevel.HALT
@@ -297,11 +299,11 @@ def test_announcement_that_comes_after_its_deposit_is_completed_at_once() -> Non
     """By one that no other announcement has taken."""
     changes = changes_of()
     deposit = deposit_of()
-    changes.deposits.deposits[deposit.deposit_id] = deposit
+    changes.deposits.deposits = Tracked({deposit.deposit_id: deposit})
     announced(changes, idempotency_key="a")
     announced(changes, offset=1, idempotency_key="b")
     assert [(final.idempotency_key, final.status) for final in finals_of(changes)] == [("a", ResultStatus.COMPLETED)]
-    assert not changes.deposits.changed and not changes.deposits.made
+    assert not changes.deposits.deposits.changed and not changes.deposits.deposits.made
 
 
 def test_announcement_ends_when_its_time_is_over_and_not_before() -> None:

@@ -5,8 +5,9 @@ from itertools import product
 
 import pytest
 
+from pipeline.books.order_words import ORDER_LIFE
 from pipeline.model.invariants import InvariantViolation
-from pipeline.model.order import CORRECTIONS, RESTING, TERMINAL, TRANSITIONS, require_transition
+from pipeline.model.order import CORRECTIONS, RESTING, TERMINAL, TRANSITIONS
 from schemas.orders import Mode, OrderStatus
 from tests.unit.builders import NOW, order_of
 
@@ -28,10 +29,10 @@ def test_order_transition_is_legal_or_stops_the_batch(before: OrderStatus, after
     """Each of the hundred pairs: legal ones pass, every other one is a defect that stops the batch and says so."""
     was, becomes = order_of(order_id="o1", status=before), order_of(order_id="o1", status=after)
     if after in _LEGAL.get(before, set()):
-        require_transition(was, becomes)
+        ORDER_LIFE.require_transition(was, becomes)
     else:
         with pytest.raises(InvariantViolation, match=f"o1 cannot go from {before} to {after}"):
-            require_transition(was, becomes)
+            ORDER_LIFE.require_transition(was, becomes)
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(sorted(TERMINAL), S)))
@@ -41,22 +42,22 @@ def test_order_leaves_an_end_only_where_the_exchange_shows_what_counted_as_not_e
     corrected = replace(becomes, corrected_at=NOW)
     for one, other in ((was, becomes), (replace(was, watched_until=NOW), becomes), (was, corrected)):
         with pytest.raises(InvariantViolation):
-            require_transition(one, other)
+            ORDER_LIFE.require_transition(one, other)
     shown = {S.FILLED} if before is S.FILLED else {S.NEW, S.PARTIALLY_FILLED, S.FILLED, S.CANCELED, S.EXPIRED}
     assert CORRECTIONS[before] == shown
     if after in shown:
-        require_transition(replace(was, watched_until=NOW), corrected)
+        ORDER_LIFE.require_transition(replace(was, watched_until=NOW), corrected)
     else:
         with pytest.raises(InvariantViolation):
-            require_transition(replace(was, watched_until=NOW), corrected)
+            ORDER_LIFE.require_transition(replace(was, watched_until=NOW), corrected)
 
 
 def test_simulated_order_alone_is_queued_again_after_a_doubt() -> None:
     """Nothing of it stands anywhere else."""
     was, becomes = order_of(status=S.IN_DOUBT), order_of(status=S.ACCEPTED)
-    require_transition(replace(was, mode=Mode.PAPER), replace(becomes, mode=Mode.PAPER))
+    ORDER_LIFE.require_transition(replace(was, mode=Mode.PAPER), replace(becomes, mode=Mode.PAPER))
     with pytest.raises(InvariantViolation):
-        require_transition(was, becomes)
+        ORDER_LIFE.require_transition(was, becomes)
 
 
 @pytest.mark.parametrize("status", S)

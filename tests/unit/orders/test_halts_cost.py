@@ -34,7 +34,7 @@ class Book:
             order_id=f"o{self._number:032}", status=S.SUBMITTING, hold_amount=D(0), usd_rate=self._rate, quantity=D(1000),
             idempotency_key=f"k{self._number}",
         )  # fmt: skip
-        self.changes.orders[order.order_id] = order
+        self.changes.orders.keep(order.order_id, order)
         for word in words:
             apply_venue_order(self.changes.orders[order.order_id], word, self.changes)
 

@@ -12,12 +12,13 @@ from pipeline.books.ledger import AccountKey, Balance
 from pipeline.gate.context import OpenOrder
 from pipeline.gate.ladder import PASSED_IN
 from pipeline.intake import decide
+from pipeline.model.absence import absence_is_proven
 from pipeline.model.conduct import Conduct
 from pipeline.model.halts import NO_HALTS
 from pipeline.model.order import Order
 from pipeline.model.venue import Refused
 from pipeline.orders.execution import INTERRUPTED, conclude, plan, reference_of
-from pipeline.orders.settlement import absence_is_proven, apply_report, apply_venue_order
+from pipeline.orders.settlement import apply_report, apply_venue_order
 from pipeline.requests.intake_state import IntakeState
 from schemas.audit import AuditEvent, EventType
 from schemas.orders import Mode, OrderStatus

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline.books.audit import ChainHead
 from pipeline.books.changes import Changes, PendingCancel
+from pipeline.model.absence import absence_is_proven
 from pipeline.model.invariants import InvariantViolation, LocksMissing
 from pipeline.model.order import Order
-from pipeline.orders.settlement import absence_is_proven, apply_report
+from pipeline.orders.settlement import apply_report
 from schemas.commands import COMMANDS_ACCOUNT, TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.books.changes import Changes, Claim
 from pipeline.intake import decide
+from pipeline.model.tracked import Tracked
 from pipeline.requests.record import Arrival
 from schemas.audit import EventType
 from schemas.reasons import ReasonCode
@@ -46,7 +47,7 @@ def _after(changes: Changes, now: datetime = NOW) -> Changes:
     """The next batch, with what the first one left in the database."""
     later = changes_of(now=now)
     later.claims = dict(changes.claims)
-    later.orders = dict(changes.orders)
+    later.orders = Tracked(changes.orders)
     later.trail.heads.update(changes.trail.heads)
     later.ledger.balances.update(changes.ledger.balances)
     return later
@@ -130,7 +131,7 @@ def test_rejection_keeps_its_key(first: dict[str, Any], code: ReasonCode | None)
     later = _decided(arrival(first, 1), changes=_after(changes))
     (again,) = finals_of(later)
     assert again == replace(rejection, source=again.source, replayed=True, duplicate_of=rejection.request_id)
-    assert not later.made
+    assert not later.orders.made
 
 
 def test_unreadable_copy_of_a_running_request_is_another_payload() -> None:
@@ -147,7 +148,7 @@ def test_users_have_keys_of_their_own() -> None:
         api_keys={(user, "k1"): intake_state().api_keys[USER, "k1"] for user in ("alice", "bob")},
     )
     decide([arrival(trade(), 0), arrival(trade(user_id="bob"), 1)], state, changes)
-    assert len(changes.made) == 2
+    assert len(changes.orders.made) == 2
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_key_is_free_for_records_appended_24_hours_after_the_decision(appended: 
     later = _after(changes, now=decided)
     copy = arrival(trade(), 9, appended_at=appended)
     decide([copy], intake_state(market_data={EXCHANGE: market_data(observed_at=decided)}), later)
-    assert len(later.made) == (1 if executed_again else 0)
+    assert len(later.orders.made) == (1 if executed_again else 0)
     if executed_again:
         assert later.claims[KEY].source == copy.source
         assert KEY in later.claimed
@@ -190,7 +191,7 @@ def test_key_of_a_request_that_ran_long_lives_from_its_end(appended_before_the_k
     _ended(changes, at=end)
     later = _after(changes, now=read)
     decide([arrival(limit(), 1, appended_at=appended)], intake_state(market_data={EXCHANGE: market_data(observed_at=read)}), later)
-    assert len(later.made) == (1 if executed_again else 0)
+    assert len(later.orders.made) == (1 if executed_again else 0)
 
 
 def test_key_of_an_end_that_nobody_knows_is_never_free() -> None:
@@ -202,7 +203,7 @@ def test_key_of_an_end_that_nobody_knows_is_never_free() -> None:
         later.claims[KEY] = replace(later.claims[KEY], result=known, ended_at=None)
         state = intake_state(market_data={EXCHANGE: market_data(observed_at=NOW + DAY)})
         decide([arrival(limit(), 1, appended_at=NOW + DAY)], state, later)
-        assert bool(later.made) is free
+        assert bool(later.orders.made) is free
 
 
 def test_running_request_keeps_its_key_for_as_long_as_it_runs() -> None:
@@ -211,7 +212,7 @@ def test_running_request_keeps_its_key_for_as_long_as_it_runs() -> None:
     month = NOW + timedelta(days=30)
     later = _decided(arrival(limit(), 1, appended_at=month), changes=_after(changes, now=month))
     assert [result.status for result in finals_of(later)] == [ResultStatus.DUPLICATE]
-    assert not later.made
+    assert not later.orders.made
 
 
 def test_stale_record_is_refused_and_its_key_kept() -> None:
@@ -221,7 +222,7 @@ def test_stale_record_is_refused_and_its_key_kept() -> None:
     first, second = finals_of(changes)
     assert first.reason_code is second.reason_code is ReasonCode.REQUEST_STALE
     assert (first.replayed, second.replayed) == (False, True)
-    assert not changes.made
+    assert not changes.orders.made
 
 
 def test_redelivered_record_of_an_expired_key_gets_its_answer_again() -> None:
@@ -230,7 +231,7 @@ def test_redelivered_record_of_an_expired_key_gets_its_answer_again() -> None:
     _ended(changes)
     later = _decided(arrival(trade(), 0), changes=_after(changes, now=NOW + DAY + timedelta(hours=1)))
     assert finals_of(later)[0].replayed
-    assert not later.made
+    assert not later.orders.made
 
 
 def test_copies_are_audited_without_an_order() -> None:

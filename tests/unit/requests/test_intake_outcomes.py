@@ -49,7 +49,7 @@ def _events(changes: Changes) -> list[AuditEvent]:
 def test_acceptance_carries_everything_that_was_done() -> None:
     """One event: the checks, the hold, the warning; one snapshot; one answer; one piece of work."""
     changes = _decided(arrival(limit(request_id="r"), 3))
-    (order_id,) = changes.made
+    (order_id,) = changes.orders.made
     (event,) = _events(changes)
     assert (event.event_type, event.order_id, event.event_id) == (EventType.ORDER_ACCEPTED, order_id, f"{order_id}:1")
     assert event.checks == tuple(PASSED_IN[Mode.LIVE])
@@ -69,7 +69,7 @@ def test_acceptance_carries_everything_that_was_done() -> None:
 def test_balance_covers_the_hold_or_nothing_is_sent(funds: str, accepted: bool) -> None:
     """The hold of 50 USDT at market with 5 % allowance is 52.5, to the last place."""
     changes = _decided(arrival(trade()), USDT=funds)
-    assert (len(changes.made) == 1) is accepted
+    assert (len(changes.orders.made) == 1) is accepted
     if not accepted:
         (result,) = finals_of(changes)
         assert result.reason_code is ReasonCode.BALANCE_INSUFFICIENT
@@ -80,7 +80,7 @@ def test_balance_covers_the_hold_or_nothing_is_sent(funds: str, accepted: bool) 
 def test_orders_of_one_batch_share_the_balance() -> None:
     """Three orders of 52.5 out of 120: two fit."""
     changes = _decided(*(arrival(trade(idempotency_key=f"k{number}"), number) for number in range(3)), USDT="120")
-    assert len(changes.made) == 2
+    assert len(changes.orders.made) == 2
     assert changes.ledger.balance(account("USDT")) == Balance(Decimal(120), Decimal(105))
     assert [transfer.kind for transfer in changes.ledger.transfers] == [TransferKind.HOLD] * 2
 

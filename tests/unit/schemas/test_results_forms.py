@@ -65,9 +65,9 @@ def test_request_ends_once_per_batch() -> None:
     """A second end of one key stops the batch, also under another source."""
     changes = changes_of()
     result = result_of_order(order_of(status=S.FILLED))
-    changes.finish(("alice", "key-1"), result, None)
+    changes.tell(result, None)
     with pytest.raises(InvariantViolation, match="end twice"):
-        changes.finish(("alice", "key-1"), replace(result, source=replace(result.source, offset=9)), None)
+        changes.tell(replace(result, source=replace(result.source, offset=9)), None)
 
 
 def test_every_answer_is_an_event_with_an_id_of_its_own() -> None:

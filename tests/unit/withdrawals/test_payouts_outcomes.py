@@ -11,13 +11,14 @@ from agents.watches.withdrawals import report_of, spans_of, windows_of
 from pipeline.books.audit import ChainHead
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import TransferKind
+from pipeline.model.absence import absence_is_proven
 from pipeline.model.halts import NO_HALTS, Halt, HaltBook
 from pipeline.model.intents import NotSent
 from pipeline.model.invariants import InvariantViolation, LocksMissing
 from pipeline.model.retries import ATTEMPTS_MAX
 from pipeline.model.venue import InDoubt, Refused
 from pipeline.model.withdrawal import Taken, VenueWithdrawal, Withdrawal
-from pipeline.withdrawals.settlement import Outcome, absence_is_proven, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
+from pipeline.withdrawals.settlement import Outcome, apply_withdrawal_report, conclude_withdrawals, plan_withdrawals
 from schemas.commands import TRIPS_ACCOUNT, HaltLevel, HaltScope
 from schemas.orders import WithdrawalStatus
 from schemas.reasons import ReasonCode
@@ -298,7 +299,7 @@ def test_withdrawal_is_watched_for_its_time_and_what_was_not_paid_is_no_correcti
     refused = _with_halts(unwatched, funds="1000")
     apply_withdrawal_report(report(unwatched), refused, RULES)
     for changes in (late, given_back, refused):
-        assert not changes.outputs and not changes.withdrawals_changed and not changes.halts
+        assert not changes.outputs and not changes.withdrawals.changed and not changes.halts
     assert report_of(NOT_EXECUTED, [row(_S.FAILED)], NOW, RULES) is None
     assert report_of(NOT_EXECUTED, [], NOW, RULES) is None
     assert report_of(NOT_EXECUTED, [row()], NOW, RULES) is not None
@@ -321,7 +322,7 @@ def test_report_that_proves_nothing_changes_nothing(withdrawal: Withdrawal, find
     """What is being sent is its own worker's to conclude; what the exchange took does not become absent; an old attempt is over."""
     changes = changes_with(withdrawal)
     apply_withdrawal_report(report(withdrawal, finding, attempt=attempt), changes, RULES)
-    assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+    assert not changes.outputs and not changes.withdrawals.changed and not changes.ledger.transfers
 
 
 def test_withdrawal_that_nobody_approved_ends_with_its_funds_free() -> None:

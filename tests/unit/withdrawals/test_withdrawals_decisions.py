@@ -18,8 +18,8 @@ from pipeline.model.api_key import ApiKeyState
 from pipeline.model.halts import NO_HALTS, Halt
 from pipeline.model.invariants import InvariantViolation
 from pipeline.model.second_factor import SecondFactor
-from pipeline.model.withdrawal import TRANSITIONS, Withdrawal, require_transition
-from pipeline.withdrawals.acceptance import decide_withdrawal
+from pipeline.model.withdrawal import TRANSITIONS, Withdrawal
+from pipeline.withdrawals.acceptance import WITHDRAWAL_LIFE, decide_withdrawal
 from pipeline.withdrawals.settlement import plan_withdrawals
 from schemas.audit import AuditEvent, EventType
 from schemas.commands import COMMANDS_ACCOUNT, DecisionWord, HaltLevel, HaltScope, WithdrawalDecision
@@ -258,7 +258,7 @@ def test_decision_that_cannot_be_changes_nothing(
     """Neither the own withdrawal, nor one that does not wait, nor one of a user who may not act."""
     changes, found = _applied(decision, withdrawal, status=status)
     assert found is code
-    assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+    assert not changes.outputs and not changes.withdrawals.changed and not changes.ledger.transfers
 
 
 CHANGED: dict[str, tuple[dict[str, Any], ReasonCode]] = {
@@ -284,7 +284,7 @@ def test_withdrawal_is_looked_at_again_when_it_is_approved(known: dict[str, Any]
     changes, found = _applied(_decision(), waiting(), **known)
     about_the_user = code in {ReasonCode.USER_INACTIVE, ReasonCode.USER_UNVERIFIED, ReasonCode.USER_UNKNOWN}
     assert found is (ReasonCode.APPROVAL_NOT_ALLOWED if about_the_user else code)
-    assert not changes.outputs and not changes.withdrawals_changed and not changes.ledger.transfers
+    assert not changes.outputs and not changes.withdrawals.changed and not changes.ledger.transfers
 
 
 @pytest.mark.parametrize(("known", "code"), CHANGED.values(), ids=list(CHANGED))
@@ -326,7 +326,7 @@ def test_halt_stops_an_approval() -> None:
     changes.halts[HaltScope.USER, USER] = SetHalt(halt, "x", "olga", "c", NOW)
     refusal = decide_withdrawal(_decision(), changes, _facts(_decision()))
     assert refusal is not None and refusal.code is ReasonCode.TRADING_HALTED
-    assert not changes.withdrawals_changed
+    assert not changes.withdrawals.changed
 
 
 def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refused() -> None:
@@ -339,7 +339,7 @@ def test_decision_about_a_withdrawal_whose_older_word_is_not_published_is_refuse
     (refusal,) = decide_commands([asked], {OPERATOR: operator, USER: account_state()}, changes, RULES)
     assert refusal.code is ReasonCode.APPROVAL_NOT_PENDING
     assert "Give the command again" in refusal.reason
-    assert not changes.withdrawals_changed and not changes.ledger.transfers
+    assert not changes.withdrawals.changed and not changes.ledger.transfers
 
 
 def _commanded(operator: Any, *, code: str | None) -> Changes:
@@ -405,7 +405,7 @@ def test_withdrawal_moves_along_the_table_alone(before: WithdrawalStatus, after:
     corrects = before is _S.REJECTED and after in {_S.PROCESSING, _S.COMPLETED}
     for start, allowed in ((watched, legal or corrects), (replace(watched, watched_until=None), legal)):
         if allowed:
-            require_transition(start, found)
+            WITHDRAWAL_LIFE.require_transition(start, found)
         else:
             with pytest.raises(InvariantViolation):
-                require_transition(start, found)
+                WITHDRAWAL_LIFE.require_transition(start, found)
