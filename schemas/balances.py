@@ -23,6 +23,7 @@ class BalanceReport(InternalModel):
     """What a user's account at an exchange showed as of `looked_up_at` (when the look began): `drifts` are all that there are."""
 
     schema_version: Literal[1]
+    type: Literal["balance"] = "balance"
     user_id: str
     exchange: str
     looked_up_at: Timestamp

@@ -166,6 +166,7 @@ class HaltTrip(_Scoped):
     model_config = InternalModel.model_config
 
     schema_version: Literal[1]
+    type: Literal["trip"] = "trip"
     trip_id: str
     level: HaltLevel
     reason: Reason

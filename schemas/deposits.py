@@ -47,6 +47,7 @@ class DepositReport(InternalModel):
     """
 
     schema_version: Literal[1]
+    type: Literal["deposit"] = "deposit"
     exchange_deposit_id: str
     transaction_id: str
     user_id: str
@@ -67,6 +68,7 @@ class AnnouncementReport(InternalModel):
     """The time of an announced deposit is over, and none has arrived that fits it."""
 
     schema_version: Literal[1]
+    type: Literal["announcement"] = "announcement"
     announcement_id: str
     user_id: str
     looked_up_at: Timestamp

@@ -3,10 +3,11 @@
 They name an order; its fields are read from the database, so that a copy on a topic can never disagree with it.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Discriminator, Tag, TypeAdapter
 
 from schemas.balances import BalanceReport
 from schemas.commands import HaltTrip
@@ -49,6 +50,7 @@ class Report(InternalModel):
     """
 
     schema_version: Literal[1]
+    type: Literal["order"] = "order"
     order_id: str
     user_id: str
     attempt: int
@@ -61,6 +63,36 @@ class Report(InternalModel):
     fees: tuple[ReportedFee, ...] = ()
 
 
-# What stands on `trade.reports`: each has a field of its own that it must have, so that each reads as itself only.
+# What stands on `trade.reports`. Each says its type.
 OnReports = Report | HaltTrip | WithdrawalReport | DepositReport | AnnouncementReport | BalanceReport
-ON_REPORTS: Final[TypeAdapter[OnReports]] = TypeAdapter(OnReports)
+# Records of releases that did not say it: each has a field of its own that it must have.
+_TOLD_BY: Final = {
+    "found": "order",
+    "trip_id": "trip",
+    "withdrawal_id": "withdrawal",
+    "exchange_deposit_id": "deposit",
+    "announcement_id": "announcement",
+    "drifts": "balance",
+}
+
+
+def _type_of(record: object) -> object:
+    if not isinstance(record, Mapping):
+        return getattr(record, "type", None)
+    if "type" in record:
+        # A tag must be a text; what is none is no type.
+        return str(record["type"])
+    return next((name for field, name in _TOLD_BY.items() if field in record), None)
+
+
+ON_REPORTS: Final[TypeAdapter[OnReports]] = TypeAdapter(
+    Annotated[
+        Annotated[Report, Tag("order")]
+        | Annotated[HaltTrip, Tag("trip")]
+        | Annotated[WithdrawalReport, Tag("withdrawal")]
+        | Annotated[DepositReport, Tag("deposit")]
+        | Annotated[AnnouncementReport, Tag("announcement")]
+        | Annotated[BalanceReport, Tag("balance")],
+        Discriminator(_type_of),
+    ]
+)

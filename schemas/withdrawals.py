@@ -58,6 +58,7 @@ class WithdrawalReport(InternalModel):
     """
 
     schema_version: Literal[1]
+    type: Literal["withdrawal"] = "withdrawal"
     withdrawal_id: str
     user_id: str
     attempt: int

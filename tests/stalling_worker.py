@@ -9,11 +9,12 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from agents.process import worker
 from agents.process.worker import run_worker
 from agents.steps.batch import PartitionTask
 from agents.steps.intake import IntakeStep
 from agents.steps.partitions import Partitions
-from agents.watches.orders import Reconciler
+from agents.watches.watch import Watch
 from infra.exchange.market_data import MarketDataFeed
 from infra.kafka.transport import ConsumerThread
 from infra.settings import Settings
@@ -91,12 +92,12 @@ def _price_feed_ended() -> None:
     MarketDataFeed.poll = poll
 
 
-def _reconciler_raises() -> None:
-    async def run(self: Reconciler) -> NoReturn:
+def _watch_raises() -> None:
+    async def fails(_: Watch) -> NoReturn:
         await asyncio.sleep(1)
-        raise RuntimeError("a defect in the reconciler")
+        raise RuntimeError("a defect in a watch")
 
-    Reconciler.run = run
+    worker.keep = fails
 
 
 
@@ -109,7 +110,7 @@ STALLS = {
     "consumer_thread_blocked": _consumer_thread_blocked,
     "fetcher_ended": _fetcher_ended,
     "price_feed_ended": _price_feed_ended,
-    "reconciler_raises": _reconciler_raises,
+    "watch_raises": _watch_raises,
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import faust
@@ -34,6 +35,7 @@ from agents.watches.networks import NetworkFeed
 from agents.watches.orders import Reconciler
 from agents.watches.retention import Retention, retentions_of
 from agents.watches.retry_queue import RetryQueue
+from agents.watches.watch import Watch, WatchContext
 from agents.watches.withdrawals import WithdrawalWatch
 from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, CredentialSource, Gateway
@@ -103,18 +105,11 @@ class Parts:
     feeds: dict[str, MarketDataFeed]
     network_feeds: dict[str, NetworkFeed]
     report_producer: AIOKafkaProducer
+    watchdog: Watchdog
+    halt_watch: HaltWatch
     app: OrchestratorApp
     partitions: Partitions
-    reconciler: Reconciler
-    withdrawal_watch: WithdrawalWatch
-    balance_watch: BalanceWatch
-    deposit_watch: DepositWatch
-    halt_watch: HaltWatch
-    halt_cancels: HaltCancels
-    retry_queue: RetryQueue
-    retention: Retention
-    trips: Trips
-    watchdog: Watchdog
+    watches: tuple[Watch, ...]
 
 
 def credential_source(database: Database, keyring: Keyring) -> CredentialSource:
@@ -258,87 +253,60 @@ def compose(
     def owned(exchange: str) -> list[int]:
         return [tp.partition for tp in partitions.tasks if tp.topic == topics.orders(exchange)]
 
+    looks_with = WatchContext(database, report_producer, owned, topics, rules, utc_now)
+
     return Parts(
         database=database,
         gateways=dict(gateways),
         feeds=feeds,
         network_feeds=network_feeds,
         report_producer=report_producer,
-        app=app,
-        partitions=partitions,
-        reconciler=_reconciler(settings, database, by_mode, report_producer, owned),
-        withdrawal_watch=_withdrawal_watch(settings, database, gateways, report_producer, owned),
-        balance_watch=_balance_watch(settings, database, gateways, report_producer, owned, market_data),
-        deposit_watch=_deposit_watch(settings, database, gateways, report_producer, owned),
-        halt_watch=halt_watch,
-        halt_cancels=HaltCancels(
-            database=database, exchanges=gateways, producer=report_producer, owned=owned, topics=topics, rules=rules
-        ),
-        retry_queue=RetryQueue(
-            database=database, feeds=feeds, producer=report_producer, owned=owned, topics=topics, clock=utc_now
-        ),
-        retention=_retention(settings, database, report_producer, owned),
-        trips=_trips(settings, database, report_producer, market_data, calls),
         watchdog=Watchdog(
             app, partitions, report_producer, database, feeds, settings.stall_seconds_max, settings.rebalance_timeout_ms / 1000, fail
         ),
-    )
-
-
-def _reconciler(
-    settings: Settings,
-    database: Database,
-    gateways: Mapping[str, Mapping[Mode, Gateway]],
-    producer: AIOKafkaProducer,
-    owned: Callable[[str], list[int]],
-) -> Reconciler:
-    return Reconciler(
-        database=database,
-        gateways=gateways,
-        producer=producer,
-        owned=owned,
-        topics=Topics(settings.topic_prefix),
-        rules=rules_of(settings),
-        interval_seconds=settings.reconcile_interval_ms / 1000,
-        clock=utc_now,
-    )
-
-
-def _retention(settings: Settings, database: Database, producer: AIOKafkaProducer, owned: Callable[[str], list[int]]) -> Retention:
-    return Retention(
-        database=database,
-        exchanges=tuple(settings.exchanges),
-        producer=producer,
-        owned=owned,
-        topics=Topics(settings.topic_prefix),
-        rules=rules_of(settings),
-        retentions=retentions_of(settings),
-        clock=utc_now,
-    )
-
-
-def _trips(
-    settings: Settings,
-    database: Database,
-    producer: AIOKafkaProducer,
-    market_data: Callable[[], dict[str, MarketData]],
-    calls: Mapping[str, CallRecord],
-) -> Trips:
-    rules = rules_of(settings)
-    slowest = max(rules.read_lag(exchange) for exchange in calls)
-    return Trips(
-        database=database,
-        producer=producer,
-        topic=Topics(settings.topic_prefix).reports,
-        market_data=market_data,
-        limits=limits_of(settings),
-        calls=calls,
-        rules=TripRules(
-            settings.in_doubt_halt_orders,
-            rules.receive_window + rules.venue_timeout + 2 * slowest + timedelta(seconds=settings.in_doubt_halt_seconds),
-            timedelta(seconds=settings.price_stale_halt_seconds),
+        halt_watch=halt_watch,
+        app=app,
+        partitions=partitions,
+        watches=(
+            *(Reconciler(looks_with, exchange, by_mode[exchange], settings.reconcile_interval_ms / 1000).watch for exchange in gateways),
+            *chain.from_iterable(
+                _account_watches(settings, looks_with, exchange, gateway, market_data) for exchange, gateway in gateways.items()
+            ),
+            *(feed.watch for feed in network_feeds.values()),
+            Trips(looks_with, market_data=market_data, calls=calls, limits=limits, trip_rules=_trip_rules(settings, rules)).watch,
+            HaltCancels(looks_with, gateways).watch,
+            RetryQueue(looks_with, feeds).watch,
+            Retention(looks_with, tuple(gateways), retentions_of(settings)).watch,
         ),
-        clock=utc_now,
+    )
+
+
+def _account_watches(
+    settings: Settings, context: WatchContext, exchange: str, gateway: CcxtGateway, market_data: Callable[[], dict[str, MarketData]]
+) -> tuple[Watch, ...]:
+    """What looks at the accounts of one exchange."""
+    window = timedelta(hours=settings.deposit_window_hours)
+    return (
+        WithdrawalWatch(context, exchange, gateway, settings.withdrawal_poll_ms / 1000).watch,
+        DepositWatch(context, exchange, gateway, settings.deposit_poll_ms / 1000, window).watch,
+        BalanceWatch(
+            context,
+            exchange,
+            gateway,
+            market_data=market_data,
+            interval_seconds=settings.balance_check_ms / 1000,
+            calls_max=settings.balance_check_calls_max,
+        ).watch,
+    )
+
+
+def _trip_rules(settings: Settings, rules: Rules) -> TripRules:
+    slowest = max(rules.read_lag(exchange) for exchange in rules.exchanges)
+    proof = rules.receive_window + rules.venue_timeout + 2 * slowest
+    return TripRules(
+        settings.in_doubt_halt_orders,
+        proof + timedelta(seconds=settings.in_doubt_halt_seconds),
+        timedelta(seconds=settings.price_stale_halt_seconds),
     )
 
 
@@ -350,66 +318,6 @@ def _network_feeds(database: Database, gateways: Mapping[str, CcxtGateway]) -> d
 
 def _networks(feeds: Mapping[str, NetworkFeed]) -> dict[str, Mapping[tuple[str, str], Network]]:
     return {exchange: feed.snapshot for exchange, feed in feeds.items()}
-
-
-def _withdrawal_watch(
-    settings: Settings,
-    database: Database,
-    gateways: Mapping[str, CcxtGateway],
-    producer: AIOKafkaProducer,
-    owned: Callable[[str], list[int]],
-) -> WithdrawalWatch:
-    return WithdrawalWatch(
-        database=database,
-        gateways=gateways,
-        producer=producer,
-        owned=owned,
-        topics=Topics(settings.topic_prefix),
-        rules=rules_of(settings),
-        poll_seconds=settings.withdrawal_poll_ms / 1000,
-        clock=utc_now,
-    )
-
-
-def _deposit_watch(
-    settings: Settings,
-    database: Database,
-    gateways: Mapping[str, CcxtGateway],
-    producer: AIOKafkaProducer,
-    owned: Callable[[str], list[int]],
-) -> DepositWatch:
-    return DepositWatch(
-        database=database,
-        gateways=gateways,
-        producer=producer,
-        owned=owned,
-        topics=Topics(settings.topic_prefix),
-        poll_seconds=settings.deposit_poll_ms / 1000,
-        window=timedelta(hours=settings.deposit_window_hours),
-        clock=utc_now,
-    )
-
-
-def _balance_watch(
-    settings: Settings,
-    database: Database,
-    gateways: Mapping[str, CcxtGateway],
-    producer: AIOKafkaProducer,
-    owned: Callable[[str], list[int]],
-    market_data: Callable[[], dict[str, MarketData]],
-) -> BalanceWatch:
-    return BalanceWatch(
-        database=database,
-        gateways=gateways,
-        producer=producer,
-        owned=owned,
-        market_data=market_data,
-        topics=Topics(settings.topic_prefix),
-        rules=rules_of(settings),
-        interval_seconds=settings.balance_check_ms / 1000,
-        calls_max=settings.balance_check_calls_max,
-        clock=utc_now,
-    )
 
 
 async def _keys_to_ask_with(database: Database, exchange: str) -> Sequence[tuple[str, str]]:

@@ -34,6 +34,7 @@ from agents.process.app import Parts, compose
 from agents.process.last_resort import RUNTIME_EXIT_CODE, LoopWatch, end_process
 from agents.process.permitted import ExchangeNotPermitted, require_permitted, trades_real_money
 from agents.process.watchdog import BrokerLost, Stalled
+from agents.watches.watch import keep
 from infra.exchange.gateway import UnknownVenue
 from infra.health import AddressTaken, Health, HealthServer
 from infra.kafka.topics import TopicsUnfit, ensure_topics
@@ -261,21 +262,13 @@ async def _start(parts: Parts, settings: Settings, stack: AsyncExitStack) -> Non
     )
     await parts.report_producer.start()
     stack.push_async_callback(parts.report_producer.stop)
-    for name, networks in parts.network_feeds.items():
-        _run_beside(stack, f"networks {name}", networks.run())
     # The watchdog first: the broker may go away in the middle of Faust's start, which has no time limit.
     _run_beside(stack, "watchdog", parts.watchdog.run())
     _run_beside(stack, "halt watch", parts.halt_watch.run())
     await parts.app.start()
     stack.push_async_callback(parts.app.stop)
-    _run_beside(stack, "reconciler", parts.reconciler.run())
-    _run_beside(stack, "withdrawal watch", parts.withdrawal_watch.run())
-    _run_beside(stack, "balance watch", parts.balance_watch.run())
-    _run_beside(stack, "deposit watch", parts.deposit_watch.run())
-    _run_beside(stack, "trips", parts.trips.run())
-    _run_beside(stack, "halt cancels", parts.halt_cancels.run())
-    _run_beside(stack, "retry queue", parts.retry_queue.run())
-    _run_beside(stack, "retention", parts.retention.run())
+    for watch in parts.watches:
+        _run_beside(stack, watch.name, keep(watch))
     # A batch makes tens of thousands of objects that die with it; what was made until now stays. Without this the collector would look
     # through all of ccxt's tables several times a second.
     gc.collect()

@@ -12,30 +12,23 @@ Invariants:
 3. Simulated money is never compared: it lies at no exchange.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.balance_look import BalanceLooks, report_of
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from infra.exchange.gateway import AccountGateway
 from infra.metrics import record_balance_round
 from infra.postgres.account_ledgers import compared_accounts
-from infra.postgres.database import Database
 from infra.postgres.drifts import drift_counts
-from pipeline.model.invariants import Retryable
-from pipeline.model.rules import Rules
 from pipeline.model.venue import MarketData
 from pipeline.reconciliation.balances import ExchangeAccount, NotJudged, halt_reason
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -45,82 +38,69 @@ _UNANSWERED_MAX: Final = 5
 
 
 class BalanceWatch:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now; `market_data` what is known of each exchange."""
+    """Compares at one exchange. `market_data`: what is known of each exchange; a round asks `calls_max` questions at most."""
 
     def __init__(
         self,
+        context: WatchContext,
+        exchange: str,
+        gateway: AccountGateway,
         *,
-        database: Database,
-        gateways: Mapping[str, AccountGateway],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], list[int]],
         market_data: Callable[[], Mapping[str, MarketData]],
-        topics: Topics,
-        rules: Rules,
         interval_seconds: float,
         calls_max: int,
-        clock: Clock,
     ) -> None:
-        self._database = database
-        self._gateways = gateways
-        self._producer = producer
-        self._owned = owned
+        self._context = context
+        self._exchange = exchange
+        self._gateway = gateway
         self._market_data = market_data
-        self._topics = topics
-        self._rules = rules
         self._interval = interval_seconds
         self._calls_max = calls_max
-        self._clock = clock
-        # Where the last round of each exchange ended, and how many of its accounts could not be judged since it began anew.
-        self._cursors: dict[str, str] = {}
-        self._not_judged: dict[str, int] = {}
+        # Where the last round ended, and how many accounts could not be judged since it began anew.
+        self._cursor = ""
+        self._not_judged = 0
 
-    async def run(self) -> None:
-        """Compares until it is cancelled; the first time after one interval, so that a worker that starts again and again asks nothing."""
-        while True:
-            await asyncio.sleep(self._interval)
-            try:
-                await asyncio.gather(*(by_itself("balances", name, partial(self.look_around, name)) for name in self._gateways))
-            except* (Retryable, KafkaError) as group:
-                log.debug("balance_watch_waits", error=str(group.exceptions[0]))
+    @property
+    def watch(self) -> Watch:
+        return Watch("balances", self._interval, self.round, self._exchange, begins_late=True)
 
-    async def look_around(self, exchange: str) -> None:
-        """One round: looks at accounts from where the last one ended on, until its questions are used up, the exchange does not answer, or
-        all had their turn. Raises Retryable and KafkaError while a service is out of reach."""
-        owned = self._owned(exchange)
+    async def round(self) -> None:
+        """Looks at accounts from where the last round ended on, until its questions are used up, the exchange does not answer, or all had
+        their turn. Raises Retryable and KafkaError while a service is out of reach."""
+        owned = list(self._context.owned(self._exchange))
         if not owned:
             return
-        # As many shares as the queue has partitions: each has exactly one owner.
-        shares = owned, len(await self._producer.partitions_for(self._topics.orders(exchange)))
-        looks, unanswered = BalanceLooks(self._database, {exchange: self._gateways[exchange]}), 0
+        shares = owned, await self._context.shares(self._exchange)
+        looks, unanswered = BalanceLooks(self._context.database, {self._exchange: self._gateway}), 0
         while looks.asked < self._calls_max and unanswered < _UNANSWERED_MAX:
-            after, now = self._cursors.get(exchange, ""), self._clock()
-            page = await compared_accounts(self._database, exchange, now, after_user_id=after, shares=shares, limit=_PAGE)
+            page = await compared_accounts(
+                self._context.database, self._exchange, self._context.clock(), after_user_id=self._cursor, shares=shares, limit=_PAGE
+            )
             for account in page:
                 if looks.asked >= self._calls_max or unanswered >= _UNANSWERED_MAX:
                     break
                 asked = looks.asked
                 answered = await by_itself("balances", f"{account.exchange}:{account.user_id}", partial(self._look, account, looks))
                 unanswered = 0 if answered or looks.asked == asked else unanswered + 1
-                self._cursors[exchange] = account.user_id
+                self._cursor = account.user_id
             else:
                 if len(page) < _PAGE:
-                    await self._note_complete(exchange)
+                    await self._note_complete()
                     return
 
     async def _look(self, account: ExchangeAccount, looks: BalanceLooks) -> bool:
         """Looks at one account and reports; False when the exchange did not answer."""
-        looked_up_at = self._clock()
+        looked_up_at = self._context.clock()
         look = await looks.look(account)
         if isinstance(look, NotJudged):
-            self._not_judged[account.exchange] = self._not_judged.get(account.exchange, 0) + 1
+            self._not_judged += 1
             log.debug("balances_not_judged", exchange=account.exchange, user_id=account.user_id, why=look.why)
             return not look.unanswered
         if not look.drifts and not look.stored:
             return True
-        report = report_of(account, look, self._market_data().get(account.exchange), looked_up_at, self._rules)
-        await self._publish(report.model_dump_json(), f"{account.user_id}:{account.exchange}")
-        reason = halt_reason(report, look.stored, self._rules)
+        report = report_of(account, look, self._market_data().get(account.exchange), looked_up_at, self._context.rules)
+        await self._context.report(report, f"{account.user_id}:{account.exchange}")
+        reason = halt_reason(report, look.stored, self._context.rules)
         if reason is not None:
             await self._halt_user(account, reason, looked_up_at)
         return True
@@ -135,17 +115,15 @@ class BalanceWatch:
             target=account.user_id,
             level=HaltLevel.HALT,
             reason=reason,
-            tripped_at=self._clock(),
+            tripped_at=self._context.clock(),
         )
-        await self._publish(trip.model_dump_json(), trip.trip_id)
+        await self._context.report(trip, trip.trip_id)
 
-    async def _publish(self, value: str, key: str) -> None:
-        await self._producer.send_and_wait(self._topics.reports, value.encode(), key=key.encode())
-
-    async def _note_complete(self, exchange: str) -> None:
+    async def _note_complete(self) -> None:
         """All accounts of this worker had their turn: it begins anew with the first."""
-        self._cursors[exchange] = ""
-        now = self._clock()
-        count = (await drift_counts(self._database)).get(exchange)
+        self._cursor = ""
+        not_judged, self._not_judged = self._not_judged, 0
+        now = self._context.clock()
+        count = (await drift_counts(self._context.database)).get(self._exchange)
         age_seconds = (now - count.oldest_at).total_seconds() if count is not None else 0
-        record_balance_round(exchange, count.drifts if count is not None else 0, age_seconds, self._not_judged.pop(exchange, 0), now)
+        record_balance_round(self._exchange, count.drifts if count is not None else 0, age_seconds, not_judged, now)

@@ -16,7 +16,6 @@ Each look reads a bounded part: what is open, the sales since the last look, and
 have their turn. `orchestrator verify --halt` looks at everything.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,18 +25,14 @@ from itertools import groupby
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.looks import by_itself
-from infra.postgres.database import Database
+from agents.watches.watch import Watch, WatchContext
 from infra.postgres.gate import read_halts
 from infra.postgres.trips import StoredEvent, exchanges_in_doubt, newest_events, users_over_loss_limit
 from pipeline.gate.limits import Limits
 from pipeline.model.call_record import CallRecord
 from pipeline.model.halts import HaltBook
-from pipeline.model.invariants import Retryable
 from pipeline.model.venue import MarketData
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
 
@@ -65,42 +60,37 @@ class Trips:
 
     def __init__(
         self,
+        context: WatchContext,
         *,
-        database: Database,
-        producer: AIOKafkaProducer,
-        topic: str,
         market_data: Callable[[], Mapping[str, MarketData]],
         calls: Mapping[str, CallRecord],
         limits: Limits,
-        rules: TripRules,
-        clock: Clock,
+        trip_rules: TripRules,
     ) -> None:
-        self._database = database
-        self._producer = producer
-        self._topic = topic
+        self._context = context
+        self._database = context.database
         self._market_data = market_data
         self._calls = calls
         self._limits = limits
-        self._rules = rules
-        self._clock = clock
-        self._began_at = self._looked_at = clock()
+        self._rules = trip_rules
+        self._began_at = self._looked_at = context.clock()
         self._next_account = ""
         # Whether the newest look has gone through the sales since the one before: what it could not read is read by the next.
         self._losses_seen = False
 
-    async def run(self) -> None:
-        """Looks until it is cancelled. While a service is out of reach nothing is sent anyway."""
-        while True:
-            now = self._clock()
-            try:
-                for trip in await self.look(now):
-                    await self._producer.send_and_wait(self._topic, trip.model_dump_json().encode(), key=trip.trip_id.encode())
-                    log.warning("trading_trips", scope=trip.scope.value, target=trip.target, level=trip.level.value, reason=trip.reason)
-                if self._losses_seen:
-                    self._looked_at = now
-            except (Retryable, KafkaError) as error:
-                log.debug("trips_wait", error=str(error))
-            await asyncio.sleep(_LOOK_SECONDS)
+    @property
+    def watch(self) -> Watch:
+        return Watch("trips", _LOOK_SECONDS, self.round)
+
+    async def round(self) -> None:
+        """Looks, and reports what stops trading. Raises Retryable and KafkaError; while a service is out of reach nothing is sent anyway.
+        """
+        now = self._context.clock()
+        for trip in await self.look(now):
+            await self._context.report(trip, trip.trip_id)
+            log.warning("trading_trips", scope=trip.scope.value, target=trip.target, level=trip.level.value, reason=trip.reason)
+        if self._losses_seen:
+            self._looked_at = now
 
     async def look(self, now: datetime) -> list[HaltTrip]:
         """What stops trading now and is not stopped yet. Raises Retryable when the database is out of reach.

@@ -13,27 +13,20 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from infra.exchange.gateway import DepositGateway
-from infra.postgres.database import Database
 from infra.postgres.deposits import Entry, known_deposits, late_announcements, watched_accounts
 from pipeline.deposits.settlement import verdict_on
 from pipeline.model.deposit import VenueDeposit
-from pipeline.model.invariants import Retryable
 from pipeline.model.venue import LookUpFailed
 from schemas.deposits import AnnouncementReport, DepositReport
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -50,72 +43,45 @@ Account = tuple[str, str]
 
 
 class DepositWatch:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now. `poll_seconds`: how often each account's history
-    is read; `window`: how far back."""
+    """Watches one exchange. `poll_seconds`: how often each account's history is read; `window`: how far back."""
 
     def __init__(
-        self,
-        *,
-        database: Database,
-        gateways: Mapping[str, DepositGateway],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], list[int]],
-        topics: Topics,
-        poll_seconds: float,
-        window: timedelta,
-        clock: Clock,
+        self, context: WatchContext, exchange: str, gateway: DepositGateway, poll_seconds: float, window: timedelta
     ) -> None:
-        self._database = database
-        self._gateways = gateways
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
+        self._context = context
+        self._exchange = exchange
+        self._gateway = gateway
         self._poll_seconds = poll_seconds
         self._window = window
-        self._clock = clock
         self._told: set[str] = set()
         # What each account's history showed when all of it was known.
-        self._known: dict[tuple[str, str, str], int] = {}
+        self._known: dict[Account, int] = {}
 
-    async def run(self) -> None:
-        """Watches all exchanges until it is cancelled."""
-        while True:
-            started = monotonic()
-            try:
-                await asyncio.gather(
-                    *(
-                        by_itself("deposits", exchange, partial(self._round, exchange, gateway))
-                        for exchange, gateway in self._gateways.items()
-                    )
-                )
-            except* (Retryable, KafkaError) as group:
-                log.debug("deposit_watch_waits", error=str(group.exceptions[0]))
-            # A worker that has just got its partitions looks soon; one that has looked keeps the pace.
-            pause = self._poll_seconds if any(map(self._owned, self._gateways)) else min(_LOOK_SECONDS, self._poll_seconds)
-            await asyncio.sleep(max(0.0, pause - (monotonic() - started)))
+    @property
+    def watch(self) -> Watch:
+        return Watch("deposits", self._poll_seconds, self.round, self._exchange)
 
-    async def _round(self, exchange: str, gateway: DepositGateway) -> None:
-        partitions = self._owned(exchange)
+    async def round(self) -> float | None:
+        """Looks at every account of this worker's share. Raises Retryable and KafkaError while a service is out of reach."""
+        partitions, database, clock = list(self._context.owned(self._exchange)), self._context.database, self._context.clock
         if not partitions:
-            return
+            # A worker that has just got its partitions looks soon; one that has looked keeps the pace.
+            return min(_LOOK_SECONDS, self._poll_seconds)
         if 0 in partitions:
-            for announcement_id, user_id in await late_announcements(self._database, exchange, self._clock(), _PAGE):
-                late = AnnouncementReport(
-                    schema_version=1, announcement_id=announcement_id, user_id=user_id, looked_up_at=self._clock()
-                )
-                await self._publish(late, user_id)
-        # As many shares as the queue has partitions: each has exactly one owner.
-        shares = len(await self._producer.partitions_for(self._topics.orders(exchange)))
+            for announcement_id, user_id in await late_announcements(database, self._exchange, clock(), _PAGE):
+                late = AnnouncementReport(schema_version=1, announcement_id=announcement_id, user_id=user_id, looked_up_at=clock())
+                await self._context.report(late, user_id)
+        shares = await self._context.shares(self._exchange)
         after: Account = ("", "")
         slots = asyncio.Semaphore(_AT_ONCE)
         looked: set[Account] = set()
 
         async def look(account: Account) -> None:
             async with slots:
-                await by_itself("deposits", ":".join((exchange, *account)), partial(self._look, exchange, account, gateway))
+                await by_itself("deposits", ":".join((self._exchange, *account)), partial(self._look, account))
 
         while True:
-            page = await watched_accounts(self._database, exchange, (shares, partitions), after, self._clock(), _PAGE)
+            page = await watched_accounts(database, self._exchange, (shares, partitions), after, clock(), _PAGE)
             async with asyncio.TaskGroup() as group:
                 for account in page:
                     group.create_task(look(account))
@@ -123,24 +89,25 @@ class DepositWatch:
             if len(page) < _PAGE:
                 break
             after = page[-1]
-        self._known = {name: shown for name, shown in self._known.items() if name[0] != exchange or name[1:] in looked}
+        self._known = {account: shown for account, shown in self._known.items() if account in looked}
+        return None
 
-    async def _look(self, exchange: str, account: Account, gateway: DepositGateway) -> None:
+    async def _look(self, account: Account) -> None:
         user_id, api_key_id = account
-        looked_up_at = self._clock()
-        shown = await gateway.deposit_history(user_id, api_key_id, looked_up_at - self._window, looked_up_at + _MARGIN)
+        looked_up_at = self._context.clock()
+        shown = await self._gateway.deposit_history(user_id, api_key_id, looked_up_at - self._window, looked_up_at + _MARGIN)
         if isinstance(shown, LookUpFailed):
-            log.debug("deposit_history_unknown", exchange=exchange, detail=shown.detail)
+            log.debug("deposit_history_unknown", exchange=self._exchange, detail=shown.detail)
             return
         for problem in shown.unreadable:
-            self._tell(exchange, user_id, problem)
+            self._tell(user_id, problem)
         reports = [
             DepositReport(
                 schema_version=1,
                 exchange_deposit_id=row.exchange_deposit_id,
                 transaction_id=row.transaction_id,
                 user_id=user_id,
-                exchange=exchange,
+                exchange=self._exchange,
                 api_key_id=api_key_id,
                 asset=row.asset,
                 network=row.network,
@@ -155,25 +122,22 @@ class DepositWatch:
             for row in sorted(shown.rows, key=_by_arrival)
         ]
         digest = hash(frozenset(shown.rows))
-        if not reports or self._known.get((exchange, *account)) == digest:
+        if not reports or self._known.get(account) == digest:
             return
-        entries = [Entry(exchange, report.transaction_id, report.exchange_deposit_id) for report in reports]
-        book = await known_deposits(self._database, entries, user_id, exchange)
+        entries = [Entry(self._exchange, report.transaction_id, report.exchange_deposit_id) for report in reports]
+        book = await known_deposits(self._context.database, entries, user_id, self._exchange)
         news = [report for report in reports if verdict_on(report, book) is not None]
         for report in news:
-            await self._publish(report, user_id)
+            # All words about one user's deposits stand on one partition, in the order in which they were found.
+            await self._context.report(report, user_id)
         if not news:
-            self._known[exchange, *account] = digest
+            self._known[account] = digest
 
-    def _tell(self, exchange: str, user_id: str, problem: str) -> None:
+    def _tell(self, user_id: str, problem: str) -> None:
         if problem not in self._told and len(self._told) < _TOLD_MAX:
             self._told.add(problem)
             money = "it is not credited; compare the exchange's own list"
-            log.error("deposit_unreadable", exchange=exchange, user_id=user_id, what=problem, money=money)
-
-    async def _publish(self, report: DepositReport | AnnouncementReport, user_id: str) -> None:
-        # All words about one user's deposits stand on one partition, in the order in which they were found.
-        await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=user_id.encode())
+            log.error("deposit_unreadable", exchange=self._exchange, user_id=user_id, what=problem, money=money)
 
 
 def _by_arrival(row: VenueDeposit) -> tuple[object, ...]:

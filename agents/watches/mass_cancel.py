@@ -10,24 +10,18 @@ Invariants:
 3. At most `_PAGE` cancels a second are queued per exchange and worker, so that the queue does not fill with copies.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from agents.watches.work_queue import queue_work
-from infra.postgres.database import Database
 from infra.postgres.gate import RestingOrder, canceling_commands, orders_to_cancel
 from pipeline.commands.halts import cancel_of_halt
-from pipeline.model.invariants import Retryable
-from pipeline.model.rules import Rules
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -40,24 +34,10 @@ _PASS_SECONDS: Final = 5.0
 
 
 class HaltCancels:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now."""
+    """The exchanges whose orders this worker cancels; `clock` counts seconds."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        exchanges: Iterable[str],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], Sequence[int]],
-        topics: Topics,
-        rules: Rules,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self._database = database
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
-        self._rules = rules
+    def __init__(self, context: WatchContext, exchanges: Iterable[str], clock: Callable[[], float] = monotonic) -> None:
+        self._context = context
         self._clock = clock
         self._exchanges = tuple(exchanges)
         self._commands: frozenset[str] = frozenset()
@@ -65,18 +45,13 @@ class HaltCancels:
         self._cursors: dict[str, str] = {}
         self._due: dict[str, float] = {}
 
-    async def run(self) -> None:
-        """Looks until it is cancelled. While a service is out of reach no cancel could be sent anyway."""
-        while True:
-            try:
-                await self.look()
-            except (Retryable, KafkaError) as error:
-                log.debug("halt_cancels_wait", error=str(error))
-            await asyncio.sleep(_LOOK_SECONDS)
+    @property
+    def watch(self) -> Watch:
+        return Watch("halt cancels", _LOOK_SECONDS, self.look)
 
     async def look(self) -> None:
         """One look: queues the next page of each exchange that is due. Raises Retryable and KafkaError."""
-        commands = await canceling_commands(self._database)
+        commands = await canceling_commands(self._context.database)
         if commands - self._commands:
             self._cursors.clear()
             self._due.clear()
@@ -86,12 +61,14 @@ class HaltCancels:
                 await by_itself("halt cancels", exchange, partial(self._page, exchange))
 
     async def _page(self, exchange: str) -> None:
-        partitions = self._owned(exchange)
+        partitions = self._context.owned(exchange)
         now = self._clock()
         if not partitions or now < self._due.get(exchange, now):
             return
         after = self._cursors.get(exchange, "")
-        found = await orders_to_cancel(self._database, exchange, partitions, after, self._rules.usd_assets, _PAGE)
+        found = await orders_to_cancel(
+            self._context.database, exchange, partitions, after, self._context.rules.usd_assets, _PAGE
+        )
         await self._queue(exchange, found)
         at_the_end = len(found) < _PAGE
         self._cursors[exchange] = "" if at_the_end else found[-1].order_id
@@ -99,6 +76,6 @@ class HaltCancels:
 
     async def _queue(self, exchange: str, found: Sequence[RestingOrder]) -> None:
         cancels = ((cancel_of_halt(order.order_id, order.user_id, order.attempt), order.work_partition) for order in found)
-        await queue_work(self._producer, self._topics.orders(exchange), cancels)
+        await queue_work(self._context.producer, self._context.topics.orders(exchange), cancels)
         if found:
             log.warning("halt_cancels", exchange=exchange, orders=len(found))

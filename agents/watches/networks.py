@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch
 from infra.exchange.gateway import VenueUnavailable, WithdrawalGateway
 from pipeline.model.invariants import Retryable
 from pipeline.model.withdrawal import Network
@@ -33,23 +34,25 @@ class NetworkFeed:
         self._gateway = gateway
         self._keys = keys
         self.snapshot: Mapping[tuple[str, str], Network] = {}
+        self._pause_seconds = _LOOK_SECONDS
 
-    async def run(self) -> None:
-        """Asks until it is cancelled. The first answer is sought often, as nothing is paid out before it; a refusal slows it down."""
-        pause = _LOOK_SECONDS
-        while True:
-            try:
-                match await by_itself("networks", self._exchange, self.look):
-                    case True:
-                        pause = _AGAIN_SECONDS
-                    case VenueUnavailable() as refused:
-                        pause = min(pause * 2, _FAILED_SECONDS_MAX) if pause < _AGAIN_SECONDS else _LOOK_SECONDS
-                        log.debug("networks_unknown", exchange=self._exchange, error=str(refused))
-                    case _:
-                        pause = _LOOK_SECONDS
-            except Retryable as error:
-                log.debug("networks_wait", exchange=self._exchange, error=str(error))
-            await asyncio.sleep(pause)
+    @property
+    def watch(self) -> Watch:
+        return Watch("networks", _LOOK_SECONDS, self.round, self._exchange)
+
+    async def round(self) -> float:
+        """Asks; returns the seconds until it is asked again. The first answer is sought often, as nothing is paid out before it; a refusal
+        slows that down. Raises Retryable while the database is out of reach."""
+        match await self.look():
+            case True:
+                self._pause_seconds = _AGAIN_SECONDS
+            case VenueUnavailable() as refused:
+                pause_seconds = self._pause_seconds
+                self._pause_seconds = min(pause_seconds * 2, _FAILED_SECONDS_MAX) if pause_seconds < _AGAIN_SECONDS else _LOOK_SECONDS
+                log.debug("networks_unknown", exchange=self._exchange, error=str(refused))
+            case _:
+                self._pause_seconds = _LOOK_SECONDS
+        return self._pause_seconds
 
     async def first_look(self, timeout_seconds: float) -> None:
         """Asks once before a worker takes anything in, for so long at most: what it does not know it would refuse."""

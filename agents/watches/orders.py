@@ -20,27 +20,23 @@ from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from agents.steps.step import Clock
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from agents.watches.work_queue import queue_work
 from infra.exchange.gateway import Gateway
 from infra.metrics import LOOKS_UNPROVEN
-from infra.postgres.database import Database
 from infra.postgres.doubts import note_looks
 from infra.postgres.unfinished import UnfinishedOrder, unfinished_orders, watched_orders
 from pipeline.model.absence import absence_is_proven, shown_by
 from pipeline.model.detail import storable
-from pipeline.model.invariants import Retryable
 from pipeline.model.order import Order
 from pipeline.model.rules import Rules
 from pipeline.model.venue import Absent, Found, LookUpFailed, LookUpOutcome
 from pipeline.orders.execution import reference_of
 from schemas.orders import Mode, OrderStatus
 from schemas.routing import Action, Report, ReportedFee, RoutedOrder
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -127,116 +123,77 @@ class Pace:
 
 
 class Reconciler:
-    """`gateways`: per exchange where orders of each mode are asked about; `owned` gives the partitions of an exchange's queue that this
-    worker owns now."""
+    """Asks one exchange. `gateways`: where orders of each mode are asked about."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        gateways: Mapping[str, Mapping[Mode, Gateway]],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], list[int]],
-        topics: Topics,
-        rules: Rules,
-        interval_seconds: float,
-        clock: Clock,
-    ) -> None:
-        self._database = database
+    def __init__(self, context: WatchContext, exchange: str, gateways: Mapping[Mode, Gateway], interval_seconds: float) -> None:
+        self._context = context
+        self._exchange = exchange
         self._gateways = gateways
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
-        self._rules = rules
         self._interval = interval_seconds
-        self._clock = clock
         self._rounds = 0
-        self._waits = False
-        # Where the last page of each exchange and kind ended.
-        self._cursors: dict[tuple[str, tuple[OrderStatus, ...]], str] = {}
-        self._pace = Pace(interval_seconds, clock)
+        # Where the last page of each kind ended.
+        self._cursors: dict[tuple[OrderStatus, ...], str] = {}
+        self._pace = Pace(interval_seconds, context.clock)
         # Why look-ups of this round proved nothing, by order in doubt.
         self._unproven: dict[str, str] = {}
-        # The same of orders that are over and watched, and when each exchange is asked about some of them again.
-        self._watched: dict[str, tuple[datetime, str] | None] = {}
-        self._watch_due: dict[str, float] = {}
+        # Where the last page of orders that are over and watched ended, and when some of them are asked about again.
+        self._watched: tuple[datetime, str] | None = None
+        self._watch_due = 0.0
 
-    async def run(self) -> None:
-        """Looks after all exchanges until it is cancelled."""
-        while True:
-            started = monotonic()
-            self._rounds += 1
-            try:
-                await asyncio.gather(
-                    *(
-                        by_itself("reconciliation", exchange, partial(self._round, exchange, of_mode))
-                        for exchange, of_mode in self._gateways.items()
-                    )
-                )
-                unproven, self._unproven = self._unproven, {}
-                await by_itself("reconciliation", "looks", partial(note_looks, self._database, unproven, self._clock()))
-                self._note(None)
-            except* (Retryable, KafkaError) as group:
-                self._note(group.exceptions[0])
-            await asyncio.sleep(max(0.0, self._interval - (monotonic() - started)))
+    @property
+    def watch(self) -> Watch:
+        return Watch("reconciliation", self._interval, self.round, self._exchange)
 
-    def _note(self, failure: BaseException | None) -> None:
-        """Says once that it waits, and once that it goes on: it looks several times a second."""
-        waits = failure is not None
-        if waits == self._waits:
-            return
-        self._waits = waits
-        if waits:
-            log.warning("reconciliation_waits", error=str(failure), money="funds of orders in doubt stay held")
-        else:
-            log.info("reconciliation_goes_on")
-
-    async def _round(self, exchange: str, gateways: Mapping[Mode, Gateway]) -> None:
-        partitions = self._owned(exchange)
-        kinds = (_IN_DOUBT, _RESTING) if self._rounds % _RESTING_EVERY_ROUNDS == 0 else (_IN_DOUBT,)
+    async def round(self) -> None:
+        """Looks at a page of orders of each kind. Raises Retryable and KafkaError while a service is out of reach."""
+        self._rounds += 1
+        partitions = list(self._context.owned(self._exchange))
         if not partitions:
             return
+        kinds = (_IN_DOUBT, _RESTING) if self._rounds % _RESTING_EVERY_ROUNDS == 0 else (_IN_DOUBT,)
         async with asyncio.TaskGroup() as group:
             for statuses in kinds:
-                for unfinished in await self._next_page(exchange, partitions, statuses):
-                    if statuses is not _IN_DOUBT or self._pace.is_due(unfinished.order, self._rules):
-                        look = partial(self._look_up, unfinished, gateways[unfinished.order.mode])
-                        group.create_task(by_itself("reconciliation", unfinished.order.order_id, look))
-            for watched in await self._next_watched(exchange, partitions):
-                look = partial(self._look_up, UnfinishedOrder(watched, cancel_pending=False), gateways[watched.mode])
+                for unfinished in await self._next_page(partitions, statuses):
+                    if statuses is not _IN_DOUBT or self._pace.is_due(unfinished.order, self._context.rules):
+                        group.create_task(by_itself("reconciliation", unfinished.order.order_id, partial(self._look_up, unfinished)))
+            for watched in await self._next_watched(partitions):
+                look = partial(self._look_up, UnfinishedOrder(watched, cancel_pending=False))
                 group.create_task(by_itself("reconciliation", watched.order_id, look))
+        unproven, self._unproven = self._unproven, {}
+        await by_itself("reconciliation", "looks", partial(note_looks, self._context.database, unproven, self._context.clock()))
 
-    async def _next_page(self, exchange: str, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
-        cursor = self._cursors.get((exchange, statuses), "")
-        orders = await unfinished_orders(self._database, exchange, partitions, statuses, cursor, _ORDERS_PER_ROUND_MAX)
+    async def _next_page(self, partitions: list[int], statuses: tuple[OrderStatus, ...]) -> list[UnfinishedOrder]:
+        cursor = self._cursors.get(statuses, "")
+        orders = await unfinished_orders(
+            self._context.database, self._exchange, partitions, statuses, cursor, _ORDERS_PER_ROUND_MAX
+        )
         at_the_end = len(orders) < _ORDERS_PER_ROUND_MAX
-        self._cursors[exchange, statuses] = "" if at_the_end else orders[-1].order.order_id
+        self._cursors[statuses] = "" if at_the_end else orders[-1].order.order_id
         return orders
 
-    async def _next_watched(self, exchange: str, partitions: list[int]) -> list[Order]:
-        if monotonic() < self._watch_due.get(exchange, 0.0):
+    async def _next_watched(self, partitions: list[int]) -> list[Order]:
+        if monotonic() < self._watch_due:
             return []
-        pause = min(self._rules.read_lag(exchange).total_seconds() / 2, _WATCH_SECONDS)
-        self._watch_due[exchange] = monotonic() + max(pause, self._interval)
-        after = self._watched.get(exchange)
-        orders = await watched_orders(self._database, exchange, partitions, self._clock(), after, _WATCHED_PER_ROUND_MAX)
+        pause = min(self._context.rules.read_lag(self._exchange).total_seconds() / 2, _WATCH_SECONDS)
+        self._watch_due = monotonic() + max(pause, self._interval)
+        now, after = self._context.clock(), self._watched
+        orders = await watched_orders(self._context.database, self._exchange, partitions, now, after, _WATCHED_PER_ROUND_MAX)
         at_the_end = len(orders) < _WATCHED_PER_ROUND_MAX
         last = None if at_the_end else orders[-1]
-        self._watched[exchange] = None if last is None or last.watched_until is None else (last.watched_until, last.order_id)
+        self._watched = None if last is None or last.watched_until is None else (last.watched_until, last.order_id)
         return orders
 
-    async def _look_up(self, unfinished: UnfinishedOrder, gateway: Gateway) -> None:
-        looked_up_at = self._clock()
-        outcome = await gateway.look_up(reference_of(unfinished.order))
-        report = report_of(unfinished, outcome, looked_up_at, self._rules)
+    async def _look_up(self, unfinished: UnfinishedOrder) -> None:
+        looked_up_at = self._context.clock()
+        outcome = await self._gateways[unfinished.order.mode].look_up(reference_of(unfinished.order))
+        report = report_of(unfinished, outcome, looked_up_at, self._context.rules)
         is_proof = isinstance(outcome, Found) or (report is not None and unfinished.order.absent_since is not None)
         if unfinished.order.status is OrderStatus.IN_DOUBT and not is_proof:
             absent = "the exchange does not show it, which proves nothing yet"
             LOOKS_UNPROVEN.labels("order").inc()
             self._unproven[unfinished.order.order_id] = storable(outcome.detail if isinstance(outcome, LookUpFailed) else absent)
         if report is not None:
-            key = report.order_id.encode()
-            await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)
+            await self._context.report(report, report.order_id)
         elif unfinished.cancel_pending and unfinished.order.status in _RESTING:
             await self._queue_cancel(unfinished.order)
 
@@ -245,4 +202,4 @@ class Reconciler:
         routed = RoutedOrder(
             schema_version=1, action=Action.CANCEL, order_id=order.order_id, user_id=order.user_id, attempt=order.attempt
         )
-        await queue_work(self._producer, self._topics.orders(order.exchange), [(routed, order.work_partition)])
+        await queue_work(self._context.producer, self._context.topics.orders(order.exchange), [(routed, order.work_partition)])

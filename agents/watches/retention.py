@@ -10,7 +10,7 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,17 +18,11 @@ from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.looks import by_itself
-from infra.postgres.database import Database
+from agents.watches.watch import Watch, WatchContext
 from infra.postgres.retention import TABLES, StateKind, next_ended, note_removed, purge, purge_claims
 from infra.settings import Settings
-from pipeline.model.invariants import Retryable
-from pipeline.model.rules import Rules
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -53,51 +47,30 @@ def retentions_of(settings: Settings) -> Retentions:
 
 
 class Retention:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now."""
+    """Removes rows of tables, and the snapshots of these exchanges."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        exchanges: Sequence[str],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], Sequence[int]],
-        topics: Topics,
-        rules: Rules,
-        retentions: Retentions,
-        clock: Clock,
-    ) -> None:
-        self._database = database
+    def __init__(self, context: WatchContext, exchanges: Sequence[str], retentions: Retentions) -> None:
+        self._context = context
         self._exchanges = exchanges
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
-        self._rules = rules
         self._retentions = retentions
-        self._clock = clock
 
-    async def run(self) -> None:
-        """Looks until it is cancelled."""
-        while True:
-            try:
-                await self.look()
-            except (Retryable, KafkaError) as error:
-                log.debug("retention_waits", error=str(error))
-            await asyncio.sleep(_LOOK_SECONDS)
+    @property
+    def watch(self) -> Watch:
+        return Watch("retention", _LOOK_SECONDS, self.look)
 
     async def look(self) -> None:
         """One look. Raises Retryable and KafkaError."""
-        now = self._clock()
+        now = self._context.clock()
         # A record that is just not stale yet was appended a lifetime ago, and asks for claims of requests that ended in the lifetime
         # before that. One hour for clocks that differ and for what is under way.
-        claims_until = now - 2 * self._rules.key_lifetime - timedelta(hours=1)
-        self._tell("claims", await by_itself("retention", "claims", partial(purge_claims, self._database, claims_until)))
+        claims_until = now - 2 * self._context.rules.key_lifetime - timedelta(hours=1)
+        self._tell("claims", await by_itself("retention", "claims", partial(purge_claims, self._context.database, claims_until)))
         if self._retentions.records is not None:
             for table in TABLES:
-                found = await by_itself("retention", table, partial(purge, self._database, table, now - self._retentions.records))
+                found = await by_itself("retention", table, partial(purge, self._context.database, table, now - self._retentions.records))
                 self._tell(table, found)
         for exchange in self._exchanges:
-            if 0 in self._owned(exchange):
+            if 0 in self._context.owned(exchange):
                 for kind in _KINDS:
                     self._tell("snapshots", await by_itself("retention", exchange, partial(self._snapshots, kind, exchange)))
 
@@ -109,13 +82,13 @@ class Retention:
         if self._retentions.state is None:
             return 0
         removed, stop_at = 0, monotonic() + _SNAPSHOT_SECONDS_MAX
-        older_than = self._clock() - self._retentions.state
+        older_than = self._context.clock() - self._retentions.state
         while monotonic() < stop_at:
-            part = await next_ended(self._database, kind, exchange, older_than, _SNAPSHOTS_AT_ONCE)
+            part = await next_ended(self._context.database, kind, exchange, older_than, _SNAPSHOTS_AT_ONCE)
             if part is None:
                 break
-            sent = [await self._producer.send(self._topics.state, None, key=key.encode()) for key in part.keys]
+            sent = [await self._context.producer.send(self._context.topics.state, None, key=key.encode()) for key in part.keys]
             await asyncio.gather(*sent)
-            await note_removed(self._database, part)
+            await note_removed(self._context.database, part)
             removed += len(part.keys)
         return removed

@@ -11,7 +11,6 @@ Invariants:
 3. At most `_PAGE` pieces of work a look are queued per exchange and worker.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -19,17 +18,12 @@ from time import monotonic
 from typing import Final, Protocol
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from agents.watches.work_queue import queue_work
-from infra.postgres.database import Database
 from infra.postgres.unfinished import DueWork, due_work
-from pipeline.model.invariants import Retryable
 from schemas.times import EARLIEST
-from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -51,37 +45,20 @@ class Answering(Protocol):
 
 
 class RetryQueue:
-    """`feeds` tell, per exchange, whether it answers; `owned` gives the partitions of its queue that this worker owns now."""
+    """`feeds` tell, per exchange, whether it answers; `monotonic_clock` counts seconds."""
 
     def __init__(
-        self,
-        *,
-        database: Database,
-        feeds: Mapping[str, Answering],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], Sequence[int]],
-        topics: Topics,
-        clock: Clock,
-        monotonic_clock: Callable[[], float] = monotonic,
+        self, context: WatchContext, feeds: Mapping[str, Answering], monotonic_clock: Callable[[], float] = monotonic
     ) -> None:
-        self._database = database
+        self._context = context
         self._feeds = feeds
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
-        self._clock = clock
         self._monotonic = monotonic_clock
         # By id and attempt: when it may be queued again.
         self._queued_until: dict[tuple[str, int], float] = {}
 
-    async def run(self) -> None:
-        """Looks until it is cancelled."""
-        while True:
-            try:
-                await self.look()
-            except (Retryable, KafkaError) as error:
-                log.debug("retry_queue_waits", error=str(error))
-            await asyncio.sleep(_LOOK_SECONDS)
+    @property
+    def watch(self) -> Watch:
+        return Watch("retry queue", _LOOK_SECONDS, self.look)
 
     async def look(self) -> None:
         """One look at every exchange. Raises Retryable and KafkaError."""
@@ -91,13 +68,13 @@ class RetryQueue:
             await by_itself("retry queue", exchange, partial(self._look_at, exchange, feed))
 
     async def _look_at(self, exchange: str, feed: Answering) -> None:
-        partitions = list(self._owned(exchange))
+        partitions = list(self._context.owned(exchange))
         if not partitions:
             return
-        now = self._clock()
+        now = self._context.clock()
         # Where it was never silent in this worker's time, nothing failed before it answered again.
         since = (feed.answers_again_since or EARLIEST) if feed.answering else None
-        due = await due_work(self._database, exchange, partitions, now, since, _PAGE)
+        due = await due_work(self._context.database, exchange, partitions, now, since, _PAGE)
         new = [work for work in due if (work.routed.order_id, work.routed.attempt) not in self._queued_until]
         if new and len(self._queued_until) < _QUEUED_MAX:
             await self._queue(exchange, new)
@@ -105,5 +82,6 @@ class RetryQueue:
     async def _queue(self, exchange: str, due: Sequence[DueWork]) -> None:
         until = self._monotonic() + _AGAIN_SECONDS
         self._queued_until |= {(work.routed.order_id, work.routed.attempt): until for work in due}
-        await queue_work(self._producer, self._topics.orders(exchange), ((work.routed, work.work_partition) for work in due))
+        topic = self._context.topics.orders(exchange)
+        await queue_work(self._context.producer, topic, ((work.routed, work.work_partition) for work in due))
         log.info("retries_queued", exchange=exchange, pieces=len(due))

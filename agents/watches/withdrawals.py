@@ -15,32 +15,27 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
-from agents.steps.step import Clock
 from agents.watches.looks import by_itself
+from agents.watches.watch import Watch, WatchContext
 from infra.exchange.gateway import WithdrawalGateway
 from infra.metrics import LOOKS_UNPROVEN
-from infra.postgres.database import Database
 from infra.postgres.doubts import note_looks
 from infra.postgres.withdrawals import unapproved_withdrawals, unfinished_withdrawals
 from pipeline.model.absence import absence_is_proven
 from pipeline.model.detail import storable
-from pipeline.model.invariants import Retryable
 from pipeline.model.rules import Rules
 from pipeline.model.venue import KeyVersion, LookUpFailed
 from pipeline.model.withdrawal import TERMINAL, VenueWithdrawal, Withdrawal
 from schemas.commands import HaltLevel, HaltScope, HaltTrip
 from schemas.orders import WithdrawalStatus
-from schemas.topics import Topics
 from schemas.withdrawals import WithdrawalFinding, WithdrawalReport
 
 log = structlog.get_logger(__name__)
@@ -56,7 +51,8 @@ _TAKEN_WITHIN: Final = timedelta(hours=1)
 # Where nothing of an account is unfinished, and something only watched, it is asked about more seldom.
 _WATCHED_POLLS: Final = 4
 
-Account = tuple[str, str, str]
+# A user's, by the key that is asked with.
+Account = tuple[str, str]
 
 
 def report_of(withdrawal: Withdrawal, found: list[VenueWithdrawal], looked_up_at: datetime, rules: Rules) -> WithdrawalReport | None:
@@ -137,61 +133,34 @@ def spans_of(group: Sequence[Withdrawal], now: datetime) -> list[tuple[datetime,
 
 
 class WithdrawalWatch:
-    """`owned` gives, per exchange, the partitions of its queue that this worker owns now. `poll_seconds`: how often one account's history
-    may be asked for."""
+    """Watches one exchange. `poll_seconds`: how often one account's history may be asked for."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        gateways: Mapping[str, WithdrawalGateway],
-        producer: AIOKafkaProducer,
-        owned: Callable[[str], list[int]],
-        topics: Topics,
-        rules: Rules,
-        poll_seconds: float,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._gateways = gateways
-        self._producer = producer
-        self._owned = owned
-        self._topics = topics
-        self._rules = rules
+    def __init__(self, context: WatchContext, exchange: str, gateway: WithdrawalGateway, poll_seconds: float) -> None:
+        self._context = context
+        self._exchange = exchange
+        self._gateway = gateway
         self._poll_seconds = poll_seconds
-        self._clock = clock
         self._due: dict[Account, float] = {}
         self._told: set[str] = set()
         # Why looks of this round proved nothing, by withdrawal in doubt.
         self._unproven: dict[str, str] = {}
 
-    async def run(self) -> None:
-        """Watches all exchanges until it is cancelled."""
-        while True:
-            try:
-                await asyncio.gather(
-                    *(
-                        by_itself("withdrawals", exchange, partial(self._round, exchange, gateway))
-                        for exchange, gateway in self._gateways.items()
-                    )
-                )
-                unproven, self._unproven = self._unproven, {}
-                await by_itself("withdrawals", "looks", partial(note_looks, self._database, unproven, self._clock()))
-            except* (Retryable, KafkaError) as group:
-                log.debug("withdrawal_watch_waits", error=str(group.exceptions[0]))
-            await asyncio.sleep(min(_LOOK_SECONDS, self._poll_seconds))
+    @property
+    def watch(self) -> Watch:
+        return Watch("withdrawals", min(_LOOK_SECONDS, self._poll_seconds), self.round, self._exchange)
 
-    async def _round(self, exchange: str, gateway: WithdrawalGateway) -> None:
-        partitions = self._owned(exchange)
+    async def round(self) -> None:
+        """Looks at the accounts that are due. Raises Retryable and KafkaError while a service is out of reach."""
+        partitions, database, clock = list(self._context.owned(self._exchange)), self._context.database, self._context.clock
         if 0 in partitions:
-            for late in await unapproved_withdrawals(self._database, exchange, self._clock(), _PAGE):
-                await self._publish(_report(late, WithdrawalFinding.UNAPPROVED, self._clock()))
+            for late in await unapproved_withdrawals(database, self._exchange, clock(), _PAGE):
+                await self._publish(_report(late, WithdrawalFinding.UNAPPROVED, clock()))
         accounts: dict[Account, list[Withdrawal]] = {}
         after = ""
         while partitions:
-            page = await unfinished_withdrawals(self._database, exchange, partitions, after, _PAGE, self._clock())
+            page = await unfinished_withdrawals(database, self._exchange, partitions, after, _PAGE, clock())
             for one in page:
-                accounts.setdefault((exchange, one.user_id, one.api_key_id), []).append(one)
+                accounts.setdefault((one.user_id, one.api_key_id), []).append(one)
             if len(page) < _PAGE:
                 break
             after = page[-1].withdrawal_id
@@ -202,19 +171,22 @@ class WithdrawalWatch:
                 if account not in self._due:
                     # Counted from the answer on as well: it may take a while.
                     self._due[account] = now + self._poll_seconds
-                    group.create_task(by_itself("withdrawals", ":".join(account), partial(self._look_up, account, unfinished, gateway)))
+                    name = ":".join((self._exchange, *account))
+                    group.create_task(by_itself("withdrawals", name, partial(self._look_up, account, unfinished)))
+        unproven, self._unproven = self._unproven, {}
+        await by_itself("withdrawals", "looks", partial(note_looks, database, unproven, clock()))
 
-    async def _look_up(self, account: Account, unfinished: list[Withdrawal], gateway: WithdrawalGateway) -> None:
-        _, user_id, api_key_id = account
+    async def _look_up(self, account: Account, unfinished: list[Withdrawal]) -> None:
+        user_id, api_key_id = account
         for group in windows_of(unfinished):
             # By the exchange's own id: one that moves from one page or span to the next comes twice.
             by_client_id: dict[str, dict[str, VenueWithdrawal]] = {}
             looks: list[datetime] = []
             sent_at = min(one.submitting_at for one in group if one.submitting_at is not None)
-            for since, until in spans_of(group, self._clock()):
-                history = await gateway.withdrawal_history(user_id, api_key_id, since, until, group[0].sent_with, sent_at)
+            for since, until in spans_of(group, self._context.clock()):
+                history = await self._gateway.withdrawal_history(user_id, api_key_id, since, until, group[0].sent_with, sent_at)
                 if isinstance(history, LookUpFailed):
-                    log.debug("withdrawal_history_unknown", exchange=account[0], detail=history.detail)
+                    log.debug("withdrawal_history_unknown", exchange=self._exchange, detail=history.detail)
                     looks.clear()
                     self._note_unproven(group, history.detail)
                     break
@@ -224,7 +196,7 @@ class WithdrawalWatch:
             # A history that was not shown whole says nothing of its group; the others are asked about all the same.
             for one in group if looks else ():
                 try:
-                    report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._rules)
+                    report = report_of(one, list(by_client_id.get(one.client_withdrawal_id, {}).values()), min(looks), self._context.rules)
                 except ValueError as error:
                     await self._halt_user(one, str(error))
                     continue
@@ -248,7 +220,7 @@ class WithdrawalWatch:
             self._told.add(withdrawal.withdrawal_id)
             money = "its funds stay held and its user is halted; compare the exchange's own list"
             log.error("withdrawal_does_not_fit", withdrawal_id=withdrawal.withdrawal_id, what=what, money=money)
-        now = self._clock()
+        now = self._context.clock()
         trip = HaltTrip(
             schema_version=1,
             trip_id=f"trip:withdrawal:{withdrawal.withdrawal_id}:{int(now.timestamp())}",
@@ -258,8 +230,7 @@ class WithdrawalWatch:
             reason=f"withdrawal {withdrawal.withdrawal_id}: {what}"[:300],
             tripped_at=now,
         )
-        await self._producer.send_and_wait(self._topics.reports, trip.model_dump_json().encode(), key=trip.trip_id.encode())
+        await self._context.report(trip, trip.trip_id)
 
     async def _publish(self, report: WithdrawalReport) -> None:
-        key = report.withdrawal_id.encode()
-        await self._producer.send_and_wait(self._topics.reports, report.model_dump_json().encode(), key=key)
+        await self._context.report(report, report.withdrawal_id)

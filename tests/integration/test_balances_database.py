@@ -9,6 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from agents.watches.balances import BalanceWatch
+from agents.watches.watch import WatchContext
 from infra.postgres.account_ledgers import compared_accounts, read_account
 from infra.postgres.database import Database
 from infra.postgres.drifts import drifts_of_users
@@ -134,18 +135,8 @@ class Producer:
 
 
 def watch_of(database: Database, venue: Venue, producer: Producer) -> BalanceWatch:
-    return BalanceWatch(
-        database=database,
-        gateways={EXCHANGE: venue},
-        producer=cast("AIOKafkaProducer", producer),
-        owned=lambda exchange: [0],
-        market_data=dict,
-        topics=TOPICS,
-        rules=RULES,
-        interval_seconds=1,
-        calls_max=7,
-        clock=lambda: NOW,
-    )
+    context = WatchContext(database, cast("AIOKafkaProducer", producer), lambda _: [0], TOPICS, RULES, lambda: NOW)
+    return BalanceWatch(context, EXCHANGE, venue, market_data=dict, interval_seconds=1, calls_max=7)
 
 
 async def test_round_of_comparisons_is_bounded_and_goes_on_where_it_ended(database_url: str) -> None:
@@ -155,12 +146,12 @@ async def test_round_of_comparisons_is_bounded_and_goes_on_where_it_ended(databa
         producer, venue = Producer(), Venue(AccountBalances("1", {"USDT": D(100_000), "BTC": D(10)}, {}))
         watch = watch_of(database, venue, producer)
         for expected in (users[:7], users[7:], users[:7]):
-            await watch.look_around(EXCHANGE)
+            await watch.round()
             assert venue.asked == expected
             venue.asked.clear()
         assert producer.sent == []
         venue.answer = AccountBalances("1", {"USDT": D(100_000), "BTC": D(9)}, {})
-        await watch.look_around(EXCHANGE)
+        await watch.round()
         assert [BalanceReport.model_validate_json(value).drifts[0].exchange_amount for value in producer.sent] == [9, 9, 9]
 
 
@@ -170,7 +161,7 @@ async def test_exchange_that_does_not_answer_is_left_alone_until_the_next_round(
     async with open_database(database_url, users=users) as database:
         producer, venue = Producer(), Venue(LookUpFailed("no answer"))
         watch = watch_of(database, venue, producer)
-        await watch.look_around(EXCHANGE)
+        await watch.round()
         assert venue.asked == users[:5]
-        await watch.look_around(EXCHANGE)
+        await watch.round()
         assert (venue.asked, producer.sent) == (users, [])

@@ -16,6 +16,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from agents.watches.retention import Retention, Retentions
+from agents.watches.watch import WatchContext
 from infra.kafka.connection import client_options, report_producer_of
 from infra.kafka.topics import ensure_topics
 from infra.postgres.database import Database
@@ -97,10 +98,8 @@ async def _topics(kafka: str, prefix: str) -> AsyncIterator[tuple[Settings, AIOK
 
 
 def _retention(database: Database, producer: AIOKafkaProducer, settings: Settings, now: datetime = NOW) -> Retention:
-    return Retention(
-        database=database, exchanges=[EXCHANGE], producer=producer, owned=lambda _: [0], topics=Topics(settings.topic_prefix), rules=RULES,
-        retentions=KEPT, clock=lambda: now,
-    )  # fmt: skip
+    context = WatchContext(database, producer, lambda _: [0], Topics(settings.topic_prefix), RULES, lambda: now)
+    return Retention(context, [EXCHANGE], KEPT)
 
 
 async def _orders(connection: asyncpg.Connection) -> AsyncIterator[list[Order]]:

@@ -10,11 +10,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from agents.watches.retry_queue import RetryQueue
+from agents.watches.watch import WatchContext
 from infra.postgres.unfinished import due_work
 from schemas.routing import Action, RoutedOrder
 from schemas.times import EARLIEST
 from tests.integration.step_database import open_database, plain_connection
-from tests.unit.builders import NOW, TOPICS
+from tests.unit.builders import NOW, RULES, TOPICS
 
 SECOND = timedelta(seconds=1)
 _ORDER = """
@@ -103,10 +104,8 @@ async def test_piece_of_work_is_queued_once_beside_its_other_records(database_ur
     async with open_database(database_url) as database, plain_connection(database_url) as connection:
         await _waiting(connection, "a", partition=1)
         feed, producer, passed = _Feed(answering=False), _Producer(), [0.0]
-        queue = RetryQueue(
-            database=database, feeds={"binance": feed}, producer=cast("AIOKafkaProducer", producer), owned=lambda _: [0, 1], topics=TOPICS,
-            clock=lambda: NOW, monotonic_clock=lambda: passed[0],
-        )  # fmt: skip
+        context = WatchContext(database, cast("AIOKafkaProducer", producer), lambda _: [0, 1], TOPICS, RULES, lambda: NOW)
+        queue = RetryQueue(context, {"binance": feed}, monotonic_clock=lambda: passed[0])
         await queue.look()
         assert not producer.sent
         feed.answering = True

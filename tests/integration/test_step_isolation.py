@@ -6,6 +6,7 @@ The failure is put into every stage of every step, on a real database.
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ import agents.steps.execution
 import agents.steps.intake
 import agents.steps.settlement
 import pipeline.intake
+from agents.steps.report_types import REPORT_TYPES
 from infra.kafka.transactions import CommitUnknown
 from infra.postgres.step import StepTransaction, take_partition
 from infra.postgres.unfinished import unfinished_orders
@@ -311,14 +313,14 @@ async def test_settlement_with_one_report_that_cannot_be_applied_settles_the_oth
         elif stage == "load":
             _break_orders(monkeypatch, bad)
         elif stage == "decide":
-            apply = agents.steps.settlement.apply_report
+            told = REPORT_TYPES["order"]
 
             def broken(report: Any, *rest: Any) -> None:
                 if report.order_id == bad:
                     raise Poison
-                apply(report, *rest)
+                told.apply(report, *rest)
 
-            monkeypatch.setattr(agents.steps.settlement, "apply_report", broken)
+            monkeypatch.setattr(agents.steps.settlement, "REPORT_TYPES", {"order": replace(told, apply=broken)})
         else:
             await _trigger(database_url, "orders", f"NEW.order_id = '{bad}' AND NEW.status = 'filled'")
         outputs = await stand.run(TOPICS.reports, given)

@@ -54,12 +54,12 @@ def at(event: dict[str, str]) -> datetime:
     return datetime.fromisoformat(event["timestamp"])
 
 
-async def test_worker_whose_reconciler_fails_ends_with_its_traceback(
+async def test_worker_whose_watch_fails_ends_with_its_traceback(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
     """A defect in a background task ends the process as something impossible, with the traceback in the log."""
     async with installation(kafka, database_url, unique_prefix, tmp_path) as made:
-        worker = made.start_worker("tests.stalling_worker", TEST_STALL="reconciler_raises")
+        worker = made.start_worker("tests.stalling_worker", TEST_STALL="watch_raises")
         assert await ended(worker, START_SECONDS_MAX) == ExitCode.IMPOSSIBLE, made.worker_log(0)
         assert "Traceback" in made.end(0)["exception"]
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from agents.watches import networks as network_feed
+from agents.watches import watch
 from agents.watches.networks import NetworkFeed
 from infra.exchange.gateway import VenueUnavailable, WithdrawalGateway
 from infra.metrics import LOOKS_FAILED
@@ -36,9 +36,9 @@ async def test_network_feed_asks_more_seldom_after_each_refusal(monkeypatch: pyt
     failed = LOOKS_FAILED.labels("networks")
     before = failed._value.get()
     feed = NetworkFeed("binance", cast("WithdrawalGateway", _Silent()), _keys)
-    monkeypatch.setattr(network_feed.asyncio, "sleep", sleep)
+    monkeypatch.setattr(watch.asyncio, "sleep", sleep)
     async with asyncio.timeout(60):
-        running = asyncio.create_task(feed.run())
+        running = asyncio.create_task(watch.keep(feed.watch))
         await enough.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -10,6 +10,7 @@ import pytest
 from agents.steps.conclusion import Outcomes
 from agents.steps.execution import batch_of_calls
 from agents.watches.circuit_breakers import TripRules, Trips, broken_trail
+from agents.watches.watch import WatchContext
 from infra.postgres.trips import StoredEvent
 from pipeline.books.audit import AuditTrail, ChainHead
 from pipeline.gate.limits import Limits
@@ -20,7 +21,7 @@ from pipeline.orders.execution import Plan, submission_of
 from schemas.audit import EventType
 from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
-from tests.unit.builders import NOW, market_data, order_of
+from tests.unit.builders import NOW, RULES, TOPICS, market_data, order_of
 
 
 def _events(account: str, count: int, shown: int = 5) -> list[StoredEvent]:
@@ -79,14 +80,11 @@ class _Looking(Trips):
 
     def __init__(self, known: MarketData, began_at: datetime, calls: CallRecord | None = None) -> None:
         super().__init__(
-            database=None,  # type: ignore[arg-type]  # not asked
-            producer=None,
-            topic="t",
+            WatchContext(None, None, lambda _: [], TOPICS, RULES, lambda: began_at),  # type: ignore[arg-type]  # neither is asked
             market_data=lambda: {"binance": known},
             calls={"binance": calls or CallRecord()},
             limits=Limits(),
-            rules=TripRules(25, timedelta(minutes=10), timedelta(seconds=60)),
-            clock=lambda: began_at,
+            trip_rules=TripRules(25, timedelta(minutes=10), timedelta(seconds=60)),
         )
 
 

@@ -8,10 +8,11 @@ import pytest
 
 import agents.watches.circuit_breakers
 from agents.watches.circuit_breakers import TripRules, Trips
+from agents.watches.watch import WatchContext
 from infra.postgres.database import Database
 from pipeline.model.halts import NO_HALTS
 from schemas.commands import HaltScope
-from tests.unit.builders import EXCHANGE, NOW, WIDE_LIMITS, market_data
+from tests.unit.builders import EXCHANGE, NOW, RULES, TOPICS, WIDE_LIMITS, market_data
 
 
 class _Database:
@@ -23,14 +24,11 @@ class _Database:
 def _trips() -> Trips:
     old = market_data(observed_at=NOW - timedelta(hours=1))
     return Trips(
-        database=cast("Database", _Database()),
-        producer=cast("Any", None),
-        topic="t.trade.reports",
+        WatchContext(cast("Database", _Database()), cast("Any", None), lambda _: [], TOPICS, RULES, lambda: NOW),
         market_data=lambda: {EXCHANGE: old},
         limits=WIDE_LIMITS,
         calls={},
-        rules=TripRules(25, timedelta(minutes=10), timedelta(seconds=30)),
-        clock=lambda: NOW,
+        trip_rules=TripRules(25, timedelta(minutes=10), timedelta(seconds=30)),
     )
 
 
