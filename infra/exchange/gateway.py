@@ -6,7 +6,7 @@ Invariants:
 2. `look_up` only reads. What an `Absent` proves is decided in pipeline/orders/settlement.
 3. An API key's secret leaves the process only as a signature. It is in no repr, log line, error or outcome.
 
-Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
+Start with `Gateway`; `ccxt.gateway.CcxtGateway` is the one for real venues and for the simulator.
 """
 
 from collections.abc import Awaitable, Callable, Iterable

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.exchange.ccxt.connection import _redirected
 from infra.exchange.ccxt.transport import Pause, ReportingConnector, venue_class
-from infra.exchange.ccxt.wire import pairs_of
+from infra.exchange.venues.wire import pairs_of
 
 params = st.dictionaries(st.text(min_size=1, max_size=8), st.one_of(st.text(max_size=12), st.integers(), st.booleans()), max_size=6)
 
