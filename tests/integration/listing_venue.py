@@ -24,7 +24,7 @@ from infra.exchange.venues.unified import create_order
 from infra.exchange.venues.venue import Evidence, Order, RefusalRule, Trade, Venue, first_of
 from infra.exchange.venues.wire import WireForm
 from pipeline.model.venue import AccountBalances, Market, OrderReference, Submission
-from schemas.orders import OrderType
+from schemas.orders import OrderType, TimeInForce
 from schemas.reasons import ReasonCode
 
 _PAGE: Final = 50
@@ -172,10 +172,12 @@ LISTING: Final = ListingVenue(
     exchange_id="kraken",
     client_order_id_pattern=re.compile(r"[0-9a-z-]{1,36}"),
     order_types=frozenset({OrderType.MARKET, OrderType.LIMIT}),
+    times_in_force=frozenset({TimeInForce.GTC, TimeInForce.IOC}),
     receive_window_max=timedelta(seconds=60),
     request_timeout=timedelta(seconds=10),
     read_lag=timedelta(seconds=120),
     history_span=timedelta(days=30),
+    listed_within=timedelta(hours=1),
     replaces_canceled_id=False,
     unknown_order_codes=frozenset({"EOrder:Invalid order"}),
     not_cancelable_codes=frozenset({"EOrder:Unknown order"}),

@@ -299,6 +299,7 @@ async def test_markets_prices_and_balances_are_read_in_its_own_form() -> None:
         assert (balances.totals, balances.locked) == ({"BTC": Decimal("1.5"), "USD": Decimal(10)}, {"BTC": Decimal("0.5")})
         assert isinstance(await gateway.check_key("alice", "key-1"), KeyUnanswered)
         assert isinstance(await gateway.deposit_history("alice", "key-1", datetime.now(UTC), datetime.now(UTC)), LookUpFailed)
-        refused = await gateway.submit(order(order_type=OrderType.LIMIT_MAKER))
-        assert isinstance(refused, Refused) and refused.reason_code is ReasonCode.REQUEST_UNSUPPORTED
+        for not_offered in ({"order_type": OrderType.LIMIT_MAKER}, {"time_in_force": TimeInForce.FOK}):
+            refused = await gateway.submit(order(**not_offered))
+            assert isinstance(refused, Refused) and refused.reason_code is ReasonCode.REQUEST_UNSUPPORTED
         assert is_real_money("https://api.kraken.com") and books.forms("AddOrder") == []

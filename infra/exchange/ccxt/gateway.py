@@ -239,6 +239,8 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
             return Refused(ReasonCode.EXCHANGE_UNKNOWN, f"this gateway is {self.exchange}, not {submission.exchange}; {_NOTHING_SENT}")
         if submission.order_type not in self._venue.order_types:
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{submission.order_type} orders cannot be sent yet; {_NOTHING_SENT}")
+        if submission.time_in_force not in {None, *self._venue.times_in_force}:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{self.exchange} takes no {submission.time_in_force} orders; {_NOTHING_SENT}")
         if not self._venue.client_order_id_pattern.fullmatch(submission.client_order_id):
             return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} does not take this client order id; {_NOTHING_SENT}")
         return None

@@ -291,6 +291,7 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         return "&".join(pairs)
 
     return type(base.__name__, (base,), {
+        **venue(exchange_id).replaced(base),
         # Amounts stay the strings that the venue sent. On the class, because ccxt reads its fee table before its configuration.
         "number": str,
         "fetch": _exchange_fetch,
@@ -299,5 +300,4 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         "safe_order": _plain_order,
         "safe_trade": _plain_trade,
         "parse_market": _parse_market_alone(base),
-        **venue(exchange_id).replaced(base),
     })

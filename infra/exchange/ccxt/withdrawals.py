@@ -25,6 +25,14 @@ from schemas.reasons import ReasonCode
 class PayoutCalls(AccountCalls):
     """What `CcxtGateway` has for withdrawals."""
 
+    @property
+    def history_span(self) -> timedelta:
+        return self._venue.history_span
+
+    @property
+    def listed_within(self) -> timedelta:
+        return self._venue.listed_within
+
     async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
         withdrawals = self._venue.withdrawals
         if withdrawals is None or submission.exchange != self.exchange:

@@ -11,7 +11,7 @@ Invariants:
 `exchange` is ccxt's instance of one account, `public` the one without a key. Orders and trades have ccxt's unified form, which is the same
 for all venues. Times in ms since 1970 are by the venue's clock, amounts as in pipeline/model/venue.
 
-Start with `Venue`; the shortest way to see a whole one is the made-up venue of tests/integration/test_gateway_new_venue.py.
+Start with `Venue`; the shortest way to see a whole one is the made-up one of tests/integration/listing_venue.py.
 """
 
 import re
@@ -27,7 +27,7 @@ from infra.exchange.venues.wire import WireForm
 from pipeline.model.deposit import VenueDeposit
 from pipeline.model.venue import AccountBalances, Market, OrderReference, Submission
 from pipeline.model.withdrawal import Network, VenueWithdrawal, WithdrawalSubmission
-from schemas.orders import OrderType
+from schemas.orders import OrderType, TimeInForce
 from schemas.reasons import ReasonCode
 
 Order = dict[str, Any]
@@ -125,22 +125,25 @@ class Deposits(ABC):
 class Venue(ABC):
     """One venue. Its facts:
 
-    `exchange_id` is ccxt's. `order_types` are those that can be sent. `receive_window_max` is the longest time that a request may claim to
-    be taken in after it was signed, and `request_timeout` how long the venue may itself work on one that it has taken in: together the
-    acceptance horizon. `read_lag` is how long after it has accepted an order its books may not show it: what they show is read from copies.
-    `history_span` is the longest time that one question about withdrawals or deposits may cover. `replaces_canceled_id`: a canceled order
-    is shown under another client order id. The codes are those of `error_of` that say that there is no such order, that there is nothing
-    to cancel, and that the time of the request was wrong. `key_questions` are asked in turn, the next one where the venue has no such
-    endpoint, as sandboxes do. `withdrawals` is None where nothing can be paid out, `deposits` where what arrives is not seen.
+    `exchange_id` is ccxt's. `order_types` and `times_in_force` are those that can be sent. `receive_window_max` is the longest time that a
+    request may claim to be taken in after it was signed, and `request_timeout` how long the venue may itself work on one that it has taken
+    in: together the acceptance horizon. `read_lag` is how long after it has accepted an order its books may not show it: what they show is
+    read from copies. `history_span` is the longest time that one question about withdrawals or deposits may cover, and `listed_within` how
+    long after it was sent a withdrawal may be dated there. `replaces_canceled_id`: a canceled order is shown under another client order
+    id. The codes are those of `error_of` that say that there is no such order, that there is nothing to cancel, and that the time of the
+    request was wrong. `key_questions` are asked in turn, the next one where the venue has no such endpoint, as sandboxes do. `withdrawals`
+    is None where nothing can be paid out, `deposits` where what arrives is not seen.
     """
 
     exchange_id: str
     client_order_id_pattern: re.Pattern[str]
     order_types: frozenset[OrderType]
+    times_in_force: frozenset[TimeInForce]
     receive_window_max: timedelta
     request_timeout: timedelta
     read_lag: timedelta
     history_span: timedelta
+    listed_within: timedelta
     replaces_canceled_id: bool
     unknown_order_codes: frozenset[str]
     not_cancelable_codes: frozenset[str]
@@ -155,7 +158,7 @@ class Venue(ABC):
         """ccxt's options for it."""
 
     def replaced(self, base: Any) -> Mapping[str, Any]:
-        """What of ccxt's class (`base`) is replaced, by name; the transport's own replacements are not among it."""
+        """What of ccxt's class (`base`) is replaced, by name. The transport's own replacements come after it."""
         return {}
 
     @abstractmethod

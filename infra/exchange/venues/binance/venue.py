@@ -204,6 +204,7 @@ BINANCE: Final = Binance(
     exchange_id="binance",
     client_order_id_pattern=re.compile(r"[.A-Z:/a-z0-9_-]{1,36}"),
     order_types=frozenset(_TYPES),
+    times_in_force=frozenset(_TIMES_IN_FORCE),
     receive_window_max=timedelta(seconds=60),
     # Error -1007.
     request_timeout=timedelta(seconds=10),
@@ -212,6 +213,8 @@ BINANCE: Final = Binance(
     read_lag=timedelta(seconds=120),
     # "The time between startTime and endTime must be less than 90 days".
     history_span=timedelta(days=80),
+    # Longer than any receive window and time-out.
+    listed_within=timedelta(hours=1),
     replaces_canceled_id=True,
     unknown_order_codes=frozenset({"-2013"}),
     not_cancelable_codes=frozenset({"-2011"}),
