@@ -21,7 +21,7 @@ from infra.exchange.venues.registry import is_real_money
 from pipeline.model.venue import Absent, Confirmed, Fee, Found, InDoubt, LookUpFailed, Refused
 from schemas.orders import OrderStatus, OrderType, TimeInForce
 from schemas.reasons import ReasonCode
-from tests.integration.listing_venue import registered
+from tests.integration.listing_venue import ListingVenue, registered
 from tests.integration.scripted_venue import reference, submission
 
 PAIR = {
@@ -203,6 +203,14 @@ async def test_order_whose_answer_proves_nothing_is_in_doubt_until_its_lists_sho
         assert len(books.forms("AddOrder")) == 1
         found = await gateway.look_up(asked(sent.client_order_id))
         assert isinstance(found, Found) and found.order.exchange_order_id == "O0", found
+
+
+async def test_error_that_its_venue_fails_to_read_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in a venue's module refuses no order and raises nothing: what was handed over stays in doubt."""
+    async with running() as (books, gateway):
+        books.says["AddOrder"] = ["EOrder:Insufficient funds"]
+        monkeypatch.setattr(ListingVenue, "error_of", lambda _self, answer: answer["errors"][0])
+        assert isinstance(await gateway.submit(order()), InDoubt)
 
 
 async def test_order_that_was_taken_and_is_not_shown_yet_is_in_doubt() -> None:

@@ -23,6 +23,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -80,8 +81,10 @@ class Call:
         return bool(ends) and now_ms > min(ends)
 
     def evidence(self, of: Venue) -> Evidence:
-        """What a rule of the venue's white list is held against."""
-        code, message = of.error_of(self.answer)
+        """What a rule of the venue's white list is held against. An error that cannot be read proves nothing."""
+        code = message = ""
+        with suppress(UnreadableBooks), reading("the error"):
+            code, message = of.error_of(self.answer)
         return Evidence(self.handed_over, self.unconnected, self.http_status, code, message)
 
 

@@ -7,7 +7,7 @@ from infra.exchange.venues.venue import Order
 from pipeline.model.venue import Submission
 from schemas.orders import OrderType
 
-CCXT_TYPE: Final[Mapping[OrderType, str]] = {OrderType.MARKET: "market", OrderType.LIMIT: "limit", OrderType.LIMIT_MAKER: "limit"}
+_CCXT_TYPE: Final[Mapping[OrderType, str]] = {OrderType.MARKET: "market", OrderType.LIMIT: "limit", OrderType.LIMIT_MAKER: "limit"}
 
 
 async def create_order(exchange: Any, submission: Submission, own: Mapping[str, object]) -> Order:
@@ -21,7 +21,7 @@ async def create_order(exchange: Any, submission: Submission, own: Mapping[str, 
         parameters["timeInForce"] = submission.time_in_force.value
     answer: Order = await exchange.create_order(
         submission.symbol,
-        CCXT_TYPE[submission.order_type],
+        _CCXT_TYPE[submission.order_type],
         submission.side.value,
         None if submission.quantity is None else format(submission.quantity, "f"),
         None if submission.price is None else format(submission.price, "f"),

@@ -163,7 +163,7 @@ class Venue(ABC):
 
     @abstractmethod
     def error_of(self, answer: Any) -> tuple[str, str]:
-        """The code and the text of an answer that is an error, '' where there is none. Raises nothing."""
+        """The code and the text of an answer that is an error, '' where there is none."""
 
     @abstractmethod
     def refusal(self, evidence: Evidence) -> ReasonCode | None:
