@@ -5,7 +5,7 @@ time: its line names one (`_TIME`, or what its file calls its times, `_TIMES_OF`
 literal, `total / 2` of two integers, a library's answer. Declarations that nothing uses yet are found by their annotation.
 
 What mypy cannot know is what an exchange or a library answers without a type: it is read by functions that refuse floats at run time
-(infra/exchange/ccxt/books.amount, schemas/decimals.parse_decimal), and Decimal itself refuses them (pipeline/model/money).
+(infra/exchange/venues/reading.amount, schemas/decimals.parse_decimal), and Decimal itself refuses them (pipeline/model/money).
 
 The simulated exchange is left out: its own invariants judge it, and it shares no code with those it judges.
 """

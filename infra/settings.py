@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     venue_timeout_ms: int = Field(default=10_000, ge=0, le=60_000)
     """How long the exchange itself may take over a request. With the receive window it says from when on `not found` is a proof. Less than
     the exchange's own time-out (Binance: 10,000) only in a sandbox."""
-    # Facts: infra/exchange/venues/registry.
+    # Facts: infra/exchange/venues/venue.
     venue_read_lag_ms: int | None = Field(default=None, ge=0, le=3_600_000)
     """How long the exchange's books may not show what it has accepted. Unset: what is known of each exchange (Binance: 120,000). So long,
     and the two times above, an order in doubt must stay unseen before it counts as not executed. Less only in a sandbox."""

@@ -44,10 +44,6 @@ _PAGE: Final = 500
 _LOOK_SECONDS: Final = 1.0
 # Room for clocks that differ, and for times that a history shows in whole seconds.
 _MARGIN: Final = timedelta(seconds=60)
-# Binance: "the time between startTime and endTime must be less than 90 days".
-_WINDOW: Final = timedelta(days=80)
-# Longer than any receive window and time-out: what an attempt came to is listed under a time before this.
-_TAKEN_WITHIN: Final = timedelta(hours=1)
 # Where nothing of an account is unfinished, and something only watched, it is asked about more seldom.
 _WATCHED_POLLS: Final = 4
 
@@ -103,8 +99,8 @@ def _report(withdrawal: Withdrawal, finding: WithdrawalFinding, at: datetime) ->
     )
 
 
-def windows_of(withdrawals: Iterable[Withdrawal]) -> list[list[Withdrawal]]:
-    """The withdrawals that were sent with one key id, oldest first, in groups that one question about the history can cover. Those that
+def windows_of(withdrawals: Iterable[Withdrawal], span: timedelta) -> list[list[Withdrawal]]:
+    """The withdrawals that were sent with one key id, oldest first, in groups that one question of `span` can cover. Those that
     were sent with different keys under that id are asked about apart: one key may answer for some of them only."""
     groups: list[list[Withdrawal]] = []
     newest: dict[KeyVersion | None, list[Withdrawal]] = {}
@@ -112,23 +108,23 @@ def windows_of(withdrawals: Iterable[Withdrawal]) -> list[list[Withdrawal]]:
     for sent_from, withdrawal in sorted(sent, key=lambda pair: pair[0]):
         group = newest.get(withdrawal.sent_with)
         first = group[0].sent_from if group else None
-        if group is None or first is None or sent_from - first > _WINDOW:
+        if group is None or first is None or sent_from - first > span:
             newest[withdrawal.sent_with] = group = []
             groups.append(group)
         group.append(withdrawal)
     return groups
 
 
-def spans_of(group: Sequence[Withdrawal], now: datetime) -> list[tuple[datetime, datetime]]:
+def spans_of(group: Sequence[Withdrawal], now: datetime, span: timedelta, listed_within: timedelta) -> list[tuple[datetime, datetime]]:
     """The times, one after another, in which the exchange can have taken in any attempt of these withdrawals: from the first intent of all
-    to well after the newest, each no longer than one question may cover."""
+    to `listed_within` after the newest, each no longer than `span`."""
     since = min(one.sent_from for one in group if one.sent_from is not None) - _MARGIN
     newest = max(one.submitting_at for one in group if one.submitting_at is not None)
-    end = min(newest + _TAKEN_WITHIN, now) + _MARGIN
+    end = min(newest + listed_within, now) + _MARGIN
     spans = []
     while since < end:
-        spans.append((since, min(since + _WINDOW, end)))
-        since += _WINDOW
+        spans.append((since, min(since + span, end)))
+        since += span
     return spans
 
 
@@ -178,12 +174,13 @@ class WithdrawalWatch:
 
     async def _look_up(self, account: Account, unfinished: list[Withdrawal]) -> None:
         user_id, api_key_id = account
-        for group in windows_of(unfinished):
+        for group in windows_of(unfinished, self._gateway.history_span):
             # By the exchange's own id: one that moves from one page or span to the next comes twice.
             by_client_id: dict[str, dict[str, VenueWithdrawal]] = {}
             looks: list[datetime] = []
             sent_at = min(one.submitting_at for one in group if one.submitting_at is not None)
-            for since, until in spans_of(group, self._context.clock()):
+            spans = spans_of(group, self._context.clock(), self._gateway.history_span, self._gateway.listed_within)
+            for since, until in spans:
                 history = await self._gateway.withdrawal_history(user_id, api_key_id, since, until, group[0].sent_with, sent_at)
                 if isinstance(history, LookUpFailed):
                     log.debug("withdrawal_history_unknown", exchange=self._exchange, detail=history.detail)

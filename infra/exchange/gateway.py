@@ -6,7 +6,7 @@ Invariants:
 2. `look_up` only reads. What an `Absent` proves is decided in pipeline/orders/settlement.
 3. An API key's secret leaves the process only as a signature. It is in no repr, log line, error or outcome.
 
-Start with `Gateway`; `ccxt_gateway.CcxtGateway` is the one for real venues and for the simulator.
+Start with `Gateway`; `ccxt.gateway.CcxtGateway` is the one for real venues and for the simulator.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -131,6 +131,16 @@ class AccountGateway(Protocol):
 class WithdrawalGateway(Protocol):
     """One venue's way of paying out, for all its accounts. Every method has a time limit of its own."""
 
+    @property
+    def history_span(self) -> timedelta:
+        """The longest time that one question about the history may cover."""
+        ...
+
+    @property
+    def listed_within(self) -> timedelta:
+        """How long after it was sent a withdrawal may be dated in the history."""
+        ...
+
     async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
         """Sends one withdrawal, once; as `Gateway.submit` in all else."""
         ...
@@ -144,8 +154,9 @@ class WithdrawalGateway(Protocol):
         sent_with: KeyVersion | None = None,
         sent_at: datetime | None = None,
     ) -> WithdrawalHistory | LookUpFailed:
-        """Every withdrawal of an account that carries a client id of ours and was accepted between the two times (UTC, at most 90 days
-        apart); `LookUpFailed` unless the venue showed the whole list and told its clock. Raises only what the credential source raises.
+        """Every withdrawal of an account that carries a client id of ours and was accepted between the two times (UTC, at most
+        `history_span` apart); `LookUpFailed` unless the venue showed the whole list and told its clock. Raises only what the credential
+        source raises.
 
         `sent_with`, or `sent_at` where that was not kept, says which account is meant: a key that was replaced by one of another account
         tells nothing, so it is `LookUpFailed` as well.
@@ -162,7 +173,7 @@ class DepositGateway(Protocol):
     """What arrives at one venue, for all its accounts. Every method has a time limit of its own."""
 
     async def deposit_history(self, user_id: str, api_key_id: str, since: datetime, until: datetime) -> VenueDeposits | LookUpFailed:
-        """The deposits of an account that came between the two times (UTC, at most 90 days apart), as the venue shows them now;
-        `LookUpFailed` unless it showed a whole list. What is not among them may be listed later. Raises only what the credential source
-        raises."""
+        """The deposits of an account that came between the two times (UTC, no further apart than the venue answers for), as the venue shows
+        them now; `LookUpFailed` unless it showed a whole list. What is not among them may be listed later. Raises only what the credential
+        source raises."""
         ...

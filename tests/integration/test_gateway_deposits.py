@@ -1,6 +1,7 @@
 """Deposits through the gateway, over real HTTP: what the exchange's history says, as it lists it and as it does not."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -8,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from infra.exchange.ccxt.account_calls import whole_list
-from infra.exchange.ccxt.deposits import _read_row
 from infra.exchange.ccxt.gateway import CcxtGateway
-from infra.exchange.ccxt.reading import UnreadableBooks
-from infra.exchange.venues.binance import BINANCE, BINANCE_US
+from infra.exchange.venues.binance.venue import BINANCE, BINANCE_US
+from infra.exchange.venues.pages import by_offset
+from infra.exchange.venues.reading import UnreadableBooks
 from pipeline.model.deposit import VenueDeposit
 from pipeline.model.venue import LookUpFailed
 from schemas.orders import DepositStatus
@@ -82,13 +82,15 @@ async def test_history_of_more_pages_than_allowed_tells_nothing() -> None:
     """Pages are bounded; up to the bound all of them are read, and a row that moves to the next page counts once."""
     rows = [{"id": str(number)} for number in range(20)]
 
-    async def ask(asked: dict[str, object]) -> list[dict[str, str]]:
-        offset = int(str(asked["offset"]))
-        return rows[max(0, offset - 1) :][: int(str(asked["limit"]))]
+    def pages_of(page: int) -> Callable[[int], Awaitable[list[dict[str, str]]]]:
+        async def ask(offset: int) -> list[dict[str, str]]:
+            return rows[max(0, offset - 1) :][:page]
 
-    assert await whole_list(ask, {}, 3, "deposits") == rows
+        return ask
+
+    assert await by_offset(pages_of(3), 3, "deposits") == rows
     with pytest.raises(UnreadableBooks):
-        await whole_list(ask, {}, 2, "deposits")
+        await by_offset(pages_of(2), 2, "deposits")
 
 
 _ROW = {
@@ -108,11 +110,11 @@ def test_entry_that_cannot_be_read_is_told_and_not_guessed_at(fields: dict[str, 
     """A status that is not documented, a float, no amount, no id, no time."""
     assert BINANCE.deposits is not None
     with pytest.raises(UnreadableBooks):
-        _read_row({**_ROW, **fields}, BINANCE.deposits, timedelta(0))
+        BINANCE.deposits.read({**_ROW, **fields}, timedelta(0))
 
 
 def test_entry_on_its_way_without_a_transaction_is_waited_for() -> None:
     """It is known by its transaction: before there is one nothing is noted, so that it is never two deposits."""
     assert BINANCE.deposits is not None
-    assert _read_row({**_ROW, "status": 0, "txId": ""}, BINANCE.deposits, timedelta(0)) is None
+    assert BINANCE.deposits.read({**_ROW, "status": 0, "txId": ""}, timedelta(0)) is None
     assert BINANCE_US.deposits is None

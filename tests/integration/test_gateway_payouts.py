@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.exchange.ccxt.transport import Call
-from infra.exchange.venues.binance import BINANCE, BINANCE_US
+from infra.exchange.venues.binance.venue import BINANCE, BINANCE_US
+from infra.exchange.venues.binance.wallet import WITHDRAWAL_STATUSES
 from infra.exchange.venues.venue import Evidence, proven_refusal
 from pipeline.model.venue import InDoubt, LookUpFailed, Refused
 from pipeline.model.withdrawal import Taken, VenueWithdrawal, WithdrawalSubmission
@@ -149,8 +150,8 @@ def _evidence(code: str, status: int = 400) -> Evidence:
 def test_refusal_that_is_not_listed_proves_nothing(code: str) -> None:
     """An inner failure of the exchange, and a code that nobody knows, leave it in doubt."""
     assert BINANCE.withdrawals is not None
-    assert proven_refusal(BINANCE, _evidence(code), BINANCE.withdrawals.refusals) is None
-    assert proven_refusal(BINANCE, _evidence("-4026", 500), BINANCE.withdrawals.refusals) is None
+    assert proven_refusal(BINANCE.withdrawals.refusal, _evidence(code)) is None
+    assert proven_refusal(BINANCE.withdrawals.refusal, _evidence("-4026", 500)) is None
 
 
 @pytest.mark.parametrize(
@@ -168,11 +169,11 @@ def test_refusal_that_is_not_listed_proves_nothing(code: str) -> None:
 def test_refusal_that_is_listed_is_a_proof(code: str, reason: ReasonCode) -> None:
     """What the exchange says before it takes anything in."""
     assert BINANCE.withdrawals is not None
-    assert proven_refusal(BINANCE, _evidence(code), BINANCE.withdrawals.refusals) is reason
+    assert proven_refusal(BINANCE.withdrawals.refusal, _evidence(code)) is reason
 
 
 def test_every_status_of_the_history_has_its_meaning() -> None:
     """Binance: 0 email sent, 1 cancelled, 2 awaiting approval, 3 rejected, 4 processing, 5 failure, 6 completed."""
     assert BINANCE.withdrawals is not None and BINANCE_US.withdrawals is None
     names = {WithdrawalStatus.PROCESSING: "024", WithdrawalStatus.FAILED: "135", WithdrawalStatus.COMPLETED: "6"}
-    assert BINANCE.withdrawals.statuses == {digit: status for status, digits in names.items() for digit in digits}
+    assert {digit: status for status, digits in names.items() for digit in digits} == WITHDRAWAL_STATUSES

@@ -6,12 +6,12 @@ from decimal import Decimal
 import pytest
 
 from infra.exchange.ccxt.transport import venue_class
-from infra.exchange.venues.registry import _VENUES
+from infra.exchange.venues.registry import VENUES
 from pipeline.model.venue import Confirmed, Found
 from schemas.orders import OrderType
 from tests.integration.scripted_venue import ORDER, answers, gateway_to, order_row, reference, running_venue, submission
 
-OFFERED = sorted(_VENUES)
+OFFERED = sorted(VENUES)
 
 
 @pytest.mark.parametrize("exchange_id", OFFERED)

@@ -15,8 +15,8 @@ import pytest
 
 from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.ccxt.transport import venue_class
-from infra.exchange.ccxt.wire import NotHandedOver, check_request, order_form, pairs_of, withdrawal_form
-from infra.exchange.venues.binance import BINANCE
+from infra.exchange.venues.binance.venue import BINANCE
+from infra.exchange.venues.wire import NotHandedOver, check_request, pairs_of
 from pipeline.model.venue import OrderReference, Refused, Submission
 from pipeline.model.withdrawal import WithdrawalSubmission
 from schemas.orders import OrderType, Side, TimeInForce
@@ -163,13 +163,13 @@ def test_every_field_of_a_record_that_decides_is_in_the_request(kind: type) -> N
             one = submission(time_in_force=TimeInForce.IOC)
             # The symbol is the market's own name on the wire.
             other = one if field.name == "symbol" else replace(one, **{field.name: OTHERS[field.name]})
-            forms = [order_form(BINANCE, one, "BTCUSDT", 1, 5_000, "k")]
-            forms += [order_form(BINANCE, other, "ETHUSDT" if field.name == "symbol" else "BTCUSDT", 1, 5_000, "k")]
+            forms = [BINANCE.order_form(one, "BTCUSDT", 1, 5_000, "k")]
+            forms += [BINANCE.order_form(other, "ETHUSDT" if field.name == "symbol" else "BTCUSDT", 1, 5_000, "k")]
         else:
             assert BINANCE.withdrawals is not None
             paid = payout()
             forms = [
-                withdrawal_form(BINANCE, BINANCE.withdrawals, each, 1, 5_000, "k")
+                BINANCE.withdrawals.form(each, 1, 5_000, "k")
                 for each in (paid, replace(paid, **{field.name: OTHERS[field.name]}))
             ]
         assert forms[0].fields != forms[1].fields, field.name
@@ -177,7 +177,7 @@ def test_every_field_of_a_record_that_decides_is_in_the_request(kind: type) -> N
 
 def test_request_to_another_endpoint_or_account_is_stopped() -> None:
     """The same fields mean something else elsewhere, and another key is another account."""
-    form = order_form(BINANCE, submission(), "BTCUSDT", 1, 5_000, "the-key")
+    form = BINANCE.order_form(submission(), "BTCUSDT", 1, 5_000, "the-key")
     body = urlencode({name: str(value) for name, value in form.fields.items() if value is not None})
     url, headers = "https://api.binance.com/api/v3/order", {"X-MBX-APIKEY": "the-key"}
     check_request(form, "POST", url, headers, body)

@@ -18,7 +18,8 @@ import uvloop
 
 from checks.floats import _LEFT_OUT, _PACKAGES, _TIME, _TIMES_OF, floats_in
 from infra.exchange.ccxt.books import read_markets, read_order, with_fees
-from infra.exchange.ccxt.reading import UnreadableBooks, amount
+from infra.exchange.venues.binance.venue import BINANCE
+from infra.exchange.venues.reading import UnreadableBooks, amount
 from infra.postgres.step import open_step
 from infra.postgres.withdrawals import withdrawals
 from pipeline.books.changes import Changes
@@ -179,7 +180,7 @@ async def test_no_float_is_reachable_where_money_passes(database_url: str) -> No
             traded = changes_of()
             _buy_and_sell(traded)
             simulated = _simulated()
-            markets = read_markets({"BTC/USDT": MARKET})
+            markets = read_markets(BINANCE, {"BTC/USDT": MARKET})
         assert found == []
         for name, value in (("decided", changes), ("sent", sent), ("traded", traded), ("simulated", simulated), ("markets", markets)):
             assert list(_floats(value, name)) == []
@@ -213,7 +214,7 @@ def test_market_with_too_many_digits_is_left_out_alone(greatest: str, listed: bo
     """A coin with a supply of 10^30, or a step below 18 places, is not traded; the others are."""
     price, lot, notional = MARKET["info"]["filters"]
     market = {**MARKET, "info": {**MARKET["info"], "filters": [price, {**lot, "maxQty": greatest}, notional]}}
-    assert set(read_markets({"BTC/USDT": MARKET, "X/USDT": market})) == ({"BTC/USDT", "X/USDT"} if listed else {"BTC/USDT"})
+    assert set(read_markets(BINANCE, {"BTC/USDT": MARKET, "X/USDT": market})) == ({"BTC/USDT", "X/USDT"} if listed else {"BTC/USDT"})
 
 
 def _mixes() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from infra.exchange.ccxt.market_rules import read_market
+from infra.exchange.venues.binance.market_rules import read_market
 from pipeline.gate.check import Step
 from pipeline.gate.context import TradeContext
 from pipeline.gate.ladder import refusal_of

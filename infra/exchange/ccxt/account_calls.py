@@ -1,20 +1,19 @@
 """What every part of the gateway that asks about an account shares; the abstract parts are the gateway's own (`CcxtGateway`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from infra.exchange.ccxt.connection import VenueConnection
-from infra.exchange.ccxt.reading import UnreadableBooks, note_unreadable
 from infra.exchange.ccxt.transport import Call
 from infra.exchange.gateway import Credentials, VenueUnavailable
-from infra.exchange.venues.venue import RefusalRule, Venue
+from infra.exchange.venues.reading import UnreadableBooks, note_unreadable
+from infra.exchange.venues.venue import Venue, WhiteList
 from pipeline.model.venue import InDoubt, LookUpFailed, Refused
 from schemas.reasons import ReasonCode
 
-_PAGES_MAX: Final = 10
 TOO_LATE: Final = Refused(ReasonCode.REQUEST_EXPIRED, "too little is left until its deadline; nothing was sent")
 Answer = TypeVar("Answer")
 
@@ -41,9 +40,7 @@ class AccountCalls(ABC):
     def _calling(self, call: Call) -> AbstractAsyncContextManager[None]: ...
 
     @abstractmethod
-    def _judge(
-        self, call: Call, error: Exception, credentials: Credentials, refusals: tuple[RefusalRule, ...] | None = None
-    ) -> Refused | InDoubt: ...
+    def _judge(self, call: Call, error: Exception, credentials: Credentials, white_list: WhiteList) -> Refused | InDoubt: ...
 
     @abstractmethod
     def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str: ...
@@ -76,19 +73,3 @@ class AccountCalls(ABC):
             note_unreadable(self.exchange, question, error)
             # Without the chain: ccxt's text is not ours to show.
             raise VenueUnavailable(f"{self.exchange} told no {question} ({type(error).__name__})") from None
-
-
-async def whole_list(ask: Callable[[dict[str, object]], Any], window: Mapping[str, object], page: int, what: str) -> list[dict[str, Any]]:
-    """Every row within the window; a row that moves from one page to the next comes twice, and counts once, by its id.
-
-    Raises UnreadableBooks for what is no list, and for more than ten pages.
-    """
-    rows: list[dict[str, Any]] = []
-    for number in range(_PAGES_MAX):
-        found = await ask({**window, "limit": page, "offset": number * page})
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise UnreadableBooks(f"its {what} are no list")
-        rows += found
-        if len(found) < page:
-            return list({str(row.get("id")): row for row in rows}.values())
-    raise UnreadableBooks(f"it has more than {len(rows)} {what} in that time")

@@ -12,24 +12,20 @@ Start with `read_order`, then `search`.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.exchange.ccxt.market_rules import read_market
-from infra.exchange.ccxt.reading import UnreadableBooks, amount, moment, reading, shown, text
-from infra.exchange.venues.venue import Venue, canceled_id
+from infra.exchange.venues.reading import UnreadableBooks, amount, moment, reading, shown, text
+from infra.exchange.venues.venue import Order, Venue, canceled_id
 from pipeline.model.venue import Fee, Market, OrderReference, OrderTerms, VenueOrder
 from schemas.orders import OrderStatus, OrderType
 
 # What this system's own client order ids look like (pipeline.model.identifiers), with the mark of its own cancel.
 _OUR_CLIENT_ORDER_ID: Final = re.compile(r"co[0-9a-f]{28}(-c)?")
-_PAGES_MAX: Final = 10
-# Of the order and the trade list within the time in which an order can have been accepted.
-_LIST_PAGES_MAX: Final = 10
 _STRANGERS_MAX: Final = 20
 ID_MAX: Final = 128
 _ASSET_MAX: Final = 64
@@ -101,57 +97,18 @@ def _order(order: Mapping[str, Any], answered_at: datetime) -> VenueOrder:
     )
 
 
-def read_markets(markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
+def read_markets(venue: Venue, markets: Mapping[str, Mapping[str, Any]]) -> dict[str, Market]:
     """The spot markets of a ccxt market table. One whose rules cannot be read, or have figures of too many digits, is left out: no amount
     for it could be checked. It costs no other market anything."""
     found: dict[str, Market] = {}
     for symbol, row in markets.items():
         with suppress(UnreadableBooks), reading("the market"):
             if row.get("spot"):
-                found[symbol] = read_market(symbol, row)
+                found[symbol] = venue.market(symbol, row)
     return found
 
 
-def read_prices(answer: object, wanted: Mapping[str, str]) -> dict[str, Decimal]:
-    """Prices in quote per base, by symbol, of the markets in `wanted` (the venue's market id → symbol). A row that cannot be read costs its
-    own market its price. Raises UnreadableBooks for what is no list, and for one of which nothing can be read."""
-    if not isinstance(answer, list):
-        raise UnreadableBooks("its prices are no list")
-    prices: dict[str, Decimal] = {}
-    problem: UnreadableBooks | None = None
-    for row in answer:
-        try:
-            with reading("a price"):
-                symbol = wanted.get(str(row.get("symbol")))
-                if symbol is None:
-                    continue
-                price = amount(row.get("price"), "price")
-        except UnreadableBooks as error:
-            # One below zero, or with too many digits, is no price, and no reason to do without the others.
-            problem = error
-            continue
-        if price > 0:
-            prices[symbol] = price
-    if problem is not None and not prices:
-        raise problem
-    return prices
-
-
-async def trades_of(exchange: Any, row: Venue, symbol: str, exchange_order_id: str) -> list[dict[str, Any]]:
-    """Every trade of one order. Raises ccxt's errors, and UnreadableBooks for more pages than are read."""
-    trades: list[dict[str, Any]] = []
-    params: dict[str, object] = {"orderId": exchange_order_id}
-    for _ in range(_PAGES_MAX):
-        page = await exchange.fetch_my_trades(symbol, None, row.history_page, params)
-        trades += [trade for trade in page if str(trade.get("order")) == exchange_order_id]
-        if len(page) < row.history_page:
-            return trades
-        # The greatest, not the last: ccxt sorts trades of one millisecond by their ids as text.
-        params = {"orderId": exchange_order_id, "fromId": max(int(trade["id"]) for trade in page) + 1}
-    raise UnreadableBooks(f"it has more than {len(trades)} trades")
-
-
-async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms: tuple[int, int] | None) -> dict[str, Any] | None:
+async def search(exchange: Any, venue: Venue, reference: OrderReference, window_ms: tuple[int, int] | None) -> dict[str, Any] | None:
     """Looks for a client order id in the order list and behind the trade list; None where neither knows it.
 
     `window_ms` is the time in which the venue can have accepted the order, by its clock; without one the newest page of each list is read.
@@ -159,50 +116,30 @@ async def search(exchange: Any, row: Venue, reference: OrderReference, window_ms
     is longer than what is read of it, a trade's order is not shown, or an order with the same terms stands there that somebody canceled
     elsewhere and that may have lost our client order id by it.
     """
-    orders = await _whole(exchange.fetch_orders, row, reference.symbol, window_ms, "orders")
-    trades = await _whole(exchange.fetch_my_trades, row, reference.symbol, window_ms, "trades")
+    orders = await venue.orders(exchange, reference.symbol, window_ms)
+    trades = await venue.trades(exchange, reference.symbol, window_ms)
     listed = {str(order.get("id")) for order in orders}
     strangers = sorted({str(trade.get("order")) for trade in trades} - listed)
     if len(strangers) > _STRANGERS_MAX:
         raise UnreadableBooks(f"{len(strangers)} orders have trades and are not listed")
     for exchange_order_id in strangers:
-        orders.append(await exchange.fetch_order(exchange_order_id, reference.symbol))
+        order = await venue.order(exchange, replace(reference, exchange_order_id=exchange_order_id))
+        if order is None:
+            raise UnreadableBooks(f"order {exchange_order_id} has trades and is not shown")
+        orders.append(order)
     ours = [order for order in orders if order.get("clientOrderId") in {reference.client_order_id, canceled_id(reference.client_order_id)}]
     if len(ours) > 1:
         raise UnreadableBooks(f"orders {_ids(ours)} carry client order id {reference.client_order_id}; an operator must say which counts")
     if ours:
         return ours[0]
-    if row.cancel_id_parameter is not None:
-        renamed = [order for order in orders if _may_be_renamed(order) and _may_be(order, row, reference.terms, window_ms)]
+    if venue.replaces_canceled_id:
+        renamed = [order for order in orders if _may_be_renamed(order) and _may_be(order, venue, reference.terms, window_ms)]
         if renamed:
             raise UnreadableBooks(f"orders {_ids(renamed)} were canceled elsewhere and may be the one; an operator must say")
     return None
 
 
-async def _whole(
-    fetch: Callable[..., Awaitable[list[dict[str, Any]]]], row: Venue, symbol: str, window_ms: tuple[int, int] | None, what: str
-) -> list[dict[str, Any]]:
-    """Every entry of a list within the window, page by page: each page begins with the time with which the one before ended.
-
-    Raises UnreadableBooks for more pages than are read, and where one page holds entries of one time alone: there may be more.
-    """
-    if window_ms is None:
-        return await fetch(symbol, None, row.history_page, {})
-    since, until = window_ms
-    found: dict[str, dict[str, Any]] = {}
-    for _ in range(_LIST_PAGES_MAX):
-        page = await fetch(symbol, since, row.history_page, {"endTime": until})
-        found |= {str(entry.get("id")): entry for entry in page}
-        if len(page) < row.history_page:
-            return list(found.values())
-        newest = max((time for entry in page if isinstance(time := entry.get("timestamp"), int)), default=since)
-        if newest <= since:
-            raise UnreadableBooks(f"the venue's list of {what} cannot be read on after {len(found)}, so it may not show every one")
-        since = newest
-    raise UnreadableBooks(f"the venue's list has more than {len(found)} {what} in that time, so it may not show every one")
-
-
-def _may_be(order: Mapping[str, Any], row: Venue, terms: OrderTerms | None, window_ms: tuple[int, int] | None) -> bool:
+def _may_be(order: Order, venue: Venue, terms: OrderTerms | None, window_ms: tuple[int, int] | None) -> bool:
     """Whether an order may be the one that was asked for: nothing that must be equal is told and differs."""
     if terms is None:
         return True
@@ -213,8 +150,7 @@ def _may_be(order: Mapping[str, Any], row: Venue, terms: OrderTerms | None, wind
     words = ((order.get("side"), terms.side.value), (order.get("type"), kind))
     if any(told is not None and str(told).lower() != asked for told, asked in words):
         return False
-    info = order.get("info")
-    quote = info.get(row.listed_quote_quantity) if isinstance(info, Mapping) else None
+    quote = venue.quote_quantity_of(order)
     # Of an order by value the list shows what was bought as its quantity, and a price only where one was asked for.
     pairs = ((order.get("amount"), terms.quantity), (order.get("price"), terms.price), (quote, terms.quote_quantity))
     return not any(asked is not None and _differs(told, asked) for told, asked in pairs)

@@ -24,10 +24,9 @@ import aiohttp
 import ccxt
 import structlog
 
-from infra.exchange.ccxt.market_rules import unknown_rules
-from infra.exchange.ccxt.reading import milliseconds, moment, note_unreadable
 from infra.exchange.ccxt.transport import Pause, ReportingConnector, venue_class
 from infra.exchange.gateway import Credentials, VenueUnavailable
+from infra.exchange.venues.reading import milliseconds, moment, note_unreadable
 from infra.exchange.venues.venue import Venue
 
 _log: Final = structlog.get_logger(__name__)
@@ -48,7 +47,7 @@ class VenueConnection:
 
     def __init__(
         self,
-        row: Venue,
+        venue: Venue,
         *,
         base_url: str | None,
         timeout_ms: int,
@@ -57,7 +56,7 @@ class VenueConnection:
         connections_max: int,
         clock: Callable[[], datetime],
     ) -> None:
-        self._row = row
+        self._venue = venue
         self._base_url = base_url
         self._timeout_ms = timeout_ms
         self._rate_limit = rate_limit
@@ -139,19 +138,19 @@ class VenueConnection:
     async def _load(self, *, markets: bool) -> None:
         """Loads once for all who wait; a load under way is joined, whatever it loads."""
         if self._closed:
-            raise VenueUnavailable(f"the connection to {self._row.exchange_id} is closed")
+            raise VenueUnavailable(f"the connection to {self._venue.exchange_id} is closed")
         if self._loading is None or self._loading.done():
             if time.monotonic() < self._load_again_at:
-                raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock a moment ago")
+                raise VenueUnavailable(f"{self._venue.exchange_id} did not tell its markets and clock a moment ago")
             self._loading = asyncio.create_task(self._ask(markets=markets))
         try:
             # One caller that is canceled must not end the load of the others.
             await asyncio.shield(self._loading)
         except Exception as error:  # noqa: BLE001  whatever ccxt makes of a venue's nonsense, the venue cannot be used now
             self._load_again_at = time.monotonic() + _PAUSE_SECONDS
-            note_unreadable(self._row.exchange_id, "markets and clock", error)
+            note_unreadable(self._venue.exchange_id, "markets and clock", error)
             # Without the chain: ccxt's text is not ours to show.
-            raise VenueUnavailable(f"{self._row.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
+            raise VenueUnavailable(f"{self._venue.exchange_id} did not tell its markets and clock ({type(error).__name__})") from None
 
     async def _ask(self, *, markets: bool) -> None:
         if self.public is None:
@@ -168,7 +167,7 @@ class VenueConnection:
         self._measured = server_ms + round_trip_ms // 2, self._clock(), time.monotonic()
         self._clock_known = True
         if abs(self.clock_difference_ms) > self.receive_window_ms:
-            _log.warning("clock_differs", exchange=self._row.exchange_id, difference_ms=self.clock_difference_ms)
+            _log.warning("clock_differs", exchange=self._venue.exchange_id, difference_ms=self.clock_difference_ms)
         self.public.options["timeDifference"] = -self.clock_difference_ms
         if markets or not self.public.markets:
             # Into a copy: where the venue's answer is nonsense, what was known before stays in use.
@@ -177,12 +176,12 @@ class VenueConnection:
             await fresh.load_markets(True)
             if not fresh.markets:
                 raise ccxt.BadResponse("the venue told no market")
-            unknown = unknown_rules(fresh.markets.values())
+            unknown = self._venue.unknown_rules(fresh.markets.values())
             if unknown - self._rules_told:
-                _log.warning("market_rules_unknown", exchange=self._row.exchange_id, rules=sorted(unknown)[:_RULES_TOLD_MAX])
+                _log.warning("market_rules_unknown", exchange=self._venue.exchange_id, rules=sorted(unknown)[:_RULES_TOLD_MAX])
                 self._rules_told |= unknown
             if fresh.rows_unreadable != self.public.rows_unreadable:
-                _log.warning("markets_unreadable", exchange=self._row.exchange_id, count=len(fresh.rows_unreadable))
+                _log.warning("markets_unreadable", exchange=self._venue.exchange_id, count=len(fresh.rows_unreadable))
             self.public = fresh
             self._accounts.clear()
 
@@ -196,12 +195,12 @@ class VenueConnection:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=total, sock_connect=total, sock_read=total),
         )
-        exchange = venue_class(self._row.exchange_id)({
+        exchange = venue_class(self._venue.exchange_id)({
             "enableRateLimit": self._rate_limit,
             "timeout": self._timeout_ms,
             "asyncio_loop": asyncio.get_running_loop(),
             # ccxt would repeat a POST.
-            "options": {**self._row.options, "recvWindow": self.receive_window_ms, "maxRetriesOnFailure": 0},
+            "options": {**self._venue.options(self.receive_window_ms), "maxRetriesOnFailure": 0},
         })
         exchange.http = self._http
         exchange.pause = Pause()

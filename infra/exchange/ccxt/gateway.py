@@ -22,19 +22,19 @@ import ccxt
 
 from infra.exchange.ccxt.account_calls import TOO_LATE
 from infra.exchange.ccxt.balances import BalanceCalls
-from infra.exchange.ccxt.books import ID_MAX, read_markets, read_order, read_prices, search, trades_of, with_fees
+from infra.exchange.ccxt.books import ID_MAX, read_markets, read_order, search, with_fees
 from infra.exchange.ccxt.connection import VenueConnection
 from infra.exchange.ccxt.deposits import DepositCalls
 from infra.exchange.ccxt.key_accounts import is_account_of, other_account
 from infra.exchange.ccxt.key_calls import KeyCalls
-from infra.exchange.ccxt.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.ccxt.resting import after_cancel, knowing
 from infra.exchange.ccxt.transport import Call, current_call
-from infra.exchange.ccxt.wire import NotHandedOver, cancel_form, order_form
 from infra.exchange.ccxt.withdrawals import PayoutCalls
 from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
+from infra.exchange.venues.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.venues.registry import venue
-from infra.exchange.venues.venue import RefusalRule, canceled_id, proven_refusal
+from infra.exchange.venues.venue import Order, WhiteList, canceled_id, proven_refusal
+from infra.exchange.venues.wire import NotHandedOver
 from pipeline.model.detail import storable
 from pipeline.model.venue import (
     Absent,
@@ -52,7 +52,7 @@ from pipeline.model.venue import (
     VenueOrder,
     window_of,
 )
-from schemas.orders import Mode, OrderStatus, OrderType
+from schemas.orders import Mode, OrderStatus
 from schemas.reasons import ReasonCode
 
 _DETAIL_MAX: Final = 300
@@ -60,7 +60,6 @@ _DETAIL_MAX: Final = 300
 _SEARCH_MARGIN: Final = timedelta(seconds=60)
 _SIGNATURE: Final = re.compile(r"(?i)(signature|sign|apikey|api_key)=[^&\s\"']*")
 _QUERY: Final = re.compile(r"(https?://[^\s?]*)\?\S*")
-_CCXT_TYPE: Final = {OrderType.MARKET: "market", OrderType.LIMIT: "limit", OrderType.LIMIT_MAKER: "limit"}
 _NOTHING_SENT: Final = "nothing was sent"
 
 
@@ -139,15 +138,15 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         intent_ms = milliseconds(submission.submitting_at)
         signed_ms = intent_ms + self._connection.clock_difference_ms
         market_id = submission.market_id or str(exchange.markets[submission.symbol]["id"])
-        form = order_form(self._venue, submission, market_id, signed_ms, window_ms, credentials.api_key)
+        form = self._venue.order_form(submission, market_id, signed_ms, window_ms, credentials.api_key)
         call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, last_look=last_look)
         async with self._calling(call):
             try:
-                answer = await self._create(exchange, submission, window_ms)
+                answer = await self._venue.create(exchange, submission, signed_ms, window_ms)
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 if call.look_failure is not None and not call.handed_over:
                     raise call.look_failure from None
-                return self._judge(call, error, credentials)
+                return self._judge(call, error, credentials, self._venue.refusal)
         return await self._accepted(exchange, submission, answer, credentials)
 
     async def cancel(self, reference: OrderReference) -> CancelOutcome:
@@ -159,23 +158,19 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         credentials, exchange = account
         if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
             return Refused(ReasonCode.API_KEY_UNKNOWN, f"{other_account(reference.api_key_id)}; {_NOTHING_SENT}")
-        exchange, market_id = knowing(exchange, reference)
-        params = self._named(reference, self._venue.cancel_parameter)
-        deadline_ms = None
+        exchange, market_id = knowing(exchange, self._venue, reference)
+        deadline_ms = window_ms = None
         if reference.cancel_before is not None:
             deadline_ms = milliseconds(reference.cancel_before)
             window_ms = self._window_ms(self._clock(), reference.cancel_before)
             if window_ms is None:
                 return TOO_LATE
-            # The venue itself turns away what arrives after the deadline.
-            params[self._venue.order.receive_window] = window_ms
-        call = Call(order=True, deadline_ms=deadline_ms, form=cancel_form(self._venue, reference, market_id, credentials.api_key))
+        call = Call(order=True, deadline_ms=deadline_ms, form=self._venue.cancel_form(reference, market_id, credentials.api_key))
         gone = False
-        if self._venue.cancel_id_parameter is not None:
-            params[self._venue.cancel_id_parameter] = canceled_id(reference.client_order_id)
         async with self._calling(call):
             try:
-                answer = await exchange.cancel_order(reference.exchange_order_id, reference.symbol, params)
+                # The venue itself turns away what arrives after the deadline.
+                answer = await self._venue.cancel(exchange, reference, window_ms)
                 # The order may have another client order id from now on, so it is looked up by the venue's id.
                 with reading("the answer to the cancel"):
                     named = text(answer.get("id"), "its order id", ID_MAX)
@@ -183,7 +178,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
             except Exception as error:  # noqa: BLE001  whatever failed after the hand-over, the evidence decides
                 gone = call.evidence(self._venue).code in self._venue.not_cancelable_codes
                 if not gone:
-                    return self._judge(call, error, credentials)
+                    return self._judge(call, error, credentials, self._venue.refusal)
         return after_cancel(await self.look_up(reference), gone)
 
     async def look_up(self, reference: OrderReference) -> LookUpOutcome:
@@ -196,7 +191,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         credentials, exchange = account
         if not is_account_of(credentials, reference.sent_with, reference.submitting_at):
             return LookUpFailed(other_account(reference.api_key_id))
-        exchange, _ = knowing(exchange, reference)
+        exchange, _ = knowing(exchange, self._venue, reference)
         # Before the question: a look-up never counts as begun later than it was.
         looked_up_at = await self._connection.venue_time()
         call = Call()
@@ -214,7 +209,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
     async def markets(self) -> dict[str, Market]:
         async def ask() -> dict[str, Market]:
             await self._connection.reload()
-            found = read_markets(self._connection.public.markets)
+            found = read_markets(self._venue, self._connection.public.markets)
             if not found:
                 raise UnreadableBooks("not one of its markets can be read")
             return found
@@ -230,9 +225,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
                 return {}
             # Before the question, not after the answer: a price is never made to look younger than it is.
             observed_at = self._clock()
-            # The endpoint itself: ccxt's fetch_last_prices holds the loop for 80 ms where a venue has 3,000 markets.
-            answer = await getattr(public, self._venue.prices_call)()
-            return {symbol: Quote(price, observed_at) for symbol, price in read_prices(answer, wanted).items()}
+            return {symbol: Quote(price, observed_at) for symbol, price in (await self._venue.prices(public, wanted)).items()}
 
         return await self._public_answer_to("prices", ask)
 
@@ -244,8 +237,10 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"a simulated order is not sent to {self.exchange}; {_NOTHING_SENT}")
         if submission.exchange != self.exchange:
             return Refused(ReasonCode.EXCHANGE_UNKNOWN, f"this gateway is {self.exchange}, not {submission.exchange}; {_NOTHING_SENT}")
-        if submission.order_type not in _CCXT_TYPE:
+        if submission.order_type not in self._venue.order_types:
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{submission.order_type} orders cannot be sent yet; {_NOTHING_SENT}")
+        if submission.time_in_force not in {None, *self._venue.times_in_force}:
+            return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{self.exchange} takes no {submission.time_in_force} orders; {_NOTHING_SENT}")
         if not self._venue.client_order_id_pattern.fullmatch(submission.client_order_id):
             return Refused(ReasonCode.EXCHANGE_REFUSED, f"{self.exchange} does not take this client order id; {_NOTHING_SENT}")
         return None
@@ -265,29 +260,13 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         # Counted in whole ms from the intent's whole ms on: never a part of one beyond the deadline.
         return None if window is None else milliseconds(submitting_at + window) - milliseconds(submitting_at)
 
-    async def _create(self, exchange: Any, submission: Submission, window_ms: int) -> dict[str, Any]:
-        names = self._venue
-        params: dict[str, object] = {names.create_parameter: submission.client_order_id, names.order.receive_window: window_ms}
-        if submission.quote_quantity is not None:
-            params["cost"] = format(submission.quote_quantity, "f")
-        if submission.order_type is OrderType.LIMIT_MAKER:
-            params["postOnly"] = True
-        elif submission.time_in_force is not None:
-            params["timeInForce"] = submission.time_in_force.value
-        answer: dict[str, Any] = await exchange.create_order(
-            submission.symbol,
-            _CCXT_TYPE[submission.order_type],
-            submission.side.value,
-            None if submission.quantity is None else format(submission.quantity, "f"),
-            None if submission.price is None else format(submission.price, "f"),
-            params,
-        )
-        return answer
-
-    async def _accepted(
-        self, exchange: Any, submission: Submission, answer: dict[str, Any], credentials: Credentials,
-    ) -> SubmissionOutcome:
+    async def _accepted(self, exchange: Any, submission: Submission, answer: Order | str, credentials: Credentials) -> SubmissionOutcome:
         """Reads the answer to a create. Its fills tell the fees; where they do not cover the executed quantity, the trade list does."""
+        if isinstance(answer, str):
+            shown = await self._taken(exchange, submission, answer, credentials)
+            if isinstance(shown, InDoubt):
+                return shown
+            answer = shown
         try:
             order = read_order(answer, self._clock())
         except UnreadableBooks as error:
@@ -309,21 +288,29 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
             except Exception as error:  # noqa: BLE001  the order stands; the next look-up reads what is missing
                 return InDoubt(f"{self.exchange} took order {order.exchange_order_id}; {self._describe(call, error, credentials)}")
 
-    def _named(self, reference: OrderReference, parameter: str) -> dict[str, object]:
-        """By the venue's own id where it is known, and by that alone: the client order id of a canceled order may have been replaced, and a
-        venue that is given both refuses the pair then."""
-        return {} if reference.exchange_order_id is not None else {parameter: reference.client_order_id}
+    async def _taken(self, exchange: Any, submission: Submission, exchange_order_id: str, credentials: Credentials) -> Order | InDoubt:
+        """The order that the venue took and said no more of than its id, as its books show it."""
+        of = submission
+        reference = OrderReference(
+            of.mode, of.order_id, of.client_order_id, exchange_order_id, of.exchange, of.user_id, of.api_key_id, of.symbol, of.submitting_at
+        )
+        call = Call()
+        async with self._calling(call):
+            try:
+                order = await self._venue.order(exchange, reference)
+            except Exception as error:  # noqa: BLE001  it may stand; the next look-up reads it
+                return InDoubt(f"{self.exchange} took order {exchange_order_id}; {self._describe(call, error, credentials)}")
+        return InDoubt(f"{self.exchange} took order {exchange_order_id}; its books do not show it") if order is None else order
 
     async def _find(self, exchange: Any, reference: OrderReference, call: Call) -> dict[str, Any] | None:
         """Asks for the order by its id; only when the venue says that there is none are its lists searched."""
-        named = self._named(reference, self._venue.look_up_parameter)
         try:
-            order: dict[str, Any] = await exchange.fetch_order(reference.exchange_order_id, reference.symbol, named)
+            order = await self._venue.order(exchange, reference)
         except ccxt.BaseError:
             if call.evidence(self._venue).code not in self._venue.unknown_order_codes:
                 raise
-            return await search(exchange, self._venue, reference, self._acceptance_ms(reference))
-        return order
+            order = None
+        return await search(exchange, self._venue, reference, self._acceptance_ms(reference)) if order is None else order
 
     def _acceptance_ms(self, reference: OrderReference) -> tuple[int, int] | None:
         if reference.submitting_at is None:
@@ -350,19 +337,17 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         """With the fees from the trade list, because a venue's order does not show them."""
         if not order.cum_quantity:
             return order
-        return with_fees(order, await trades_of(exchange, self._venue, symbol, order.exchange_order_id))
+        return with_fees(order, await self._venue.trades_of(exchange, symbol, order.exchange_order_id))
 
-    def _judge(
-        self, call: Call, error: Exception, credentials: Credentials, refusals: tuple[RefusalRule, ...] | None = None
-    ) -> Refused | InDoubt:
-        """What a failed call proves; `refusals` is the white list in place of that for orders."""
+    def _judge(self, call: Call, error: Exception, credentials: Credentials, white_list: WhiteList) -> Refused | InDoubt:
+        """What a failed call proves."""
         evidence = call.evidence(self._venue)
         if evidence.code in self._venue.clock_refused_codes:
             self._connection.doubt_clock()
         if not evidence.handed_over:
             return Refused(_reason_before_sending(error), self._clean(f"{_NOTHING_SENT}: {error}", credentials))
         detail = self._describe(call, error, credentials)
-        reason = proven_refusal(self._venue, evidence, refusals)
+        reason = proven_refusal(white_list, evidence)
         return InDoubt(detail) if reason is None else Refused(reason, detail, by_venue=True)
 
     def _describe(self, call: Call, error: Exception, credentials: Credentials) -> str:

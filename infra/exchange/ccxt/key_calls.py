@@ -1,4 +1,4 @@
-"""What a venue says of a key, asked over HTTP. The part of the gateway that does so; what an answer means stands in `key_check`.
+"""What a venue says of a key, asked over HTTP. The part of the gateway that does so; what there is to say stands in `key_check`.
 
 Start with `KeyCalls.check_key`.
 """
@@ -6,10 +6,10 @@ Start with `KeyCalls.check_key`.
 from typing import Any
 
 from infra.exchange.ccxt.account_calls import AccountCalls
-from infra.exchange.ccxt.reading import UnreadableBooks, reading
 from infra.exchange.ccxt.transport import Call
-from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyQuestion, KeyRefused, KeyUnanswered, read_answer
-from infra.exchange.venues.venue import proven_refusal
+from infra.exchange.key_check import NO_SUCH_ENDPOINT, REFUSED, KeyAnswer, KeyRefused, KeyUnanswered
+from infra.exchange.venues.reading import UnreadableBooks, reading
+from infra.exchange.venues.venue import KeyQuestion, proven_refusal
 from infra.metrics import ANSWERS_UNREADABLE
 from pipeline.model.venue import Refused
 
@@ -34,7 +34,7 @@ class KeyCalls(AccountCalls):
                     if evidence.code in self._venue.clock_refused_codes:
                         self._connection.doubt_clock()
                     detail = self._describe(call, error, credentials)
-                    reason = proven_refusal(self._venue, evidence) if evidence.handed_over else None
+                    reason = proven_refusal(self._venue.refusal, evidence) if evidence.handed_over else None
                     return KeyRefused(reason, detail) if reason in REFUSED else KeyUnanswered(detail)
             return self._key_answer(question, answer)
         return KeyUnanswered(f"{self.exchange} has no endpoint that tells about a key")
@@ -42,7 +42,7 @@ class KeyCalls(AccountCalls):
     def _key_answer(self, question: KeyQuestion, answer: Any) -> KeyAnswer:
         try:
             with reading("the answer about the key"):
-                found = read_answer(question, answer)
+                found = question.read(answer)
         except UnreadableBooks:
             found = None
         if found is None:

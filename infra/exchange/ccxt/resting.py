@@ -4,6 +4,7 @@ import copy
 from typing import Any, Final
 
 from infra.exchange.gateway import CancelOutcome
+from infra.exchange.venues.venue import Venue
 from pipeline.model.venue import Absent, Confirmed, InDoubt, LookUpFailed, LookUpOutcome, OrderReference, Refused
 from schemas.orders import OrderStatus
 from schemas.reasons import ReasonCode
@@ -11,14 +12,14 @@ from schemas.reasons import ReasonCode
 _DETAIL_MAX: Final = 300
 
 
-def knowing(exchange: Any, reference: OrderReference) -> tuple[Any, str]:
+def knowing(exchange: Any, venue: Venue, reference: OrderReference) -> tuple[Any, str]:
     """The account's instance as one that knows the order's market, and the venue's name of it.
 
     ccxt looks every symbol up in the venue's list of today, and raises BadSymbol without asking where it is not there any more. An
     order outlives that: what was stored with it names its market.
     """
     listed = exchange.markets.get(reference.symbol)
-    market_id = reference.market_id or (str(listed["id"]) if listed is not None else reference.symbol.replace("/", ""))
+    market_id = reference.market_id or (str(listed["id"]) if listed is not None else venue.market_id(reference.symbol))
     if listed is not None and listed["id"] == market_id:
         return exchange, market_id
     base, _, quote = reference.symbol.partition("/")

@@ -4,7 +4,8 @@ Invariants:
 1. One account call hands at most one order request to the network: a second one inside the same call is refused before it is handed over,
    redirects are not followed, and aiohttp's repeat on a lost keep-alive connection is switched off.
 2. `Call` records what is proven: whether a request was handed over at all, whether a connection ever stood, and the whole answer.
-3. What leaves is what was recorded: every request that moves money is compared whole with its record before it is handed over (wire.py).
+3. What leaves is what was recorded: every request that moves money is compared whole with its record before it is handed over
+   (venues/wire.py).
 4. A request that moves money is never handed over once its receive window is over, which ends at its deadline: looked at behind every
    queue, and once more when the connection stands and the first byte is next.
 5. A venue that asks for a pause (HTTP 429 and 418) gets it: an order waits for its end where its receive window allows, else it is refused
@@ -22,6 +23,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,10 +32,10 @@ import aiohttp
 import yarl
 from ccxt.base.errors import BadResponse, ExchangeError, ExchangeNotAvailable, RateLimitExceeded, RequestTimeout
 
-from infra.exchange.ccxt.reading import UnreadableBooks, reading, shown
-from infra.exchange.ccxt.wire import NotHandedOver, WireForm, check_request
+from infra.exchange.venues.reading import UnreadableBooks, reading, shown
 from infra.exchange.venues.registry import venue
 from infra.exchange.venues.venue import Evidence, Venue
+from infra.exchange.venues.wire import NotHandedOver, WireForm, check_request
 from pipeline.model.venue import Refused
 from schemas.reasons import ReasonCode
 
@@ -78,16 +80,12 @@ class Call:
         ends = [end for end in (self.not_after_ms, self.deadline_ms) if end is not None]
         return bool(ends) and now_ms > min(ends)
 
-    def evidence(self, row: Venue) -> Evidence:
-        """What a rule of the venue's white list is held against."""
-        answer = self.answer if isinstance(self.answer, dict) else {}
-        return Evidence(
-            handed_over=self.handed_over,
-            unconnected=self.unconnected,
-            http_status=self.http_status,
-            code=str(answer.get(row.error_code, "")),
-            message=str(answer.get(row.error_message, "")),
-        )
+    def evidence(self, of: Venue) -> Evidence:
+        """What a rule of the venue's white list is held against. An error that cannot be read proves nothing."""
+        code = message = ""
+        with suppress(UnreadableBooks), reading("the error"):
+            code, message = of.error_of(self.answer)
+        return Evidence(self.handed_over, self.unconnected, self.http_status, code, message)
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
@@ -276,17 +274,7 @@ def _parse_market_alone(base: Any) -> Callable[[Any, Any], Any]:
 @functools.cache
 def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
     """ccxt's class for a venue, with the transport above. Cached, because ccxt decorates each new class when it is first used."""
-    quote_quantity_name = venue(exchange_id).order.quote_quantity
     base: Any = importlib.import_module(f"ccxt.async_support.{exchange_id}").__dict__[exchange_id]
-
-    def create_order_request(self: Any, symbol: str, kind: str, side: str, amount: Any, price: Any = None, params: Any = None) -> Any:
-        """ccxt cuts a quote quantity to the price tick, which is no rule of the venue's: it takes the places of the quote asset. Quantity
-        and price that lie between steps are cut, too; what `check_body` sees of that is not sent."""
-        request = base.create_order_request(self, symbol, kind, side, amount, price, params or {})
-        asked = (params or {}).get("cost")
-        if asked is not None:
-            request[quote_quantity_name] = asked
-        return request
 
     def milliseconds(self: Any) -> int:
         """The signature's clock: the recorded intent inside an order call, else this machine's. ccxt subtracts the time difference."""
@@ -306,10 +294,10 @@ def venue_class(exchange_id: str) -> Callable[[dict[str, Any]], Any]:
         return "&".join(pairs)
 
     return type(base.__name__, (base,), {
+        **venue(exchange_id).replaced(base),
         # Amounts stay the strings that the venue sent. On the class, because ccxt reads its fee table before its configuration.
         "number": str,
         "fetch": _exchange_fetch,
-        "create_order_request": create_order_request,
         "milliseconds": milliseconds,
         "urlencode": staticmethod(urlencode),
         "safe_order": _plain_order,

@@ -1,1 +1,1 @@
-"""The venues: one module each, and their registry."""
+"""The venues: one module or package each, what they are to the gateway, and their registry."""

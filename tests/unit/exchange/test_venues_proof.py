@@ -5,14 +5,15 @@ from decimal import Decimal
 
 import pytest
 
-from infra.exchange.ccxt.reading import UnreadableBooks, amount
 from infra.exchange.gateway import Credentials, UnknownVenue
-from infra.exchange.venues.binance import BINANCE
+from infra.exchange.venues.binance import refusals
+from infra.exchange.venues.binance.venue import BINANCE
+from infra.exchange.venues.reading import UnreadableBooks, amount
 from infra.exchange.venues.registry import venue
 from infra.exchange.venues.venue import Evidence, proven_refusal
 from schemas.reasons import ReasonCode
 
-ALL_CODES = sorted({code for rule in BINANCE.refusals for code in rule.codes or ()})
+ALL_CODES = sorted({code for rule in refusals.ORDERS for code in rule.codes or ()})
 UNKNOWN_OUTCOME = ["-1000", "-1001", "-1004", "-1006", "-1007", "-1008", "-2011", "-2013", "-2021", "-2022", "", "-9999"]
 
 
@@ -36,19 +37,19 @@ def test_venue_with_a_row_is_found() -> None:
 @pytest.mark.parametrize(("status", "code"), list(itertools.product([500, 502, 503, 504, 520, 200, 302, 404, 408, 409, None], ALL_CODES)))
 def test_refusal_codes_prove_nothing_under_another_status(status: int | None, code: str) -> None:
     """No code of the white list counts under a 5xx, a 200 or an answer that was not read whole."""
-    assert proven_refusal(BINANCE, _answered(status, code, "Account has insufficient balance for requested action.")) is None
+    assert proven_refusal(BINANCE.refusal, _answered(status, code, "Account has insufficient balance for requested action.")) is None
 
 
 @pytest.mark.parametrize("code", UNKNOWN_OUTCOME)
 def test_refusal_of_an_unknown_outcome_is_none(code: str) -> None:
     """Codes whose execution status is unknown, and unknown codes, stay in doubt."""
-    assert proven_refusal(BINANCE, _answered(400, code, "Anything.")) is None
+    assert proven_refusal(BINANCE.refusal, _answered(400, code, "Anything.")) is None
 
 
 @pytest.mark.parametrize("message", ["Duplicate order sent.", "", "Something new.", "duplicate: Account has insufficient balance"])
 def test_refusal_by_a_rejection_text_not_listed_is_none(message: str) -> None:
     """-2010 is shared with "Duplicate order sent.": another copy stands, so the text decides."""
-    assert proven_refusal(BINANCE, _answered(400, "-2010", message)) is None
+    assert proven_refusal(BINANCE.refusal, _answered(400, "-2010", message)) is None
 
 
 @pytest.mark.parametrize(("status", "code", "message", "reason"), [
@@ -68,14 +69,14 @@ def test_refusal_by_a_rejection_text_not_listed_is_none(message: str) -> None:
 ])
 def test_refusal_each_rule_has_its_reason(status: int, code: str, message: str, reason: ReasonCode) -> None:
     """The white list, row by row."""
-    assert proven_refusal(BINANCE, _answered(status, code, message)) is reason
+    assert proven_refusal(BINANCE.refusal, _answered(status, code, message)) is reason
 
 
 def test_refusal_nothing_handed_over_or_no_connection_is_proof() -> None:
     """What never left is not accepted, whatever else is known."""
-    assert proven_refusal(BINANCE, Evidence(handed_over=False, unconnected=False)) is ReasonCode.EXCHANGE_REFUSED
-    assert proven_refusal(BINANCE, Evidence(handed_over=True, unconnected=True)) is ReasonCode.EXCHANGE_UNAVAILABLE
-    assert proven_refusal(BINANCE, Evidence(handed_over=True, unconnected=False)) is None
+    assert proven_refusal(BINANCE.refusal, Evidence(handed_over=False, unconnected=False)) is ReasonCode.EXCHANGE_REFUSED
+    assert proven_refusal(BINANCE.refusal, Evidence(handed_over=True, unconnected=True)) is ReasonCode.EXCHANGE_UNAVAILABLE
+    assert proven_refusal(BINANCE.refusal, Evidence(handed_over=True, unconnected=False)) is None
 
 
 def test_credentials_repr_shows_no_secret() -> None:
@@ -114,4 +115,4 @@ def test_amount_in_any_notation_of_json_is_read_exactly() -> None:
 def test_refusal_says_whether_it_is_the_exchange_s_state_or_the_order(code: str, message: str, reason: ReasonCode) -> None:
     """What is closed at the exchange is no failure of the user's, and is tried again until the deadline."""
     evidence = Evidence(handed_over=True, unconnected=False, http_status=400, code=code, message=message)
-    assert proven_refusal(BINANCE, evidence) is reason
+    assert proven_refusal(BINANCE.refusal, evidence) is reason

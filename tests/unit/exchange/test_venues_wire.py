@@ -1,6 +1,8 @@
 """The form body that is signed and checked, the names of ccxt and aiohttp that the transport stands on, and what is redirected."""
 
 import inspect
+import json
+from decimal import Decimal
 from urllib.parse import parse_qsl
 
 import aiohttp
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from infra.exchange.ccxt.connection import _redirected
 from infra.exchange.ccxt.transport import Pause, ReportingConnector, venue_class
-from infra.exchange.ccxt.wire import pairs_of
+from infra.exchange.venues.wire import NotHandedOver, WireForm, check_request, pairs_of
+from schemas.reasons import ReasonCode
 
 params = st.dictionaries(st.text(min_size=1, max_size=8), st.one_of(st.text(max_size=12), st.integers(), st.booleans()), max_size=6)
 
@@ -27,6 +30,27 @@ def test_fields_are_those_of_the_standard_parser(fields: dict[str, str]) -> None
     """What is compared with the order is what a server would read."""
     body = ccxt.binance.urlencode(fields)
     assert pairs_of(body) == parse_qsl(body)
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    ('{"side": "buy", "size": "0.10"}', None),
+    ('{"side": "sell", "size": "0.1"}', ReasonCode.EXCHANGE_REFUSED),
+    ('{"side": "buy", "size": "0.2"}', ReasonCode.PRECISION_INVALID),
+    ('{"side": "buy", "size": "0.1", "size": "0.2"}', ReasonCode.EXCHANGE_REFUSED),
+    ('{"side": "buy", "size": "0.1", "leverage": "2"}', ReasonCode.EXCHANGE_REFUSED),
+])
+def test_body_that_is_no_form_is_compared_whole(body: str, reason: ReasonCode | None) -> None:
+    """A venue says how its bodies are read; what is compared is the same."""
+    form = WireForm(
+        "POST", "/order", {"side": "buy", "size": Decimal("0.1")}, {}, key_header="Key", key="k",
+        body_pairs=lambda text: json.loads(text, object_pairs_hook=list),
+    )  # fmt: skip
+    if reason is None:
+        check_request(form, "POST", "https://venue/order", {"Key": "k"}, body)
+        return
+    with pytest.raises(NotHandedOver) as stopped:
+        check_request(form, "POST", "https://venue/order", {"Key": "k"}, body)
+    assert stopped.value.reason_code is reason
 
 
 REPLACED = ["fetch", "milliseconds", "urlencode", "safe_order", "safe_trade", "number", "nonce", "parse_trade"]

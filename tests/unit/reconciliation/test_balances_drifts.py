@@ -9,9 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.exchange.ccxt.balances import read_balances
-from infra.exchange.ccxt.reading import UnreadableBooks
-from infra.exchange.venues.binance import BINANCE, BINANCE_US
+from infra.exchange.venues.binance.wallet import read_balances
+from infra.exchange.venues.reading import UnreadableBooks
 from pipeline.books.changes import Changes
 from pipeline.model.drift import StoredDrift
 from pipeline.model.venue import AccountBalances, LookUpFailed
@@ -211,9 +210,9 @@ def answer(**fields: Any) -> dict[str, Any]:
 def test_balances_of_the_venue_are_free_and_locked_under_the_codes_of_symbols() -> None:
     """Zero is left out; the venue's own name of an asset becomes the one that symbols use; the account has its id as text."""
     codes = {"YOYO": "YOYOW"}
-    found = read_balances(answer(), BINANCE.account, lambda asset: codes.get(asset, asset))
+    found = read_balances(answer(), numbered=True, code_of=lambda asset: codes.get(asset, asset))
     assert found == AccountBalances("354937868", amounts(USDT="2", YOYOW="7"), amounts(USDT="0.5"))
-    assert read_balances(answer(), BINANCE_US.account, str).account_id is None
+    assert read_balances(answer(), numbered=False, code_of=str).account_id is None
 
 
 @pytest.mark.parametrize(
@@ -227,4 +226,4 @@ def test_balances_of_the_venue_are_free_and_locked_under_the_codes_of_symbols() 
 def test_balances_that_cannot_be_read_whole_prove_nothing(wrong: Any) -> None:
     """An answer that lacks a part is no answer: what it does not show would count as zero."""
     with pytest.raises(UnreadableBooks):
-        read_balances(wrong, BINANCE.account, str)
+        read_balances(wrong, numbered=True, code_of=str)

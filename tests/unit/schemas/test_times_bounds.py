@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from cli.admin.keys import expiry_of
 from cli.terminal.output import CommandFailed, Exit
-from infra.exchange.ccxt.books import UnreadableBooks, moment
-from infra.exchange.ccxt.deposits import _read_row
-from infra.exchange.key_check import KeyQuestion, read_answer
+from infra.exchange.venues.binance.wallet import KEY
+from infra.exchange.venues.reading import UnreadableBooks, moment
 from infra.exchange.venues.registry import venue
 from schemas.deposits import AnnouncementReport
 from schemas.reasons import ReasonCode
@@ -97,20 +96,19 @@ def test_exchange_moments_inside_the_bound_are_exact() -> None:
 @pytest.mark.parametrize("told", [10**18, -5, 0])
 def test_deposit_with_a_moment_out_of_bounds_is_unreadable_and_not_a_crash(told: int) -> None:
     """Also when only the difference of the clocks moves it out."""
-    names = venue("binance").deposits
-    assert names is not None
-    status = next(iter(names.statuses))
-    row = {"status": status, names.entry_id: "1", names.transaction_id: "t", names.asset: "BTC", names.amount: "1", names.arrived: told}
+    deposits = venue("binance").deposits
+    assert deposits is not None
+    row = {"status": 1, "id": "1", "txId": "t", "coin": "BTC", "amount": "1", "insertTime": told}
     with pytest.raises(UnreadableBooks, match="does not say when it came"):
-        _read_row(row, names, timedelta(seconds=1))
+        deposits.read(row, timedelta(seconds=1))
 
 
 @pytest.mark.parametrize("until", [2**63, 10**30, 253_370_764_800_000])
 def test_key_answer_with_an_end_out_of_bounds_is_unreadable(until: int) -> None:
     """It says nothing about the key; it used to be an error of the system's own."""
-    question = KeyQuestion("call", "trade", "withdraw", trading_until="until", is_of_key=True)
-    assert read_answer(question, {"trade": True, "withdraw": False, "until": until}) is None
-    accepted = read_answer(question, {"trade": True, "withdraw": False, "until": 1_800_000_000_000})
+    granted = {"enableSpotAndMarginTrading": True, "enableWithdrawals": False}
+    assert KEY.read({**granted, "tradingAuthorityExpirationTime": until}) is None
+    accepted = KEY.read({**granted, "tradingAuthorityExpirationTime": 1_800_000_000_000})
     assert accepted is not None
     assert accepted.trading_until is not None
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from agents.watches.withdrawals import report_of, spans_of, windows_of
+from infra.exchange.venues.binance.venue import BINANCE
 from pipeline.books.audit import ChainHead
 from pipeline.books.changes import Changes
 from pipeline.books.ledger import TransferKind
@@ -372,7 +373,7 @@ def test_history_of_long_is_asked_for_in_windows() -> None:
     """What was sent within 80 days is covered by one question; one whose time is not known is asked for by none."""
     ages = (1, 2, 79, 81, 200)
     sent = [withdrawal_of(status=_S.IN_DOUBT, withdrawal_id=f"w{age}", submitting_at=NOW - timedelta(days=age)) for age in ages]
-    groups = [[one.withdrawal_id for one in group] for group in windows_of([*sent, withdrawal_of()])]
+    groups = [[one.withdrawal_id for one in group] for group in windows_of([*sent, withdrawal_of()], BINANCE.history_span)]
     assert groups == [["w200"], ["w81", "w79", "w2", "w1"]]
 
 
@@ -383,7 +384,7 @@ def test_withdrawals_that_were_sent_with_different_keys_are_asked_about_apart() 
         withdrawal_of(status=_S.IN_DOUBT, withdrawal_id=name, submitting_at=NOW - timedelta(minutes=9 - number), key_version=version)
         for number, (name, version) in enumerate(versions.items())
     ]
-    assert [[one.withdrawal_id for one in group] for group in windows_of(sent)] == [["a", "c"], ["b"], ["d"]]
+    assert [[one.withdrawal_id for one in group] for group in windows_of(sent, BINANCE.history_span)] == [["a", "c"], ["b"], ["d"]]
 
 
 def test_history_is_asked_from_the_first_attempt_on_for_ever() -> None:
@@ -392,7 +393,7 @@ def test_history_is_asked_from_the_first_attempt_on_for_ever() -> None:
     first = NOW - timedelta(days=200)
     newest = NOW - timedelta(seconds=20)
     one = withdrawal_of(status=_S.IN_DOUBT, attempt=4, submitting_at=newest, first_submitting_at=first)
-    spans = spans_of([one], NOW)
+    spans = spans_of([one], NOW, BINANCE.history_span, BINANCE.listed_within)
     assert spans[0][0] < first and spans[-1][1] > NOW
     assert all(before[1] >= after[0] for before, after in pairwise(spans))
     assert all(until - since <= timedelta(days=80) for since, until in spans)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.exchange.ccxt.reading import UnreadableBooks, amount, text
+from infra.exchange.venues.reading import UnreadableBooks, amount, text
 from pipeline.model.venue import Lot, Market, PriceBand
 from schemas.orders import OrderType
 from schemas.symbols import is_symbol
