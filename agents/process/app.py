@@ -287,8 +287,8 @@ def _account_watches(
     """What looks at the accounts of one exchange."""
     window = timedelta(hours=settings.deposit_window_hours)
     return (
-        WithdrawalWatch(context, exchange, gateway, settings.withdrawal_poll_ms / 1000).watch,
-        DepositWatch(context, exchange, gateway, settings.deposit_poll_ms / 1000, window).watch,
+        WithdrawalWatch(context, exchange, gateway, poll_seconds=settings.withdrawal_poll_ms / 1000).watch,
+        DepositWatch(context, exchange, gateway, poll_seconds=settings.deposit_poll_ms / 1000, window=window).watch,
         BalanceWatch(
             context,
             exchange,

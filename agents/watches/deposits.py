@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from agents.watches.looks import by_itself
-from agents.watches.watch import Watch, WatchContext
+from agents.watches.watch import PauseSeconds, Watch, WatchContext
 from infra.exchange.gateway import DepositGateway
 from infra.postgres.deposits import Entry, known_deposits, late_announcements, watched_accounts
 from pipeline.deposits.settlement import verdict_on
@@ -61,7 +61,7 @@ class DepositWatch:
     def watch(self) -> Watch:
         return Watch("deposits", self._poll_seconds, self.round, self._exchange)
 
-    async def round(self) -> float | None:
+    async def round(self) -> PauseSeconds | None:
         """Looks at every account of this worker's share. Raises Retryable and KafkaError while a service is out of reach."""
         partitions, database, clock = list(self._context.owned(self._exchange)), self._context.database, self._context.clock
         if not partitions:

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from agents.watches.looks import by_itself
-from agents.watches.watch import Watch
+from agents.watches.watch import PauseSeconds, Watch
 from infra.exchange.gateway import VenueUnavailable, WithdrawalGateway
 from pipeline.model.invariants import Retryable
 from pipeline.model.withdrawal import Network
@@ -40,7 +40,7 @@ class NetworkFeed:
     def watch(self) -> Watch:
         return Watch("networks", _LOOK_SECONDS, self.round, self._exchange)
 
-    async def round(self) -> float:
+    async def round(self) -> PauseSeconds:
         """Asks; returns the seconds until it is asked again. The first answer is sought often, as nothing is paid out before it; a refusal
         slows that down. Raises Retryable while the database is out of reach."""
         match await self.look():

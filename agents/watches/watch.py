@@ -26,6 +26,8 @@ from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 
+PauseSeconds = float  # The seconds until the next round, where a round names them.
+
 
 @dataclass(frozen=True, slots=True)
 class WatchContext:
@@ -58,7 +60,7 @@ class Watch:
 
     what: str
     pace_seconds: float
-    round: Callable[[], Awaitable[float | None]]
+    round: Callable[[], Awaitable[PauseSeconds | None]]
     subject: str = ""
     begins_late: bool = False
 
