@@ -294,7 +294,7 @@ def lag(as_json: _AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: _AsJson = False) -> None:
-    """Check every dependency and setting, and say what to mend."""
+    """Check every dependency and setting, and say what to fix."""
     from cli.check.doctor import run_doctor  # noqa: PLC0415 — invariant 1
 
     _finish(run_doctor(as_json=as_json))

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded.errors import MendHostError
+from embedded.errors import FixHostError
 
 SYSTEM_ACCOUNT = "pgserver"
 # linux/capability.h; the first one that this process has is used. Containers often have only the second.
@@ -37,7 +37,7 @@ class Account:
 async def unprivileged_account(paths: Iterable[Path]) -> Account | None:
     """The account to run PostgreSQL as so that it can reach `paths`; None when this process is not root.
 
-    Raises MendHostError when there is no such account and none can be made, or when it cannot reach a path.
+    Raises FixHostError when there is no such account and none can be made, or when it cannot reach a path.
     """
     if os.geteuid() != 0:
         return None
@@ -49,7 +49,7 @@ async def unprivileged_account(paths: Iterable[Path]) -> Account | None:
     for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
         if held & (1 << capability):
             return Account(entry.pw_uid, entry.pw_gid, capability)
-    raise MendHostError(
+    raise FixHostError(
         f"The database cannot be started as root: PostgreSQL then runs as the account {SYSTEM_ACCOUNT!r}, and {closed} is closed to it. "
         "Nothing was changed. Start as an ordinary user, or choose a data directory that others may pass through: ORCHESTRATOR_DATA_DIR."
     )
@@ -69,7 +69,7 @@ async def _system_account() -> pwd.struct_passwd:
         async with asyncio.timeout(_USERADD_SECONDS_MAX):
             output, _ = await process.communicate()
     except (OSError, TimeoutError) as error:
-        raise MendHostError(
+        raise FixHostError(
             f"PostgreSQL refuses to run as root, and the account {SYSTEM_ACCOUNT!r} could not be made "
             f"({error or 'useradd hangs'}). {advice}"
         ) from error
@@ -77,7 +77,7 @@ async def _system_account() -> pwd.struct_passwd:
         # Another start may have made it in the meantime: what counts is that it is there.
         return pwd.getpwnam(SYSTEM_ACCOUNT)
     except KeyError:
-        raise MendHostError(
+        raise FixHostError(
             f"PostgreSQL refuses to run as root, and the account {SYSTEM_ACCOUNT!r} could not be made: "
             f"{output.decode(errors='replace').strip()}. {advice}"
         ) from None

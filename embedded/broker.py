@@ -17,7 +17,7 @@ from typing import Self
 
 from embedded import java
 from embedded.data_dir import DataDirectory, disk_full, is_disk_full, says_disk_full
-from embedded.errors import ChooseOtherDirectoryError, MendHostError, ReadLogError, RetryLaterError
+from embedded.errors import ChooseOtherDirectoryError, FixHostError, ReadLogError, RetryLaterError
 from embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from embedded.jars import BROKER_JARS, KAFKA_VERSION, jars_directory
 from embedded.ports import RememberedPorts, free_port, is_free
@@ -89,7 +89,7 @@ class EmbeddedBroker:
 
         `port` 0: the one of the last start in this directory, else a free one.
 
-        Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, MendHostError,
+        Raises RetryLaterError (no download, no free port, no answer in time), FreeDiskSpaceError, FixHostError,
         ChooseOtherDirectoryError for the storage of another version, or ReadLogError when Java or the broker ends by itself.
         """
         jars = await jars_directory(BROKER_JARS, cache_dir, progress=progress)
@@ -113,7 +113,7 @@ class EmbeddedBroker:
         except OSError as error:
             if says_disk_full(str(error)):
                 raise disk_full(directory.path) from error
-            raise MendHostError(
+            raise FixHostError(
                 f"{home} cannot be prepared for the broker: {error}. Nothing was started and no order was accepted. "
                 "Make the data directory writable, or choose another: ORCHESTRATOR_DATA_DIR"
             ) from error

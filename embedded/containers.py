@@ -13,7 +13,7 @@ import docker.errors  # type: ignore[import-untyped]  # no type information is p
 import requests
 from testcontainers.core.container import DockerContainer
 
-from embedded.errors import MendHostError, ReadLogError, RetryLaterError, ServicesError
+from embedded.errors import FixHostError, ReadLogError, RetryLaterError, ServicesError
 from embedded.probes import broker_answers, database_answers
 
 KAFKA_IMAGE = "apache/kafka:4.1.2"
@@ -57,7 +57,7 @@ class RunningContainer:
     async def start_broker(cls, *, progress: Callable[[str], None]) -> Self:
         """A broker whose clients reach it at the port of the host that it advertises.
 
-        Raises MendHostError without an engine or image, RetryLaterError when it does not answer in time, ReadLogError when it ends.
+        Raises FixHostError without an engine or image, RetryLaterError when it does not answer in time, ReadLogError when it ends.
         """
         progress(f"Starting a container of {KAFKA_IMAGE}…")
         container = await _new(KAFKA_IMAGE)
@@ -165,11 +165,11 @@ async def _blocking(image: str, call: Callable[[], _T]) -> _T:
 
 def _engine_failure(image: str, error: Exception) -> ServicesError:
     if isinstance(error, docker.errors.ImageNotFound | docker.errors.APIError):
-        return MendHostError(
+        return FixHostError(
             f"The container engine could not run {image}: {error}. Nothing was started and no order was accepted. Check that the image can "
             f"be pulled (`docker pull {image}`), or start without containers: ORCHESTRATOR_INFRA=embedded"
         )
-    return MendHostError(
+    return FixHostError(
         f"ORCHESTRATOR_INFRA=containers needs a container engine, and none answers: {error}. Nothing was started and no order was "
         "accepted. Start Docker (`docker info` must work for this user), or start without containers: ORCHESTRATOR_INFRA=embedded"
     )

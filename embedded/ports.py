@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from embedded.errors import MendHostError
+from embedded.errors import FixHostError
 
 FILE_NAME: Final = "ports.json"
 PORT_MAX: Final = 65_535
@@ -46,12 +46,12 @@ def is_free(port: int, host: str = HOST) -> bool:
 
 
 def free_port(taken: frozenset[int] = frozenset()) -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment, none of `taken`. Raises MendHostError where there is none."""
+    """A port of 127.0.0.1 that nobody listens on at this moment, none of `taken`. Raises FixHostError where there is none."""
     for _ in range(_TRIED_MAX):
         port = random.randint(_FIRST, _LAST)
         if port not in taken and is_free(port):
             return port
-    raise MendHostError(
+    raise FixHostError(
         f"No free port of {HOST} was found between {_FIRST} and {_LAST}. Nothing was started and no order was accepted. Name one, or look "
         "for a program that opens very many."
     )
@@ -67,14 +67,14 @@ class RememberedPorts:
     async def take(self, name: str, wanted: int = 0, host: str = HOST, *, settings: str = "") -> int:
         """The port for what is called `name`: `wanted` where it is not 0, else the one it had, else a free one; remembered from now on.
 
-        Waits while it is still taken by what ran before. Raises MendHostError for a wanted one that stays taken; `settings` is where the
+        Waits while it is still taken by what ran before. Raises FixHostError for a wanted one that stays taken; `settings` is where the
         person named it.
         """
         known = self._read()
         port = wanted or known.get(name, 0)
         if port and not await self._until_free(port, host):
             if wanted:
-                raise MendHostError(
+                raise FixHostError(
                     f"Port {wanted} of {host} is taken by another program. Nothing was started there and no order was accepted. End that "
                     f"program, or name another port: {settings}"
                 )
@@ -117,7 +117,7 @@ class RememberedPorts:
             unfinished.write_text(json.dumps(ports, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(self._file)
         except OSError as error:
-            raise MendHostError(
+            raise FixHostError(
                 f"{self._file} cannot be written: {error.strerror}. Nothing was started and no order was accepted. Make the data directory "
                 "writable, or choose another: ORCHESTRATOR_DATA_DIR"
             ) from error

@@ -100,7 +100,7 @@ async def _start(service: Service, settings: Settings, directory: DataDirectory 
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error is enough for the operator: after it is mended, the next start shows the other, if it is still there."""
+    """One error is enough for the operator: after it is fixed, the next start shows the other, if it is still there."""
     failure: BaseException = failures
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]

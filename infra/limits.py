@@ -1,34 +1,28 @@
 """What a user may do where nothing else is set for it, and what confirms it: numbers of the settings as the gate wants them."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from datetime import timedelta
+from typing import Any, Final
 
 from infra.settings import Settings
 from pipeline.gate.limits import Limits
 from pipeline.model.rules import ConfirmationRules
 
+_TIMES: Final[Mapping[str, timedelta]] = {"_seconds": timedelta(seconds=1), "_ms": timedelta(milliseconds=1)}
+
 
 def limits_of(settings: Settings) -> Limits:
-    """What a user may do, where nothing else is set for it."""
-    return Limits(
-        trade_usd_min=settings.trade_usd_min,
-        trade_usd_max=settings.trade_usd_max,
-        daily_volume_usd_max=settings.daily_volume_usd_max,
-        hourly_trades_max=settings.hourly_trades_max,
-        cooldown_failures=settings.cooldown_failures,
-        cooldown=timedelta(seconds=settings.cooldown_seconds),
-        daily_withdrawal_usd_max=settings.daily_withdrawal_usd_max,
-        price_band=settings.price_band,
-        position_usd_max=settings.position_usd_max,
-        open_orders_max=settings.open_orders_max,
-        open_orders_usd_max=settings.open_orders_usd_max,
-        exchange_open_usd_max=settings.exchange_open_usd_max,
-        daily_loss_usd_max=settings.daily_loss_usd_max,
-        messages_per_second_max=settings.messages_per_second_max,
-        messages_burst_max=settings.messages_burst_max,
-        duplicate_window=timedelta(milliseconds=settings.duplicate_window_ms),
-        suspicion_flag=settings.suspicion_flag,
-        suspicion_block=settings.suspicion_block,
-    )
+    """What a user may do, where nothing else is set for it: each limit as the setting of its name says, times in the unit that ends it."""
+    return Limits(**{field.name: _setting(settings, field.name) for field in fields(Limits)})
+
+
+# Any: each setting has its own type, which is that of its limit.
+def _setting(settings: Settings, limit: str) -> Any:
+    for ending, unit in _TIMES.items():
+        if limit + ending in Settings.model_fields:
+            return getattr(settings, limit + ending) * unit
+    return getattr(settings, limit)
 
 
 def confirmation_rules_of(settings: Settings) -> ConfirmationRules:

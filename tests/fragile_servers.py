@@ -196,7 +196,7 @@ class SmallDisk:
 
 
 class Line:
-    """A TCP line to a server, which a test can cut and mend; its own address stays the same."""
+    """A TCP line to a server, which a test can cut and fix; its own address stays the same."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -205,13 +205,13 @@ class Line:
         self._pipes: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Line":
-        await self.mend()
+        await self.fix()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.cut()
 
-    async def mend(self) -> None:
+    async def fix(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
             self.port = int(self._server.sockets[0].getsockname()[1])

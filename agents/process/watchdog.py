@@ -6,7 +6,7 @@ A worker that makes no progress is worse than a dead one: a dead one is replaced
 - a consumer that does not poll, or a rebalance that does not end,
 - a partition whose records the broker is not asked for any more,
 - a batch that does not end, and records behind a partition that are not worked on.
-Progress is judged by poll age and by what lies behind, never by traffic: an idle worker is well. What runs in the event loop cannot see
+Progress is judged by poll age and by what lies behind, never by traffic: an idle worker is healthy. What runs in the event loop cannot see
 that the loop itself has stopped: that is agents/process/last_resort.
 
 A database that does not answer ends only a worker that has a batch for it (agents/steps/batch); an idle one waits, and is not ready.

@@ -8,7 +8,7 @@
 | 3 | broker or database out of reach for too long | start it again |
 | 4 | fenced, or a commit whose outcome is unknown | start it again |
 | 5 | it stood still | start it again |
-| 6 | something impossible happened; a person must look | start it again: it stops at the same place until mended |
+| 6 | something impossible happened; a person must look | start it again: it stops at the same place until fixed |
 | 130 | asked to stop a second time, and ended at once; the next owner finishes what was under way | nothing |
 
 Whatever fails ends the process at once, through `agents/process/last_resort`. A request to stop drains: partitions are given back, so that

@@ -109,7 +109,7 @@ async def show_keys(installation: Installation, *, user_id: str | None, limit: i
     async with reading(installation) as connection:
         await require_user(connection, user_id)
         rows = await rows_of(connection, KEYS, user_id=user_id, limit=limit)
-    print_table(rows, KEY_COLUMNS, as_json=as_json, nothing="No key fits.")
+    print_table(rows, KEY_COLUMNS, as_json=as_json, nothing="No matching keys.")
 
 
 async def add(

@@ -75,7 +75,7 @@ async def show_users(installation: Installation, *, status: str | None, limit: i
     async with reading(installation) as connection:
         rows = await rows_of(connection, _LISTED, status=status, limit=limit)
     columns = ("user_id", "role", "status", "second_factor", "active_keys", "own_limits", "created_at", "credentials_changed_at")
-    print_table(rows, columns, as_json=as_json, nothing="No user fits.")
+    print_table(rows, columns, as_json=as_json, nothing="No matching users.")
 
 
 async def show_user(installation: Installation, user_id: str, *, as_json: bool) -> None:

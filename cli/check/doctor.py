@@ -130,7 +130,7 @@ def check_authentication(settings: Settings) -> Findings:
     except TrustedKeysError as error:
         return [Finding.problem("authentication", str(error), "workers refuse to start without it")]
     except ExchangeNotPermitted as error:
-        return [Finding.problem("settings", str(error), "workers refuse to start until it is mended")]
+        return [Finding.problem("settings", str(error), "workers refuse to start until it is fixed")]
     taken = "from any issuer" if settings.token_issuer is None else f"from {printable(settings.token_issuer)}"
     meant = "for no audience" if settings.token_audience is None else f"for {printable(settings.token_audience)}"
     detail = f"tokens and second factors are required; tokens {taken}, {meant}, signed by a key of {settings.token_keys_file}"
@@ -146,12 +146,12 @@ async def _within_limit(check: Callable[[Installation], Awaitable[Findings]], in
 
 
 async def examine() -> Findings:
-    """Every finding, in the order in which a person would mend them."""
+    """Every finding, in the order in which a person would fix them."""
     findings = [*check_python(), *check_variables()]
     try:
         made_settings()
     except WrongSettings as error:
-        wrong = [Finding.problem("settings", problem, "mend it; the services were not checked") for problem in error.problems]
+        wrong = [Finding.problem("settings", problem, "fix it; the services were not checked") for problem in error.problems]
         return [*findings, *wrong]
     installation = find_installation()
     settings = installation.settings

@@ -1,7 +1,7 @@
 """What `doctor` says of the settings that keep a crash or a slow exchange from costing money: the database's commits, and the times that
 must be over before an order in doubt counts as not executed.
 
-Where they are well the line shows them; a worker refuses real money with those that are not.
+Where they are sound the line shows them; a worker refuses real money with those that are not.
 """
 
 from collections.abc import Mapping

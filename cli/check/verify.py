@@ -107,6 +107,6 @@ def _lines(finding: Finding) -> list[str]:
     """One line for a promise, and one for each place where it is broken."""
     if finding.skipped is not None:
         return [f"not checked  {finding.name}: {finding.claim} ({finding.skipped})"]
-    word = "holds" if finding.holds else "under way" if finding.name in UNDER_WAY else "BROKEN"
+    word = "PASS" if finding.holds else "under way" if finding.name in UNDER_WAY else "FAIL"
     count = f"{finding.breaches} of {finding.checked}" if finding.breaches else f"{finding.checked} checked"
     return [f"{word:<11}  {finding.name}: {finding.claim} ({count})", *(printable(f"             {text}") for text in finding.shown)]

@@ -81,12 +81,12 @@ def show(console: Console, figures: Mapping[str, object], findings: Sequence[Fin
 def show_promises(console: Console, findings: Sequence[Finding]) -> None:
     """One line per promise, and where it is broken."""
     table = Table(title="What was promised", title_justify="left")
-    table.add_column("holds")
+    table.add_column("state")
     table.add_column("promise")
     table.add_column("checked", justify="right")
     table.add_column("broken", justify="right")
     for finding in findings:
-        mark = "–" if finding.skipped else "yes" if finding.holds else "NO"
+        mark = "–" if finding.skipped else "PASS" if finding.holds else "FAIL"
         text = finding.claim if finding.skipped is None else f"{finding.claim} (not checked: {finding.skipped})"
         table.add_row(mark, text, f"{finding.checked:,}", f"{finding.breaches:,}" if finding.breaches else "")
     console.print(table)

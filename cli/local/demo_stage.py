@@ -80,7 +80,7 @@ class DataDirectory:
 
 
 def demo_settings(path: Path) -> Settings:
-    """Everything short, so that what the demo breaks is mended while somebody watches; no address of the environment is used."""
+    """Everything short, so that what the demo breaks is fixed while somebody watches; no address of the environment is used."""
     containers = os.environ.get("ORCHESTRATOR_INFRA") == "containers"
     return Settings(
         infra="containers" if containers else "embedded",

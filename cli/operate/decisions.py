@@ -84,7 +84,7 @@ async def show_withdrawals(
     async with reading(installation) as connection:
         await require_user(connection, user_id)
         rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No withdrawal fits.")
+    print_table(rows, _LISTED, as_json=as_json, nothing="No matching withdrawals.")
 
 
 async def show_withdrawal(installation: Installation, withdrawal_id: str, *, as_json: bool) -> None:

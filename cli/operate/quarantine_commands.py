@@ -52,7 +52,7 @@ def quarantine_show(entry: _Id, as_json: _AsJson = False) -> None:
 @quarantine_app.command("retry")
 @with_credentials
 def quarantine_retry(entry: _Id, reason: Reason, *, credentials: Credentials) -> None:
-    """Publish a record of the system's own again, to be judged anew once what failed is mended."""
+    """Publish a record of the system's own again, to be judged anew once what failed is fixed."""
     from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
     from cli.operate.quarantine import retry  # noqa: PLC0415 — the module's invariant
 

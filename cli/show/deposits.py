@@ -49,7 +49,7 @@ async def show_deposits(
     async with reading(installation) as connection:
         await require_user(connection, user_id)
         rows = await rows_of(connection, _DEPOSITS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No deposit fits.")
+    print_table(rows, _LISTED, as_json=as_json, nothing="No matching deposits.")
 
 
 async def show_announcements(
@@ -59,7 +59,7 @@ async def show_announcements(
     async with reading(installation) as connection:
         await require_user(connection, user_id)
         rows = await rows_of(connection, _ANNOUNCEMENTS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _EXPECTED, as_json=as_json, nothing="No announced deposit fits.")
+    print_table(rows, _EXPECTED, as_json=as_json, nothing="No matching announced deposits.")
 
 
 async def show_disputes(installation: Installation, *, user_id: str | None, limit: int, as_json: bool) -> None:

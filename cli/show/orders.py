@@ -37,7 +37,7 @@ async def show_orders(installation: Installation, *, user_id: str | None, status
     async with reading(installation) as connection:
         await require_user(connection, user_id)
         rows = await rows_of(connection, _ORDERS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No order fits.")
+    print_table(rows, _LISTED, as_json=as_json, nothing="No matching orders.")
 
 
 async def show_balances(installation: Installation, *, user_id: str | None, as_json: bool) -> None:

@@ -89,7 +89,7 @@ async def show_results(installation: Installation, options: ResultsOptions) -> E
     except (KafkaError, OSError, TimeoutError) as error:
         raise installation.out_of_reach("broker", installation.kafka, reason_of(error)) from None
     if not shown:
-        say("No answer fits.")
+        say("No matching answers.")
     return Exit.DONE
 
 

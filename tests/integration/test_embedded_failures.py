@@ -18,7 +18,7 @@ from embedded import broker, data_dir, jar_fetch, jars, java
 from embedded.broker import EmbeddedBroker
 from embedded.data_dir import DataDirectory, locked_data_directory
 from embedded.database import EmbeddedDatabase
-from embedded.errors import ChooseOtherDirectoryError, FreeDiskSpaceError, MendHostError, ReadLogError, RetryLaterError, ServicesError
+from embedded.errors import ChooseOtherDirectoryError, FixHostError, FreeDiskSpaceError, ReadLogError, RetryLaterError, ServicesError
 from embedded.jars import BROKER_JARS, jars_directory
 from embedded.ports import free_port
 from embedded.services import services
@@ -274,9 +274,9 @@ async def test_broker_without_any_free_port_is_told(tmp_path: Path, monkeypatch:
 
 
 async def test_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    """A file where the directory should be: MendHostError that names the path."""
+    """A file where the directory should be: FixHostError that names the path."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(MendHostError, match="cannot be written") as caught:
+    with pytest.raises(FixHostError, match="cannot be written") as caught:
         async with locked_data_directory(tmp_path / "file" / "data", progress=print):
             pytest.fail("locked a directory inside a file")
     _check_text(caught.value)
@@ -313,9 +313,9 @@ async def test_lock_that_is_never_released_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_containers_without_an_engine_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Docker: MendHostError that says how to go on without containers."""
+    """No Docker: FixHostError that says how to go on without containers."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
-    with pytest.raises(MendHostError, match="needs a container engine") as caught:
+    with pytest.raises(FixHostError, match="needs a container engine") as caught:
         async with services(_settings(tmp_path / "data", infra="containers"), progress=print):
             pytest.fail("started without an engine")
     assert "ORCHESTRATOR_INFRA=embedded" in str(caught.value)

@@ -89,7 +89,7 @@ async def test_user_is_reduced_by_losses_and_everybody_halted_by_a_changed_audit
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path
 ) -> None:
     """A sale that realises the limit lets its user only sell; a changed event halts everybody, as `verify --halt` does for a balance that
-    does not add up. Once each, and a resume lasts when the limit is raised or the event mended."""
+    does not add up. Once each, and a resume lasts when the limit is raised or the event fixed."""
     loss = Decimal(50)
     async with (
         installation(kafka, database_url, unique_prefix, tmp_path, daily_loss_usd_max=loss) as made,

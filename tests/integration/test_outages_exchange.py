@@ -48,7 +48,7 @@ async def test_exchange_that_is_down_at_start_refuses_orders_and_nothing_else(
                 assert response.status == 200
             async with session.get(f"{address}/readyz") as response:
                 assert (await response.json())["problems"] == ["binance has not told its markets yet"]
-        await line.mend()
+        await line.fix()
         await until_ready(address)
         finals = await made.final_results(await made.publish([order(2)]), ANSWER_SECONDS_MAX)
         assert [result["status"] for result in finals.values() if result["idempotency_key"] == "key-2"] == ["executed"]
@@ -102,7 +102,7 @@ async def test_exchange_that_goes_away_under_load_delays_orders_until_their_dead
         late = await made.publish([order(45)])
         refused = await made.final_results(late, ANSWER_SECONDS_MAX)
         assert refused[late[0].partition, late[0].offset]["reason_code"] in {"PRICE_UNAVAILABLE", "EXCHANGE_UNAVAILABLE"}
-        await line.mend()
+        await line.fix()
         finals = await made.final_results(patient, ANSWER_SECONDS_MAX)
         answers = [finals[record.partition, record.offset] for record in patient]
         ends = [(answer["status"], answer["reason_code"]) for answer in answers]

@@ -16,7 +16,7 @@ from tests.integration.administered import Administered, administered
 from tests.servers import fresh_database
 
 pytestmark = pytest.mark.xdist_group("quarantine_commands")
-WHY = ("--reason", "mended", "--operator", "ana")
+WHY = ("--reason", "fixed", "--operator", "ana")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_report_set_aside_is_listed_shown_and_published_again_once(installed: Ad
     assert "already" in installed.ran("quarantine", "retry", entry, *WHY).output
     assert _records(installed, installed.topics.reports) == [(1, b"key", report, (("traceparent", b"00-1"),))]
     (event,) = [event for event in installed.events(QUARANTINE_ACCOUNT) if event["request_id"] == entry]
-    assert (event["event_type"], event["claimed_operator"], event["reason"]) == ("RECORD_RETRIED", "ana", "mended")
+    assert (event["event_type"], event["claimed_operator"], event["reason"]) == ("RECORD_RETRIED", "ana", "fixed")
     assert event["target_id"] == entry
     assert any(one["request_id"] == entry for one in installed.published_events(QUARANTINE_ACCOUNT).values())
     assert installed.ran("quarantine", "show", entry, "--json").json["state"] == "retried"

@@ -259,7 +259,7 @@ async def enrol_second_factor(
             )
         if enrolled_at is not None and enrolled_at >= by.at:
             # Steps may begin anew with a new time of enrolment only.
-            raise NotDone(f"The second factor of {user_id} was enrolled at {enrolled_at}, later than this machine's time. Mend its clock.")
+            raise NotDone(f"The second factor of {user_id} was enrolled at {enrolled_at}, later than this machine's time. Fix its clock.")
         role = await changing.connection.fetchval("SELECT role FROM users WHERE user_id = $1", user_id)
         if factor_needs_two(role, replaces=enrolled_at is not None):
             what = f"a second factor for the {role}" if enrolled_at is None else f"another second factor for the {role}"

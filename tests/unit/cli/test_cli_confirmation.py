@@ -47,7 +47,7 @@ def test_command_asks_before_it_opens_anything(command: list[str], told: str) ->
     """Without a terminal and without `--yes` it ends before broker and database are looked for: there are none here."""
     before = structlog.get_config()
     try:
-        ended = CliRunner().invoke(app, [*command, "--reason", "mended", "--operator", "ana"])
+        ended = CliRunner().invoke(app, [*command, "--reason", "fixed", "--operator", "ana"])
     finally:
         # A command silences the log of its process, which here is that of the other tests.
         structlog.configure(**before)

@@ -304,9 +304,9 @@ async def test_exchange_with_another_clock_is_a_problem(monkeypatch: pytest.Monk
     ("findings", "code"),
     [
         ([Finding.ok("a", "well")], Exit.DONE),
-        ([Finding.ok("a", "well"), Finding.problem("b", "bad", "mend")], Exit.NOT_SO),
+        ([Finding.ok("a", "well"), Finding.problem("b", "bad", "fix")], Exit.NOT_SO),
         ([Finding.skipped("a", "why")], Exit.NOT_SO),
-        ([Finding.problem("b", "bad", "mend"), Finding.unreachable("c", "away", "start")], Exit.OUT_OF_REACH),
+        ([Finding.problem("b", "bad", "fix"), Finding.unreachable("c", "away", "start")], Exit.OUT_OF_REACH),
     ],
 )
 async def test_doctor_ends_with_the_code_of_its_worst_finding(

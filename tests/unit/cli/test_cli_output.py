@@ -110,5 +110,5 @@ def test_reason_of_an_error_names_its_kind_once() -> None:
 
 def test_finding_line_names_what_to_do() -> None:
     """A line for people holds the check, what is wrong and the remedy, in one line."""
-    line = Finding.problem("topics", "bad\nnews", "mend it").line()
-    assert line == "problem  topics: bad\\nnews → mend it"
+    line = Finding.problem("topics", "bad\nnews", "fix it").line()
+    assert line == "problem  topics: bad\\nnews → fix it"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedded import ports as embedded_ports
-from embedded.errors import MendHostError
+from embedded.errors import FixHostError
 from embedded.ports import FILE_NAME, RememberedPorts, free_port, is_free
 
 
@@ -58,7 +58,7 @@ async def test_remembered_port_that_another_program_has_is_given_up_and_that_is_
 
 async def test_port_that_was_asked_for_and_is_taken_is_an_error_that_names_it(ports: RememberedPorts) -> None:
     """Whoever asked for it counts on it."""
-    with _taken() as port, pytest.raises(MendHostError, match=rf"Port {port} .* --kafka-port"):
+    with _taken() as port, pytest.raises(FixHostError, match=rf"Port {port} .* --kafka-port"):
         await ports.take("broker", port, settings="--kafka-port")
 
 

@@ -238,7 +238,7 @@ def test_error_shows_nothing_of_the_file(content: bytes, tmp_path: Path) -> None
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    """Without keys nobody could trade: that is said at the start, with the setting to mend."""
+    """Without keys nobody could trade: that is said at the start, with the setting to fix."""
     with pytest.raises(TrustedKeysError, match=r"cannot be read \(No such file.*ORCHESTRATOR_TOKEN_KEYS_FILE"):
         TrustedKeyFile(tmp_path / "missing")
 

@@ -78,7 +78,7 @@ async def test_key_that_cannot_be_read_raises_for_all_who_wait_and_is_asked_for_
 
 
 async def test_key_that_cannot_be_decrypted_is_missing_for_its_own_user_alone() -> None:
-    """One damaged row stops its user's orders and nobody else's, and serves again as soon as it is mended."""
+    """One damaged row stops its user's orders and nobody else's, and serves again as soon as it is fixed."""
     store = _Store(alice=_DAMAGED, bob=b"b")
     assert await asyncio.gather(store.secret("alice"), store.secret("bob")) == [None, "b"]
     store.ciphertexts["alice"] = b"a"
