@@ -30,7 +30,7 @@ ROOMS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "infra.exchange": (("ccxt", "paper_gateway", "market_data"), ("venues",), ("gateway",), ("key_check",)),
     "infra.postgres": (("admin",), ("",)),
     "verification": (("evidence",), ("promises",)),
-    "cli": (("__main__",), ("main",), ("check",), ("operate",), ("admin", "show", "local"), ("access",), ("terminal",)),
+    "cli": (("__main__",), ("main",), ("commands",), ("check",), ("operate",), ("admin", "show", "local"), ("access",), ("terminal",)),
 }
 
 

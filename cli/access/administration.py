@@ -29,7 +29,8 @@ from cli.access.credentials import code_of, login_name, subject_of, token_in, us
 from cli.access.database import database_failed, reading, require_user
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
-from cli.terminal.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, reason_of, say, to_json, write_line
 from infra.kafka.connection import client_options
 from infra.keyring import Keyring, MasterKeyError, keyring_of
 from infra.postgres.admin.administration import Done, NotDone, administration_events

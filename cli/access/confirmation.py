@@ -11,7 +11,7 @@ from typing import Final
 import typer
 
 from cli.access.credentials import usage
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 
 # Each of these takes `--yes`; what the question says that it does.
 IRREVERSIBLE: Final[dict[str, str]] = {

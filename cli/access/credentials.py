@@ -17,7 +17,7 @@ from typing import Final
 import jwt
 
 from cli.access.operator_options import Credentials
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from schemas.commands import REASON_LENGTH_MAX
 
 _TOKEN_BYTES_MAX: Final = 65_536

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cli.access.installation import Installation, without_password
-from cli.terminal.output import Cell, CommandFailed, Exit, reason_of, to_text
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import Cell, reason_of, to_text
 from infra.postgres.migrate import engine_url
 
 Row = dict[str, Cell]

@@ -24,7 +24,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
 from pydantic_settings import SettingsError
 
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from infra.settings import Settings
 
 FILE_NAME: Final = "endpoints.json"

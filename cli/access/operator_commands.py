@@ -24,7 +24,8 @@ from cli.access.credentials import code_of, token_in
 from cli.access.database import reading
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
-from cli.terminal.output import CommandFailed, Exit, reason_of
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import reason_of
 from infra.kafka.connection import client_options
 from schemas.commands import COMMANDS_ACCOUNT
 from schemas.topics import Topics

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from cli.access.options import AsJson
+
 Claimed = Annotated[
     str | None,
     typer.Option("--operator", metavar="NAME", help="Who asks. With a token that is its subject; without operators, a mere claim."),
@@ -47,7 +49,6 @@ class Credentials:
 NO_CREDENTIALS: Final = Credentials()
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _OPTIONS: Final = {"operator": Claimed, "token_file": TokenFile, "totp": Totp}
 
 

@@ -14,7 +14,8 @@ from cli.access.database import Row
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
 from cli.admin.key_gateway import asking_with
-from cli.terminal.output import CommandFailed, Exit, printable, to_json, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, to_json, write_line
 from infra.exchange.gateway import DepositGateway
 from infra.postgres.admin.balance_imports import AskedAccount, chain_seq, import_balances, listed
 from infra.postgres.admin.key_administration import stored_key

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from cli.admin.key_gateway import asking_with
-from cli.terminal.output import CommandFailed, printable, say
+from cli.terminal.exits import CommandFailed
+from cli.terminal.output import printable, say
 from infra.keyring import Keyring
 from infra.postgres.admin.administration import NotDone
 from infra.postgres.admin.key_administration import NewKey, StoredKey, stored_key, watched_with, what_stands

@@ -9,7 +9,8 @@ from cli.access.administration import administering, asking, key_id_of, keyring_
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
 from cli.admin.key_gateway import asking_with
-from cli.terminal.output import CommandFailed, Exit, printable, say
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, say
 from infra.exchange.key_check import KeyAccepted, KeyRefused, KeyUnanswered
 from infra.postgres.admin.key_administration import StoredKey, record_check, stored_key
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import Credentials, UnknownVenue
 from infra.keyring import Keyring, MasterKeyError

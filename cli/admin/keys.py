@@ -24,7 +24,8 @@ from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
 from cli.admin.key_accounts import with_accounts
 from cli.admin.users import KEY_COLUMNS, KEYS
-from cli.terminal.output import CommandFailed, Exit, print_table, say
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import print_table, say
 from infra.exchange.gateway import UnknownVenue
 from infra.exchange.venues.registry import venue
 from infra.keyring import MasterKeyError, StoredSecret

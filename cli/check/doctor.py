@@ -23,8 +23,9 @@ from agents.process.permitted import ExchangeNotPermitted, require_permitted
 from cli.access.installation import Installation, WrongSettings, data_directory, find_installation, made_settings, variable_of
 from cli.check.durability_checks import check_waiting_times
 from cli.check.service_checks import check_broker, check_database, check_exchange, check_offsets
+from cli.terminal.exits import Exit
 from cli.terminal.findings import Finding, Findings
-from cli.terminal.output import Exit, as_called, print_table, printable, say, wrapped, write_line
+from cli.terminal.output import as_called, print_table, printable, say, wrapped, write_line
 from embedded.data_dir import FREE_BYTES_MIN
 from infra.keyring import MasterKeyError, keyring_of
 from infra.settings import Settings

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from pipeline.books.audit import SOFTWARE_VERSION
 from schemas.audit import AuditEvent
 from schemas.decimals import INTEGER_DIGITS_MAX, PLACES_MAX

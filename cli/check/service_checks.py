@@ -20,8 +20,9 @@ from cli.check.durability_checks import durability_findings
 from cli.operate.offsets import measure_offsets
 from cli.operate.quarantine import OpenEntries, open_entries
 from cli.show.lag import committed_offsets, input_topics
+from cli.terminal.exits import CommandFailed
 from cli.terminal.findings import Finding, Findings
-from cli.terminal.output import CommandFailed, to_text
+from cli.terminal.output import to_text
 from infra.exchange.ccxt.connection import VenueConnection
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
 from infra.exchange.venues.registry import is_real_money, venue

@@ -17,7 +17,8 @@ from typing import Final
 from cli.access.installation import Installation
 from cli.local.demo_report import promise_row, to_line
 from cli.operate.halts import trip_all
-from cli.terminal.output import CommandFailed, Exit, printable, say, wrapped, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, say, wrapped, write_line
 from embedded.services import Endpoints
 from infra.settings import Settings
 from simulator.records import LogDamaged

@@ -23,7 +23,8 @@ from cli.access.administration import exchange_here, keyring_for, user_id_of
 from cli.access.credentials import usage
 from cli.access.database import Row, database_failed, reading, require_user
 from cli.access.installation import Installation
-from cli.terminal.output import Exit, printable, say, table_lines, to_json, write_line
+from cli.terminal.exits import Exit
+from cli.terminal.output import printable, say, table_lines, to_json, write_line
 from infra.exchange.ccxt.gateway import CcxtGateway
 from infra.exchange.gateway import UnknownVenue, VenueUnavailable
 from infra.postgres.account_ledgers import compared_accounts

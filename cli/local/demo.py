@@ -35,7 +35,8 @@ from cli.local.demo_requests import DemoRecord, Generator, begins_session
 from cli.local.demo_stage import DataDirectory, Stage, add_demo_users, staged
 from cli.local.supervision import WorkerPool, supervised_workers, worker_environment
 from cli.local.worker_logs import HealthAddresses
-from cli.terminal.output import Exit, say, write_line
+from cli.terminal.exits import Exit
+from cli.terminal.output import say, write_line
 from embedded.errors import ServicesError
 from infra.kafka.topics import TopicsUnfit
 from infra.settings import Settings

@@ -35,7 +35,8 @@ from cli.local.trial_issuer import with_trial_issuer
 from cli.local.trial_users import ensure_trial_users
 from cli.local.up_addresses import address_lines, addresses
 from cli.local.worker_logs import all_ready
-from cli.terminal.output import CommandFailed, Exit, reason_of, say, to_json, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import reason_of, say, to_json, write_line
 from embedded.ports import PORT_MAX, RememberedPorts
 from embedded.services import Endpoints, services
 from infra.kafka.topics import TopicsUnfit, ensure_topics

@@ -19,7 +19,8 @@ from cli.access.database import Row, reading, rows_of
 from cli.access.installation import Installation
 from cli.access.operator_commands import send_command
 from cli.access.operator_options import NO_CREDENTIALS, Credentials
-from cli.terminal.output import CommandFailed, Exit, print_table, printable, say, table_lines, to_json, to_text, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import print_table, printable, say, table_lines, to_json, to_text, write_line
 from schemas.audit import EventType
 from schemas.commands import DoubtDecision, DoubtWord
 

@@ -28,7 +28,8 @@ from cli.access.installation import Installation
 from cli.access.operator_commands import APPLIED_SECONDS_MAX, KAFKA_SECONDS_MAX, event_of, operator_headers, producing, unsent
 from cli.access.operator_options import NO_CREDENTIALS, Credentials
 from cli.show.halts import halt_lines, halts_in_force
-from cli.terminal.output import CommandFailed, Exit, printable, reason_of, say, to_json, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, reason_of, say, to_json, write_line
 from schemas.audit import EventType
 from schemas.commands import Command, CommandWord, HaltLevel, HaltScope, HaltTrip
 from schemas.topics import Topics

@@ -17,7 +17,8 @@ from cli.access.database import reading
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
 from cli.show.lag import input_topics
-from cli.terminal.output import Cell, Exit, print_table, printable, reason_of, say
+from cli.terminal.exits import Exit
+from cli.terminal.output import Cell, print_table, printable, reason_of, say
 from infra.kafka.connection import client_options
 from infra.postgres.admin.administration import Done
 from infra.postgres.admin.gaps import accept_loss

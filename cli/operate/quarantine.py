@@ -22,7 +22,8 @@ from cli.access.database import Row, reading, rows_of
 from cli.access.installation import Installation
 from cli.access.operator_commands import KAFKA_SECONDS_MAX, producing, unsent
 from cli.access.operator_options import Credentials
-from cli.terminal.output import CommandFailed, Exit, print_table, reason_of, to_json, to_text, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import print_table, reason_of, to_json, to_text, write_line
 from infra.postgres.admin.administration import Done
 from infra.postgres.admin.quarantine_administration import kept_record, move_record
 from infra.postgres.quarantine import Kept

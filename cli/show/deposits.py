@@ -7,7 +7,8 @@ from sqlalchemy import text
 
 from cli.access.database import Row, reading, require_user, rows_of
 from cli.access.installation import Installation
-from cli.terminal.output import CommandFailed, Exit, print_table, table_lines, to_json, to_text, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import print_table, table_lines, to_json, to_text, write_line
 from schemas.orders import AnnouncementStatus, DepositStatus
 
 _LISTED: Final = ("deposit_id", "user_id", "exchange", "asset", "amount", "network", "status", "advanced", "transaction_id", "arrived_at")

@@ -15,7 +15,8 @@ from aiokafka.errors import KafkaError
 from cli.access.database import Row, reading
 from cli.access.installation import Installation
 from cli.show.waiting import halted_exchanges, unpublished_rows, waiting_rows
-from cli.terminal.output import Cell, CommandFailed, Exit, reason_of, say, table_lines, to_json, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import Cell, reason_of, say, table_lines, to_json, write_line
 from infra.kafka.connection import client_options
 from infra.settings import Settings
 from schemas.topics import Topics

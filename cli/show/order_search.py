@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.access.database import Row, reading, require_user, rows_of
 from cli.access.installation import Installation
-from cli.terminal.output import Cell, CommandFailed, Exit, table_lines, to_json, to_text, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import Cell, table_lines, to_json, to_text, write_line
 
 _LISTED_MAX: Final = 20
 _BY_ID: Final = text("SELECT * FROM orders WHERE order_id = :name OR client_order_id = :name")

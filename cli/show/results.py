@@ -20,7 +20,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from cli.access.installation import Installation
-from cli.terminal.output import CommandFailed, Exit, printable, reason_of, say, wrapped, write_line
+from cli.terminal.exits import CommandFailed, Exit
+from cli.terminal.output import printable, reason_of, say, wrapped, write_line
 from infra.kafka.connection import client_options
 from schemas.results import ResultStatus
 from schemas.topics import Topics

@@ -28,8 +28,9 @@ from aiokafka.structs import RecordMetadata
 from cli.access.installation import Installation
 from cli.show.proof import Proof
 from cli.show.results import result_partitions
+from cli.terminal.exits import CommandFailed, Exit, ReaderGone
 from cli.terminal.lines import Line, TooLong, numbered_lines
-from cli.terminal.output import CommandFailed, Exit, ReaderGone, reason_of, say, to_json, write_line
+from cli.terminal.output import reason_of, say, to_json, write_line
 from infra.kafka.connection import client_options
 from schemas.results import ResultStatus
 from schemas.topics import REQUESTS_MESSAGE_BYTES_MAX, Topics

@@ -18,42 +18,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from cli.terminal.exits import ReaderGone
 from schemas.decimals import format_decimal
 from schemas.wire import format_time
 
 # A value of a listing. Nested ones appear in JSON only.
 Cell = str | int | bool | None | Decimal | datetime | Sequence["Cell"] | Mapping[str, "Cell"]
-
-
-class Exit(IntEnum):
-    """The exit codes of every command."""
-
-    DONE = 0
-    NOT_SO = 1
-    USAGE = 2
-    OUT_OF_REACH = 3
-    # 128 + SIGINT and 128 + SIGPIPE, as shells report them.
-    INTERRUPTED = 130
-    READER_GONE = 141
-
-
-class CommandFailed(Exception):
-    """Ends a command. The text says what happened, what it means for the money, and what to do next."""
-
-    def __init__(self, text: str, code: Exit) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class ReaderGone(Exception):
-    """Whoever read our standard output has ended, as `head` does: there is nobody left to tell."""
 
 
 @lru_cache(maxsize=1)

@@ -100,11 +100,14 @@ async def test_database_that_is_away_for_too_long_ends_the_worker_and_the_next_g
             await database.kill()
             try:
                 # Said once by each part that asks, however often it asks.
-                for name in ("database_silent", "reconciliation_waits"):
+                for name in ("database_silent", "watch_waits"):
                     await made.event(0, name, 60)
                 await until_not_ready(address, "the database has not answered", 60)
-                for name in ("database_silent", "reconciliation_waits"):
-                    assert [event["event"] for event in made.events(0)].count(name) == 1, name
+                said = [(event["event"], event.get("watch")) for event in made.events(0)]
+                assert said.count(("database_silent", None)) == 1
+                waiting = [watch for event, watch in said if event == "watch_waits"]
+                assert "reconciliation binance" in waiting
+                assert len(set(waiting)) == len(waiting), waiting
                 assert worker.poll() is None
                 sent = await made.publish([order(number) for number in range(8, 16)])
                 assert await ended(worker, 60) == ExitCode.OUT_OF_REACH, made.worker_log(0)

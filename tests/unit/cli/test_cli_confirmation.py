@@ -2,17 +2,15 @@
 
 import io
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import structlog
-import typer
 from typer.testing import CliRunner
 
 from cli.access.confirmation import IRREVERSIBLE, confirm
 from cli.main import app
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
+from tests.command_tree import every_command
 
 
 class _Terminal(io.StringIO):
@@ -20,18 +18,9 @@ class _Terminal(io.StringIO):
         return True
 
 
-def _commands(group: typer.Typer, path: str = "") -> Iterator[tuple[str, Any]]:
-    for command in group.registered_commands:
-        assert command.callback is not None
-        yield f"{path} {command.name or command.callback.__name__}".strip(), command.callback
-    for inner in group.registered_groups:
-        assert inner.typer_instance is not None
-        yield from _commands(inner.typer_instance, f"{path} {inner.name}".strip())
-
-
 def test_commands_with_yes_are_those_of_the_list() -> None:
     """Neither a command that asks for nothing, nor an entry of a command that is not there or does not take `--yes`."""
-    asking = {name for name, callback in _commands(app) if "yes" in callback.__annotations__}
+    asking = {" ".join(words) for words, command in every_command() if any(parameter.name == "yes" for parameter in command.params)}
     assert asking == {name.partition(" --")[0] for name in IRREVERSIBLE}
 
 

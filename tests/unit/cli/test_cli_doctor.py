@@ -24,8 +24,8 @@ from cli.check.doctor import (
 )
 from cli.check.durability_checks import check_waiting_times, durability_findings
 from cli.check.service_checks import check_exchange, offset_problems
+from cli.terminal.exits import Exit
 from cli.terminal.findings import Finding
-from cli.terminal.output import Exit
 from infra.exchange.venues.registry import venue
 from infra.keyring import new_master_key
 from infra.settings import Settings

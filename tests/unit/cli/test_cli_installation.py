@@ -21,7 +21,7 @@ from cli.access.installation import (
     read_running,
     without_password,
 )
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 
 
 @pytest.fixture(autouse=True)

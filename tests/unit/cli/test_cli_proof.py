@@ -7,8 +7,8 @@ import pyotp
 import pytest
 
 from cli.show.proof import Proof
+from cli.terminal.exits import CommandFailed
 from cli.terminal.lines import Line
-from cli.terminal.output import CommandFailed
 
 _SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 

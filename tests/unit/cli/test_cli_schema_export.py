@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from cli.check.schema_export import ASYNCAPI_NAME, documents, export
-from cli.terminal.output import CommandFailed
+from cli.terminal.exits import CommandFailed
 from schemas.decimals import format_decimal, parse_decimal
 from schemas.requests import CancelRequest, DepositRequest, TradeRequest, WithdrawalRequest
 from schemas.topics import Topics

@@ -12,7 +12,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 
 from cli.access.installation import Installation
 from cli.show.submit import _IN_FLIGHT_MAX, SubmitOptions, _Submission
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from infra.settings import Settings
 
 Publish = Callable[..., Awaitable[_Submission]]

@@ -7,7 +7,7 @@ import pytest
 
 from cli.admin.tokens import read_signing_key
 from cli.local.trial_issuer import SIGNING_KEY, TRUSTED_KEY, with_trial_issuer
-from cli.terminal.output import CommandFailed
+from cli.terminal.exits import CommandFailed
 from infra.settings import Settings
 from infra.trusted_keys import TrustedKeyFile
 

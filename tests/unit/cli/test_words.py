@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 from prometheus_client.metrics import MetricWrapperBase
 
 from checks.tree import ROOT, modules
-from cli.main import app
+from cli.main import commands, load
 from infra import metrics
 
 # What is said instead.
@@ -23,7 +22,7 @@ BANNED = {
 }
 
 
-def _helps(command: Any, path: str = "orchestrator") -> Iterator[tuple[str, str]]:
+def _helps(command: Any, path: str) -> Iterator[tuple[str, str]]:
     yield path, command.help or ""
     for parameter in command.params:
         yield f"{path} {parameter.name}", getattr(parameter, "help", None) or ""
@@ -33,7 +32,8 @@ def _helps(command: Any, path: str = "orchestrator") -> Iterator[tuple[str, str]
 
 def _texts() -> Iterator[tuple[str, str]]:
     """(place, text) of everything that people read."""
-    yield from _helps(typer.main.get_command(app))
+    for name in commands():
+        yield from _helps(load(name), name)
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             yield from ((described.name, described.documentation) for described in metric.describe())

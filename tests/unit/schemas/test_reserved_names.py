@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from cli.access.administration import user_id_of
-from cli.terminal.output import CommandFailed
+from cli.terminal.exits import CommandFailed
 from infra.postgres.admin.administration import ADMINISTRATION
 from pipeline.books.ledger import SYSTEM_OWNERS
 from pipeline.commands.halts import arrive_command

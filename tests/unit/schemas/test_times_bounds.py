@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.admin.keys import expiry_of
-from cli.terminal.output import CommandFailed, Exit
+from cli.terminal.exits import CommandFailed, Exit
 from infra.exchange.venues.binance.wallet import KEY
 from infra.exchange.venues.reading import UnreadableBooks, moment
 from infra.exchange.venues.registry import venue

@@ -1,7 +1,4 @@
-"""The command `sessions`. One function per command, which imports what it needs when it runs.
-
-Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
-"""
+"""Trading sessions that users have begun with a code of their second factor."""
 
 from typing import Annotated
 
@@ -10,10 +7,10 @@ import typer
 from cli.access.operator_options import Credentials, Reason, with_credentials
 from cli.terminal.ending import finish
 
-sessions_app = typer.Typer(no_args_is_help=True, help="Trading sessions that users have begun with a code of their second factor.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
-@sessions_app.command("list")
+@app.command("list")
 def sessions_list(
     user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this user.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
@@ -21,13 +18,13 @@ def sessions_list(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """List sessions, the newest first: what each may confirm, and what it has confirmed."""
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.admin.sessions import show  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.admin.sessions import show  # noqa: PLC0415 — `--help` answers at once
 
     finish(show(find_installation(), user, everything=everything, limit=limit, as_json=as_json))
 
 
-@sessions_app.command("revoke")
+@app.command("revoke")
 @with_credentials
 def sessions_revoke(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose.")],
@@ -37,7 +34,7 @@ def sessions_revoke(
     credentials: Credentials,
 ) -> None:
     """End a user's sessions: what follows needs a code, or a new session."""
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.admin.sessions import revoke  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.admin.sessions import revoke  # noqa: PLC0415 — `--help` answers at once
 
     finish(revoke(find_installation(), user, session, reason=reason, credentials=credentials))

@@ -1,41 +1,37 @@
-"""The command `in-doubt`. One function per command, which imports what it needs when it runs.
-
-Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
-"""
+"""What no look-up has proven yet, and an operator's last word on it."""
 
 from typing import Annotated
 
 import typer
 
 from cli.access.operator_options import Credentials, Reason, with_credentials
+from cli.access.options import AsJson, AtMost
 from cli.terminal.ending import finish
 
-in_doubt_app = typer.Typer(no_args_is_help=True, help="What no look-up has proven yet, and an operator's last word on it.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The order's or withdrawal's id, or its client id at the exchange.")]
-_Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-@in_doubt_app.command("list")
-def in_doubt_list(limit: _Limit = 50, as_json: _AsJson = False) -> None:
+@app.command("list")
+def in_doubt_list(limit: AtMost = 50, as_json: AsJson = False) -> None:
     """List orders and withdrawals in doubt, the oldest first."""
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.operate.doubts import show_doubts  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.operate.doubts import show_doubts  # noqa: PLC0415 — `--help` answers at once
 
     finish(show_doubts(find_installation(), limit=limit, as_json=as_json))
 
 
-@in_doubt_app.command("show")
-def in_doubt_show(target: _Id, as_json: _AsJson = False) -> None:
+@app.command("show")
+def in_doubt_show(target: _Id, as_json: AsJson = False) -> None:
     """Show one of them: how many look-ups proved nothing and why, who has proposed what, and its audit history."""
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.operate.doubts import show_doubt  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.operate.doubts import show_doubt  # noqa: PLC0415 — `--help` answers at once
 
     finish(show_doubt(find_installation(), target, as_json=as_json))
 
 
-@in_doubt_app.command("resolve")
+@app.command("resolve")
 @with_credentials
 def in_doubt_resolve(
     target: _Id,
@@ -51,7 +47,7 @@ def in_doubt_resolve(
     ] = None,
     not_executed: Annotated[bool, typer.Option("--not-executed", help="The exchange never took it.")] = False,
     exchange_id: Annotated[str | None, typer.Option("--exchange-id", metavar="ID", help="Its id there; needed of a withdrawal.")] = None,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
     *,
     credentials: Credentials,
 ) -> None:
@@ -59,9 +55,9 @@ def in_doubt_resolve(
 
     Ends with 0 when it is applied or kept for the second operator, 1 when it was refused, 3 when no worker has applied it within 10 s.
     """
-    from cli.access.credentials import usage  # noqa: PLC0415 — the module's invariant
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.operate.doubts import Resolution, resolve  # noqa: PLC0415 — the module's invariant
+    from cli.access.credentials import usage  # noqa: PLC0415 — `--help` answers at once
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.operate.doubts import Resolution, resolve  # noqa: PLC0415 — `--help` answers at once
 
     if not_executed == (executed is not None):
         raise usage("Say either --executed QUANTITY,COST or --not-executed.")

@@ -1,43 +1,37 @@
-"""The command `offsets`. One function per command, which imports what it needs when it runs.
-
-Invariant: as in `cli.main`, `--help` and a usage error load no library of the database, of Kafka or of an exchange.
-"""
+"""Where the workers stand in their input topics, and records that were lost before they were read."""
 
 from typing import Annotated
 
 import typer
 
 from cli.access.operator_options import Credentials, Reason, Yes, with_credentials
+from cli.access.options import AsJson
 from cli.terminal.ending import finish
 
-offsets_app = typer.Typer(
-    invoke_without_command=True, help="Where the workers stand in their input topics, and records that were lost before they were read."
-)
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 def _show(as_json: bool) -> None:
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.operate.offsets import show_offsets  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.operate.offsets import show_offsets  # noqa: PLC0415 — `--help` answers at once
 
     finish(show_offsets(find_installation(), as_json=as_json))
 
 
-@offsets_app.callback()
-def offsets(context: typer.Context, as_json: _AsJson = False) -> None:
+@app.callback()
+def offsets(context: typer.Context, as_json: AsJson = False) -> None:
     """Show where each input partition stands, and which records are missing; or see below."""
     if context.invoked_subcommand is None:
         _show(as_json)
 
 
-@offsets_app.command("show")
-def offsets_show(as_json: _AsJson = False) -> None:
+@app.command("show")
+def offsets_show(as_json: AsJson = False) -> None:
     """Show where each input partition stands, and which records are missing."""
     _show(as_json)
 
 
-@offsets_app.command("accept-loss")
+@app.command("accept-loss")
 @with_credentials
 def offsets_accept_loss(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name, with its prefix.")],
@@ -50,8 +44,8 @@ def offsets_accept_loss(
     credentials: Credentials,
 ) -> None:
     """Let a partition go on although records were lost. What was lost is not answered: look at what producers wait for first."""
-    from cli.access.installation import find_installation  # noqa: PLC0415 — the module's invariant
-    from cli.operate.offsets import accept  # noqa: PLC0415 — the module's invariant
+    from cli.access.installation import find_installation  # noqa: PLC0415 — `--help` answers at once
+    from cli.operate.offsets import accept  # noqa: PLC0415 — `--help` answers at once
 
     finish(
         accept(
