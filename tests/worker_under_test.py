@@ -150,7 +150,7 @@ def _no_fence_in_the_database() -> None:
         await self._connection.execute(
             """
             UPDATE input_partitions
-            SET base_offset = least(next_offset, $4), next_offset = $4, outputs = $5, carried = NULL, updated_at = $6
+            SET base_offset = least(next_offset, $4), next_offset = greatest(next_offset, $4), outputs = $5, carried = NULL, updated_at = $6
             WHERE consumer_group = $1 AND topic = $2 AND partition = $3
             """,
             *self._row,
