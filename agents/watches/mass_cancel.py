@@ -33,7 +33,7 @@ _PAGE_SECONDS: Final = 1.0
 _PASS_SECONDS: Final = 5.0
 
 
-class HaltCancels:
+class MassCancel:
     """The exchanges whose orders this worker cancels; `clock` counts seconds."""
 
     def __init__(self, context: WatchContext, exchanges: Iterable[str], clock: Callable[[], float] = monotonic) -> None:
