@@ -274,8 +274,8 @@ def compose(
             ),
             *(feed.watch for feed in network_feeds.values()),
             CircuitBreakers(looks_with, market_data=market_data, calls=calls, limits=limits, trip_rules=_trip_rules(settings, rules)).watch,
-            MassCancel(looks_with, gateways).watch,
-            RetryQueue(looks_with, feeds).watch,
+            *(MassCancel(looks_with, exchange).watch for exchange in gateways),
+            *(RetryQueue(looks_with, exchange, feed).watch for exchange, feed in feeds.items()),
             Retention(looks_with, tuple(gateways), retentions_of(settings)).watch,
         ),
     )
