@@ -28,9 +28,9 @@ from agents.steps.partitions import Partitions, TimeLimits
 from agents.steps.settlement import SettlementStep
 from agents.steps.step import Step, StepRunner
 from agents.watches.balances import BalanceWatch
-from agents.watches.circuit_breakers import TripRules, Trips
+from agents.watches.circuit_breakers import CircuitBreakers, TripRules
 from agents.watches.deposits import DepositWatch
-from agents.watches.mass_cancel import HaltCancels
+from agents.watches.mass_cancel import MassCancel
 from agents.watches.networks import NetworkFeed
 from agents.watches.orders import Reconciler
 from agents.watches.retention import Retention, retentions_of
@@ -273,9 +273,9 @@ def compose(
                 _account_watches(settings, looks_with, exchange, gateway, market_data) for exchange, gateway in gateways.items()
             ),
             *(feed.watch for feed in network_feeds.values()),
-            Trips(looks_with, market_data=market_data, calls=calls, limits=limits, trip_rules=_trip_rules(settings, rules)).watch,
-            HaltCancels(looks_with, gateways).watch,
-            RetryQueue(looks_with, feeds).watch,
+            CircuitBreakers(looks_with, market_data=market_data, calls=calls, limits=limits, trip_rules=_trip_rules(settings, rules)).watch,
+            *(MassCancel(looks_with, exchange).watch for exchange in gateways),
+            *(RetryQueue(looks_with, exchange, feed).watch for exchange, feed in feeds.items()),
             Retention(looks_with, tuple(gateways), retentions_of(settings)).watch,
         ),
     )

@@ -178,18 +178,18 @@ class ExecutionStep:
         return call
 
     def _withdrawal_call(self, submission: WithdrawalSubmission, outcomes: Outcomes) -> Callable[[], Awaitable[None]]:
-        last_look = partial(self._paying_halted, submission)
+        pre_send_check = partial(self._paying_halted, submission)
 
         async def call() -> None:
             outcomes.withdrawn[submission.withdrawal_id] = await self._send(
-                submission.submitting_at, lambda: self._payouts.withdraw(submission, last_look)
+                submission.submitting_at, lambda: self._payouts.withdraw(submission, pre_send_check)
             )
 
         return call
 
     async def _submit(self, submission: Submission) -> Outcome:
-        gateway, last_look = self._gateways[submission.mode], partial(self._halted, submission)
-        return await self._send(submission.submitting_at, lambda: gateway.submit(submission, last_look))
+        gateway, pre_send_check = self._gateways[submission.mode], partial(self._halted, submission)
+        return await self._send(submission.submitting_at, lambda: gateway.submit(submission, pre_send_check))
 
     async def _send(self, submitting_at: datetime, send: Callable[[], Awaitable[Sent]]) -> Sent | Refused | NotSent:
         """Sends once, again only after a proof that it was not accepted, and only in the first half of its receive window."""
@@ -225,7 +225,7 @@ class ExecutionStep:
         return Refused(ReasonCode.TRADING_HALTED, "a halt came before its turn came")
 
     async def _halted(self, submission: Submission) -> Refused | None:
-        """The last look before the first byte leaves: a halt that came while the order waited for its turn stops it."""
+        """The check before the first byte leaves: a halt that came while the order waited for its turn stops it."""
         level = await self._halt_watch.level_for(submission.exchange, submission.symbol, submission.user_id)
         if level is None or not is_stopped(submission, level, self._context.rules.usd_assets):
             return None

@@ -1,4 +1,4 @@
-"""Trips: when the system stops trading by itself. Only an operator resumes, and while the cause is still seen it trips again.
+"""Circuit breakers: when the system stops trading by itself. Only an operator resumes, and while the cause is still seen it trips again.
 
 | what is seen | what is stopped |
 |---|---|
@@ -55,7 +55,7 @@ class TripRules:
     price_age: timedelta
 
 
-class Trips:
+class CircuitBreakers:
     """`market_data` gives what is known of each exchange at the moment of the call; `calls` has how each answered this worker."""
 
     def __init__(

@@ -10,14 +10,12 @@ Invariants:
 3. At most `_PAGE` cancels a second are queued per exchange and worker, so that the queue does not fill with copies.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
 import structlog
 
-from agents.watches.looks import by_itself
 from agents.watches.watch import Watch, WatchContext
 from agents.watches.work_queue import queue_work
 from infra.postgres.gate import RestingOrder, canceling_commands, orders_to_cancel
@@ -33,49 +31,41 @@ _PAGE_SECONDS: Final = 1.0
 _PASS_SECONDS: Final = 5.0
 
 
-class HaltCancels:
-    """The exchanges whose orders this worker cancels; `clock` counts seconds."""
+class MassCancel:
+    """Cancels at one exchange; `clock` counts seconds."""
 
-    def __init__(self, context: WatchContext, exchanges: Iterable[str], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, context: WatchContext, exchange: str, clock: Callable[[], float] = monotonic) -> None:
         self._context = context
+        self._exchange = exchange
         self._clock = clock
-        self._exchanges = tuple(exchanges)
         self._commands: frozenset[str] = frozenset()
-        # Per exchange: where the pass stands, and when its next page is due.
-        self._cursors: dict[str, str] = {}
-        self._due: dict[str, float] = {}
+        # Where the pass stands, and when its next page is due.
+        self._cursor = ""
+        self._due = clock()
 
     @property
     def watch(self) -> Watch:
-        return Watch("halt cancels", _LOOK_SECONDS, self.look)
+        return Watch("halt cancels", _LOOK_SECONDS, self.round, self._exchange)
 
-    async def look(self) -> None:
-        """One look: queues the next page of each exchange that is due. Raises Retryable and KafkaError."""
+    async def round(self) -> None:
+        """Queues the next page, if it is due. Raises Retryable and KafkaError."""
         commands = await canceling_commands(self._context.database)
         if commands - self._commands:
-            self._cursors.clear()
-            self._due.clear()
+            self._cursor, self._due = "", self._clock()
         self._commands = commands
-        if commands:
-            for exchange in self._exchanges:
-                await by_itself("halt cancels", exchange, partial(self._page, exchange))
-
-    async def _page(self, exchange: str) -> None:
-        partitions = self._context.owned(exchange)
-        now = self._clock()
-        if not partitions or now < self._due.get(exchange, now):
+        partitions, now = self._context.owned(self._exchange), self._clock()
+        if not commands or not partitions or now < self._due:
             return
-        after = self._cursors.get(exchange, "")
         found = await orders_to_cancel(
-            self._context.database, exchange, partitions, after, self._context.rules.usd_assets, _PAGE
+            self._context.database, self._exchange, partitions, self._cursor, self._context.rules.usd_assets, _PAGE
         )
-        await self._queue(exchange, found)
+        await self._queue(found)
         at_the_end = len(found) < _PAGE
-        self._cursors[exchange] = "" if at_the_end else found[-1].order_id
-        self._due[exchange] = now + (_PASS_SECONDS if at_the_end else _PAGE_SECONDS)
+        self._cursor = "" if at_the_end else found[-1].order_id
+        self._due = now + (_PASS_SECONDS if at_the_end else _PAGE_SECONDS)
 
-    async def _queue(self, exchange: str, found: Sequence[RestingOrder]) -> None:
+    async def _queue(self, found: Sequence[RestingOrder]) -> None:
         cancels = ((cancel_of_halt(order.order_id, order.user_id, order.attempt), order.work_partition) for order in found)
-        await queue_work(self._context.producer, self._context.topics.orders(exchange), cancels)
+        await queue_work(self._context.producer, self._context.topics.orders(self._exchange), cancels)
         if found:
-            log.warning("halt_cancels", exchange=exchange, orders=len(found))
+            log.warning("halt_cancels", exchange=self._exchange, orders=len(found))

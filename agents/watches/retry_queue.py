@@ -11,15 +11,13 @@ Invariants:
 3. At most `_PAGE` pieces of work a look are queued per exchange and worker.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
 import structlog
 
-from agents.watches.looks import by_itself
 from agents.watches.watch import Watch, WatchContext
 from agents.watches.work_queue import queue_work
 from infra.postgres.unfinished import DueWork, due_work
@@ -45,43 +43,40 @@ class Answering(Protocol):
 
 
 class RetryQueue:
-    """`feeds` tell, per exchange, whether it answers; `monotonic_clock` counts seconds."""
+    """Queues work of one exchange; `feed` tells whether it answers, `monotonic_clock` counts seconds."""
 
     def __init__(
-        self, context: WatchContext, feeds: Mapping[str, Answering], monotonic_clock: Callable[[], float] = monotonic
+        self, context: WatchContext, exchange: str, feed: Answering, monotonic_clock: Callable[[], float] = monotonic
     ) -> None:
         self._context = context
-        self._feeds = feeds
+        self._exchange = exchange
+        self._feed = feed
         self._monotonic = monotonic_clock
         # By id and attempt: when it may be queued again.
         self._queued_until: dict[tuple[str, int], float] = {}
 
     @property
     def watch(self) -> Watch:
-        return Watch("retry queue", _LOOK_SECONDS, self.look)
+        return Watch("retry queue", _LOOK_SECONDS, self.round, self._exchange)
 
-    async def look(self) -> None:
-        """One look at every exchange. Raises Retryable and KafkaError."""
-        now = self._monotonic()
-        self._queued_until = {key: until for key, until in self._queued_until.items() if until > now}
-        for exchange, feed in self._feeds.items():
-            await by_itself("retry queue", exchange, partial(self._look_at, exchange, feed))
-
-    async def _look_at(self, exchange: str, feed: Answering) -> None:
-        partitions = list(self._context.owned(exchange))
+    async def round(self) -> None:
+        """Queues what is due. Raises Retryable and KafkaError."""
+        passed = self._monotonic()
+        self._queued_until = {key: until for key, until in self._queued_until.items() if until > passed}
+        partitions = list(self._context.owned(self._exchange))
         if not partitions:
             return
         now = self._context.clock()
         # Where it was never silent in this worker's time, nothing failed before it answered again.
-        since = (feed.answers_again_since or EARLIEST) if feed.answering else None
-        due = await due_work(self._context.database, exchange, partitions, now, since, _PAGE)
+        since = (self._feed.answers_again_since or EARLIEST) if self._feed.answering else None
+        due = await due_work(self._context.database, self._exchange, partitions, now, since, _PAGE)
         new = [work for work in due if (work.routed.order_id, work.routed.attempt) not in self._queued_until]
         if new and len(self._queued_until) < _QUEUED_MAX:
-            await self._queue(exchange, new)
+            await self._queue(new)
 
-    async def _queue(self, exchange: str, due: Sequence[DueWork]) -> None:
+    async def _queue(self, due: Sequence[DueWork]) -> None:
         until = self._monotonic() + _AGAIN_SECONDS
         self._queued_until |= {(work.routed.order_id, work.routed.attempt): until for work in due}
-        topic = self._context.topics.orders(exchange)
+        topic = self._context.topics.orders(self._exchange)
         await queue_work(self._context.producer, topic, ((work.routed, work.work_partition) for work in due))
-        log.info("retries_queued", exchange=exchange, pieces=len(due))
+        log.info("retries_queued", exchange=self._exchange, pieces=len(due))

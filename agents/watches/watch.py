@@ -74,19 +74,24 @@ async def keep(watch: Watch) -> None:
     waits = False
     if watch.begins_late:
         await asyncio.sleep(watch.pace_seconds)
+
+    async def whole_round() -> tuple[PauseSeconds | None]:
+        # In a tuple: a round that names no pause is told from one that failed.
+        return (await watch.round(),)
+
     while True:
         started = monotonic()
-        pause_seconds = None
+        made: tuple[PauseSeconds | None] | None = None
         try:
-            pause_seconds = await by_itself(watch.what, watch.subject, watch.round)
+            made = await by_itself(watch.what, watch.subject, whole_round)
         except (Retryable, KafkaError) as error:
             if not waits:
                 log.warning("watch_waits", watch=watch.name, error=str(error), money="what it looks after stays as it is, its funds held")
             waits = True
-        else:
-            if waits:
-                log.info("watch_goes_on", watch=watch.name)
+        if made is not None and waits:
+            log.info("watch_goes_on", watch=watch.name)
             waits = False
+        pause_seconds = made[0] if made is not None else None
         if pause_seconds is None:
             pause_seconds = max(0.0, watch.pace_seconds - (monotonic() - started))
         await asyncio.sleep(pause_seconds)

@@ -25,8 +25,9 @@ from cli.access.database import reading
 from cli.access.installation import Installation
 from cli.access.operator_options import Credentials
 from cli.terminal.exits import CommandFailed, Exit
-from cli.terminal.output import reason_of
+from cli.terminal.output import printable, reason_of, say
 from infra.kafka.connection import client_options
+from schemas.audit import EventType
 from schemas.commands import COMMANDS_ACCOUNT
 from schemas.topics import Topics
 
@@ -97,11 +98,20 @@ def operator_headers(token: str | None, totp: str | None, *, needs_code: bool = 
 
 
 async def send_command(
-    installation: Installation, asked: OperatorCommand, key: str, credentials: Credentials, *, look_up: str, needs_code: bool = True
-) -> Mapping[str, str]:
-    """Sends a command under its record key and waits until a worker has applied or refused it; returns its audit event.
+    installation: Installation,
+    asked: OperatorCommand,
+    key: str,
+    credentials: Credentials,
+    *,
+    look_up: str,
+    needs_code: bool = True,
+    meanwhile: str = "",
+) -> Mapping[str, str] | None:
+    """Sends a command under its record key and waits until a worker has applied it; returns its audit event. None where a worker refused
+    it, which was said.
 
-    `look_up` is the command line that tells what became of it. Raises CommandFailed where it was not sent, or not applied in time.
+    `look_up` is the command line that tells what became of it, `meanwhile` what holds until it is applied. Raises CommandFailed where it
+    was not sent, or not applied in time.
     """
     token = token_in(credentials.token_file)
     topic = Topics(installation.settings.topic_prefix).commands
@@ -112,18 +122,18 @@ async def send_command(
             async with timeout(KAFKA_SECONDS_MAX):
                 await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=key.encode(), headers=headers)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise CommandFailed(
-                f"The broker did not take the command in time ({reason_of(error)}); it may have arrived all the same. See `{look_up}` "
-                "before you send it again.",
-                Exit.OUT_OF_REACH,
-            ) from error
+            what = f"{reason_of(error)}; it may have arrived all the same, see `{look_up}` before you send it again"
+            raise unsent(installation, what) from error
     event = await event_of(installation, asked, APPLIED_SECONDS_MAX)
     if event is None:
         raise CommandFailed(
             f"No worker has applied the command within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
-            f"worker reads it; `{look_up}` tells.",
+            f"worker reads it{meanwhile}. `{look_up}` tells, `orchestrator lag` how far workers are behind.",
             Exit.OUT_OF_REACH,
         )
+    if event["event_type"] == EventType.COMMAND_REFUSED:
+        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
+        return None
     return event
 
 

@@ -11,19 +11,18 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
 from pydantic import ValidationError
 from sqlalchemy import text
 
 from cli.access.confirmation import confirm
 from cli.access.credentials import operator_name, token_in, usage, words_of
-from cli.access.database import Row, reading, require_user, rows_of
+from cli.access.database import Row, reading, rows_of
 from cli.access.installation import Installation
 from cli.access.operator_commands import send_command
 from cli.access.operator_options import NO_CREDENTIALS, Credentials
+from cli.show.entity import Listing, books_of, list_rows, show_one
 from cli.terminal.exits import CommandFailed, Exit
-from cli.terminal.output import print_table, printable, say, table_lines, to_json, to_text, write_line
-from schemas.audit import EventType
+from cli.terminal.output import printable, say, to_json, to_text, write_line
 from schemas.commands import DecisionWord, WithdrawalDecision
 from schemas.orders import WithdrawalStatus
 
@@ -59,11 +58,6 @@ _WITHDRAWALS: Final = text(
 _ONE: Final = text(
     f"SELECT * FROM withdrawals {_DECISION} WHERE withdrawal_id = :id OR client_withdrawal_id = :id"  # noqa: S608 — literals
 )
-_HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
-_TRANSFERS: Final = text("""
-    SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
-    FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +76,8 @@ async def show_withdrawals(
     installation: Installation, *, user_id: str | None, status: WithdrawalStatus | None, limit: int, as_json: bool
 ) -> None:
     """Prints the newest withdrawals first. Raises CommandFailed when the database is out of reach."""
-    async with reading(installation) as connection:
-        await require_user(connection, user_id)
-        rows = await rows_of(connection, _WITHDRAWALS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No matching withdrawals.")
+    listing = Listing(_WITHDRAWALS, _LISTED, "No matching withdrawals.")
+    await list_rows(installation, listing, user_id=user_id, status=status.value if status else None, limit=limit, as_json=as_json)
 
 
 async def show_withdrawal(installation: Installation, withdrawal_id: str, *, as_json: bool) -> None:
@@ -95,28 +87,8 @@ async def show_withdrawal(installation: Installation, withdrawal_id: str, *, as_
         if not found:
             raise _unknown(withdrawal_id)
         withdrawal = found[0]
-        events = await rows_of(connection, _HISTORY, id=withdrawal["withdrawal_id"])
-        transfers = await rows_of(connection, _TRANSFERS, id=withdrawal["withdrawal_id"])
-    history: list[Row] = [{**orjson.loads(str(event["body"])), "hash": event["hash"]} for event in events]
-    if as_json:
-        write_line(to_json({"withdrawal": withdrawal, "history": history, "transfers": transfers}))
-        return
-    width = max(map(len, withdrawal))
-    lines = [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in withdrawal.items() if value is not None]
-    shown: list[Row] = [
-        {
-            "seq": event["seq"],
-            "time": event["ts_event"],
-            "event": event["event_type"],
-            "status": event["status_after"],
-            "what": event["reason"],
-            "actor": event["actor"],
-        }
-        for event in history
-    ]
-    lines += ["", "== history", *table_lines(shown, ("seq", "time", "event", "status", "what", "actor"))]
-    lines += ["", "== transfers", *table_lines(transfers, ("kind", "asset", "amount", "debit_owner", "credit_owner", "recorded_at"))]
-    write_line("\n".join(lines))
+        books = await books_of(connection, withdrawal["withdrawal_id"])
+    show_one("withdrawal", withdrawal, books, as_json=as_json)
 
 
 def _unknown(withdrawal_id: str) -> CommandFailed:
@@ -141,8 +113,7 @@ async def decide(installation: Installation, options: DecisionOptions) -> Exit:
         await asyncio.to_thread(confirm, "withdrawals approve", printable(asked.withdrawal_id), options.yes)
     look_up = f"orchestrator withdrawals show {asked.withdrawal_id}"
     event = await send_command(installation, asked, asked.withdrawal_id, options.credentials, look_up=look_up)
-    if event["event_type"] == EventType.COMMAND_REFUSED:
-        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
+    if event is None:
         return Exit.NOT_SO
     if options.as_json:
         write_line(to_json({"command_id": asked.command_id, "withdrawal_id": asked.withdrawal_id, "decision": asked.command.value}))

@@ -10,7 +10,6 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
 from pydantic import ValidationError
 from sqlalchemy import text
 
@@ -19,9 +18,9 @@ from cli.access.database import Row, reading, rows_of
 from cli.access.installation import Installation
 from cli.access.operator_commands import send_command
 from cli.access.operator_options import NO_CREDENTIALS, Credentials
+from cli.show.entity import books_of, field_lines, history_lines
 from cli.terminal.exits import CommandFailed, Exit
-from cli.terminal.output import print_table, printable, say, table_lines, to_json, to_text, write_line
-from schemas.audit import EventType
+from cli.terminal.output import print_table, printable, say, to_json, to_text, write_line
 from schemas.commands import DoubtDecision, DoubtWord
 
 _LISTED: Final = ("id", "kind", "user_id", "exchange", "what", "usd_value", "in_doubt_since", "looks", "last_look", "proposed_by")
@@ -43,7 +42,6 @@ _DOUBTS: Final = text("""
     WHERE CAST(:id AS text) IS NULL OR doubtful.id = :id OR doubtful.client_id = :id
     ORDER BY in_doubt_since, id LIMIT :limit
 """)
-_HISTORY: Final = text("SELECT account, seq, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +68,11 @@ async def show_doubt(installation: Installation, target_id: str, *, as_json: boo
     """Prints one order or withdrawal in doubt, with what its look-ups saw and its audit history. Raises CommandFailed."""
     async with reading(installation) as connection:
         doubt = await _found(installation, target_id)
-        events = await rows_of(connection, _HISTORY, id=doubt["id"])
-    history: list[Row] = [orjson.loads(str(event["body"])) for event in events]
+        books = await books_of(connection, doubt["id"])
     if as_json:
-        write_line(to_json({"in_doubt": doubt, "history": history}))
+        write_line(to_json({"in_doubt": doubt, "history": books.history}))
         return
-    width = max(map(len, doubt))
-    lines = [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in doubt.items() if value is not None]
-    names = {"time": "ts_event", "event": "event_type", "status": "status_after", "what": "reason", "actor": "actor"}
-    shown: list[Row] = [{name: event[field] for name, field in names.items()} for event in history]
-    write_line("\n".join([*lines, "", "== history", *table_lines(shown, tuple(names))]))
+    write_line("\n".join([*field_lines(doubt), "", *history_lines(books.history)]))
 
 
 async def _found(installation: Installation, target_id: str) -> Row:
@@ -103,8 +96,7 @@ async def resolve(installation: Installation, asked: Resolution) -> Exit:
         say(printable(f"{doubt['kind']} {doubt['id']} of {doubt['user_id']}: {doubt['what']}, worth {to_text(doubt['usd_value'])} USD."))
     look_up = f"orchestrator in-doubt show {doubt['id']}"
     event = await send_command(installation, decision, decision.target_id, asked.credentials, look_up=look_up)
-    if event["event_type"] == EventType.COMMAND_REFUSED:
-        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
+    if event is None:
         return Exit.NOT_SO
     waits = "waits for a second operator" in str(event["reason"])
     if asked.as_json:

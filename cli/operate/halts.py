@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cli.access.credentials import operator_name, token_in, usage, words_of
 from cli.access.database import Row, reading
 from cli.access.installation import Installation
-from cli.access.operator_commands import APPLIED_SECONDS_MAX, KAFKA_SECONDS_MAX, event_of, operator_headers, producing, unsent
+from cli.access.operator_commands import KAFKA_SECONDS_MAX, producing, send_command, unsent
 from cli.access.operator_options import NO_CREDENTIALS, Credentials
 from cli.show.halts import halt_lines, halts_in_force
 from cli.terminal.exits import CommandFailed, Exit
@@ -72,26 +72,20 @@ def scope_of(user: str | None, symbol: str | None, exchange: str | None) -> tupl
 
 async def command(installation: Installation, options: CommandOptions) -> Exit:
     """Sends a command and waits until it is applied. Returns NOT_SO when it was refused; raises CommandFailed when nobody applied it."""
-    token = token_in(options.credentials.token_file)
-    asked = _command(options, token)
+    asked = _command(options, token_in(options.credentials.token_file))
     await _require_known(installation, asked)
-    topic = Topics(installation.settings.topic_prefix).commands
-    async with producing(installation, topic) as producer:
-        # Last, as a code is good for half a minute. Stopping needs none: who has lost the device must still be able to stop.
-        needs_code = options.word is CommandWord.RESUME
-        headers = await asyncio.to_thread(operator_headers, token, options.credentials.totp, needs_code=needs_code)
-        await _send(installation, producer, topic, asked, headers)
-    event = await event_of(installation, asked, APPLIED_SECONDS_MAX)
+    event = await send_command(
+        installation,
+        asked,
+        asked.scope.value,
+        options.credentials,
+        look_up="orchestrator status",
+        # Stopping needs none: who has lost the device must still be able to stop.
+        needs_code=options.word is CommandWord.RESUME,
+        meanwhile="; until then what it asks for is NOT in force. Where no worker runs, nothing is sent either: to be sure that nothing is "
+        "sent, stop the workers",
+    )
     if event is None:
-        raise CommandFailed(
-            f"No worker has applied the command within {APPLIED_SECONDS_MAX:.0f} s. It is on {topic} and will be applied as soon as a "
-            "worker reads it; until then what it asks for is NOT in force. Where no worker runs, nothing is sent either. `orchestrator "
-            "status` shows when it is in force, `orchestrator lag` how far workers are behind. To be sure that nothing is sent, stop the "
-            "workers.",
-            Exit.OUT_OF_REACH,
-        )
-    if event["event_type"] == EventType.COMMAND_REFUSED:
-        say(printable(f"Refused, nothing was changed: {event['reason_code']}: {event['reason']}"))
         return Exit.NOT_SO
     async with reading(installation) as connection:
         halts = await halts_in_force(connection)
@@ -140,16 +134,6 @@ async def _is_known(connection: AsyncConnection, installation: Installation, ask
         return (await connection.execute(_USER, {"target": asked.target})).first() is not None
     topic = Topics(installation.settings.topic_prefix).orders(asked.target)
     return asked.target in installation.settings.exchanges or (await connection.execute(_EXCHANGE, {"topic": topic})).first() is not None
-
-
-async def _send(
-    installation: Installation, producer: AIOKafkaProducer, topic: str, asked: Command, headers: list[tuple[str, bytes]]
-) -> None:
-    try:
-        async with asyncio.timeout(KAFKA_SECONDS_MAX):
-            await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=asked.scope.value.encode(), headers=headers)
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise unsent(installation, f"{reason_of(error)}; it may have arrived all the same, see `orchestrator status`") from error
 
 
 def _show(options: CommandOptions, asked: Command, event: Mapping[str, str], halts: list[Row]) -> None:

@@ -2,13 +2,13 @@
 
 from typing import Final
 
-import orjson
 from sqlalchemy import text
 
-from cli.access.database import Row, reading, require_user, rows_of
+from cli.access.database import Row, reading, rows_of
 from cli.access.installation import Installation
+from cli.show.entity import Listing, books_of, list_rows, show_one
 from cli.terminal.exits import CommandFailed, Exit
-from cli.terminal.output import print_table, table_lines, to_json, to_text, write_line
+from cli.terminal.output import to_text
 from schemas.orders import AnnouncementStatus, DepositStatus
 
 _LISTED: Final = ("deposit_id", "user_id", "exchange", "asset", "amount", "network", "status", "advanced", "transaction_id", "arrived_at")
@@ -36,39 +36,27 @@ _DISPUTES: Final = text("""
     WHERE CAST(:user_id AS text) IS NULL OR user_id = :user_id ORDER BY noted_at DESC, deposit_id LIMIT :limit
 """)
 _ONE: Final = text("SELECT * FROM deposits WHERE deposit_id = :id OR exchange_deposit_id = :id OR transaction_id = :id ORDER BY deposit_id")
-_HISTORY: Final = text("SELECT hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
-_TRANSFERS: Final = text("""
-    SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
-    FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
-""")
 
 
 async def show_deposits(
     installation: Installation, *, user_id: str | None, status: DepositStatus | None, limit: int, as_json: bool
 ) -> None:
     """Prints the newest deposits first. Raises CommandFailed when the database is out of reach."""
-    async with reading(installation) as connection:
-        await require_user(connection, user_id)
-        rows = await rows_of(connection, _DEPOSITS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No matching deposits.")
+    listing = Listing(_DEPOSITS, _LISTED, "No matching deposits.")
+    await list_rows(installation, listing, user_id=user_id, status=status.value if status else None, limit=limit, as_json=as_json)
 
 
 async def show_announcements(
     installation: Installation, *, user_id: str | None, status: AnnouncementStatus | None, limit: int, as_json: bool
 ) -> None:
     """Prints what producers announced, the newest first. Raises CommandFailed when the database is out of reach."""
-    async with reading(installation) as connection:
-        await require_user(connection, user_id)
-        rows = await rows_of(connection, _ANNOUNCEMENTS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _EXPECTED, as_json=as_json, nothing="No matching announced deposits.")
+    listing = Listing(_ANNOUNCEMENTS, _EXPECTED, "No matching announced deposits.")
+    await list_rows(installation, listing, user_id=user_id, status=status.value if status else None, limit=limit, as_json=as_json)
 
 
 async def show_disputes(installation: Installation, *, user_id: str | None, limit: int, as_json: bool) -> None:
     """Prints what was not credited because it does not fit, the newest first. Raises CommandFailed when the database is out of reach."""
-    async with reading(installation) as connection:
-        await require_user(connection, user_id)
-        rows = await rows_of(connection, _DISPUTES, user_id=user_id, limit=limit)
-    print_table(rows, _DISPUTED, as_json=as_json, nothing="Nothing is disputed.")
+    await list_rows(installation, Listing(_DISPUTES, _DISPUTED, "Nothing is disputed."), user_id=user_id, limit=limit, as_json=as_json)
 
 
 async def show_deposit(installation: Installation, name: str, *, as_json: bool) -> None:
@@ -81,27 +69,8 @@ async def show_deposit(installation: Installation, name: str, *, as_json: bool) 
         if len(found) != 1:
             raise _not_one(name, found)
         deposit = found[0]
-        events = await rows_of(connection, _HISTORY, id=deposit["deposit_id"])
-        transfers = await rows_of(connection, _TRANSFERS, id=deposit["deposit_id"])
-    history: list[Row] = [{**orjson.loads(str(event["body"])), "hash": event["hash"]} for event in events]
-    if as_json:
-        write_line(to_json({"deposit": deposit, "history": history, "transfers": transfers}))
-        return
-    width = max(map(len, deposit))
-    lines = [f"{field.replace('_', ' '):<{width}}  {to_text(value)}" for field, value in deposit.items() if value is not None]
-    shown: list[Row] = [
-        {
-            "seq": event["seq"],
-            "time": event["ts_event"],
-            "event": event["event_type"],
-            "status": event["status_after"],
-            "what": event["reason"],
-        }
-        for event in history
-    ]
-    lines += ["", "== history", *table_lines(shown, ("seq", "time", "event", "status", "what"))]
-    lines += ["", "== transfers", *table_lines(transfers, ("kind", "asset", "amount", "debit_owner", "credit_owner", "recorded_at"))]
-    write_line("\n".join(lines))
+        books = await books_of(connection, deposit["deposit_id"])
+    show_one("deposit", deposit, books, as_json=as_json)
 
 
 def _not_one(name: str, found: list[Row]) -> CommandFailed:

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.access.database import Row, reading, require_user, rows_of
 from cli.access.installation import Installation
+from cli.show.entity import books_of, event_of, field_lines, history_lines, show_one
 from cli.terminal.exits import CommandFailed, Exit
-from cli.terminal.output import Cell, table_lines, to_json, to_text, write_line
+from cli.terminal.output import to_json, to_text, write_line
 
 _LISTED_MAX: Final = 20
 _BY_ID: Final = text("SELECT * FROM orders WHERE order_id = :name OR client_order_id = :name")
@@ -48,11 +49,6 @@ _MENTIONS: Final = text("""
         AND EXISTS (SELECT 1 FROM unnest(CAST(:needles AS text[])) AS needle WHERE position(needle IN body) > 0)
     ORDER BY account, seq LIMIT :limit
 """)
-_HISTORY: Final = text("SELECT account, seq, event_id, hash, body FROM audit_events WHERE order_id = :id ORDER BY account, seq")
-_TRANSFERS: Final = text("""
-    SELECT transfer_id, kind, exchange, book, asset, debit_owner, credit_owner, amount, recorded_at
-    FROM transfers WHERE order_id = :id ORDER BY recorded_at, transfer_id
-""")
 _CANCELS: Final = text("""
     SELECT request_id, idempotency_key, requested_at, decided_at, attempt, ended FROM cancels WHERE order_id = :id ORDER BY requested_at
 """)
@@ -73,24 +69,18 @@ async def show_order(installation: Installation, name: str, *, user_id: str | No
             needles = [orjson.dumps(each).decode() for each in sorted(names)]
             events = await rows_of(connection, _MENTIONS, needles=needles, user_id=user_id, limit=_LISTED_MAX)
             withdrawals = await rows_of(connection, _WITHDRAWAL, name=name, user_id=user_id, limit=1)
-            transfers, cancels = [], []
         else:
-            events = await rows_of(connection, _HISTORY, id=order["order_id"])
-            transfers = await rows_of(connection, _TRANSFERS, id=order["order_id"])
+            books = await books_of(connection, order["order_id"])
             cancels = await rows_of(connection, _CANCELS, id=order["order_id"])
-    history: list[Row] = [{**orjson.loads(str(event["body"])), "hash": event["hash"]} for event in events]
     if order is None:
         # The name may stand in a text as well.
-        history = [event for event in history if names & {event.get("request_id"), event.get("idempotency_key")}]
+        history = [event for event in map(event_of, events) if names & {event.get("request_id"), event.get("idempotency_key")}]
         if withdrawals:
             shown = to_text(withdrawals[0]["withdrawal_id"])
             raise CommandFailed(f"That is a withdrawal: `orchestrator withdrawals show {shown}` shows it.", Exit.NOT_SO)
         _show_request(name, requests, history, as_json=as_json)
         return
-    if as_json:
-        write_line(to_json({"order": order, "history": history, "transfers": transfers, "cancels": cancels}))
-        return
-    write_line("\n".join(_order_lines(order, history, transfers, cancels)))
+    show_one("order", order, books, as_json=as_json, more={"cancels": (cancels, ("request_id", "requested_at", "attempt", "ended"))})
 
 
 async def _found(connection: AsyncConnection, name: str, user_id: str | None) -> Row | None:
@@ -120,37 +110,7 @@ def _show_request(name: str, requests: list[Row], history: list[Row], *, as_json
     for row in shown:
         result = row["result"] if isinstance(row["result"], Mapping) else {}
         flat: Row = {**{field: value for field, value in row.items() if field != "result"}, **result}
-        width = max(map(len, flat))
-        lines += ["", *(f"{field.replace('_', ' '):<{width}}  {to_text(value)}" for field, value in flat.items() if value is not None)]
-    lines += ["", *_section("history", [_event_row(event) for event in history], ("seq", "time", "event", "what", "actor"))]
-    write_line("\n".join(lines))
+        lines += ["", *field_lines(flat)]
+    write_line("\n".join([*lines, "", *history_lines(history)]))
 
 
-def _order_lines(order: Row, history: list[Row], transfers: list[Row], cancels: list[Row]) -> list[str]:
-    width = max(map(len, order))
-    lines = [f"{name.replace('_', ' '):<{width}}  {to_text(value)}" for name, value in order.items() if value is not None]
-    lines += ["", *_section("history", [_event_row(event) for event in history], ("seq", "time", "event", "status", "what", "actor"))]
-    movements = ("kind", "asset", "amount", "debit_owner", "credit_owner", "recorded_at")
-    lines += ["", *_section("transfers", transfers, movements)]
-    if cancels:
-        lines += ["", *_section("cancels", cancels, ("request_id", "requested_at", "attempt", "ended"))]
-    return lines
-
-
-def _section(title: str, rows: list[Row], columns: tuple[str, ...]) -> list[str]:
-    return [f"== {title}", *(table_lines(rows, columns) if rows else ["none"])]
-
-
-def _event_row(event: Mapping[str, Cell]) -> Row:
-    before, after = event.get("status_before"), event.get("status_after")
-    parts: list[Cell] = [event.get("reason_code"), event.get("reason"), event.get("warning")]
-    if event.get("filled_quantity") not in (None, "0"):
-        parts.append(f"filled {event['filled_quantity']}")
-    return {
-        "seq": event.get("seq"),
-        "time": event.get("ts_event"),
-        "event": event.get("event_type"),
-        "status": after if before is None or before == after else f"{before} → {after}",
-        "what": " · ".join(str(part) for part in parts if part) or None,
-        "actor": event.get("actor"),
-    }

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from cli.access.database import reading, require_user, rows_of
 from cli.access.installation import Installation
+from cli.show.entity import Listing, list_rows
 from cli.terminal.output import print_table
 from schemas.orders import OrderStatus
 
@@ -34,10 +35,8 @@ _BALANCES: Final = text("""
 
 async def show_orders(installation: Installation, *, user_id: str | None, status: OrderStatus | None, limit: int, as_json: bool) -> None:
     """Prints the newest orders first. Raises CommandFailed for an unknown user or when the database is out of reach."""
-    async with reading(installation) as connection:
-        await require_user(connection, user_id)
-        rows = await rows_of(connection, _ORDERS, user_id=user_id, status=status.value if status else None, limit=limit)
-    print_table(rows, _LISTED, as_json=as_json, nothing="No matching orders.")
+    listing = Listing(_ORDERS, _LISTED, "No matching orders.")
+    await list_rows(installation, listing, user_id=user_id, status=status.value if status else None, limit=limit, as_json=as_json)
 
 
 async def show_balances(installation: Installation, *, user_id: str | None, as_json: bool) -> None:

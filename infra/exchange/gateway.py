@@ -54,7 +54,7 @@ CredentialSource = Callable[[str, str], Awaitable[Credentials | None]]
 asked before every account call, so that a revoked key stops at once; what it raises goes to the caller, before anything was sent."""
 
 
-LastLook = Callable[[], Awaitable[Refused | None]]
+PreSendCheck = Callable[[], Awaitable[Refused | None]]
 
 
 class VenueUnavailable(Exception):
@@ -83,10 +83,10 @@ class Gateway(Protocol):
         """How long the venue may work on a request that it took in."""
         ...
 
-    async def submit(self, submission: Submission, last_look: LastLook | None = None) -> SubmissionOutcome:
-        """Sends one order, once. `last_look` is asked behind every queue, right before the order is handed to the network: a refusal of its
-        stops the order. Raises only what the credential source and `last_look` raise (nothing was sent then) and CancelledError (then the
-        outcome is in doubt)."""
+    async def submit(self, submission: Submission, pre_send_check: PreSendCheck | None = None) -> SubmissionOutcome:
+        """Sends one order, once. `pre_send_check` is asked behind every queue, right before the order is handed to the network: a refusal
+        of its stops the order. Raises only what the credential source and `pre_send_check` raise (nothing was sent then) and CancelledError
+        (then the outcome is in doubt)."""
         ...
 
     async def cancel(self, reference: OrderReference) -> CancelOutcome:
@@ -141,7 +141,7 @@ class WithdrawalGateway(Protocol):
         """How long after it was sent a withdrawal may be dated in the history."""
         ...
 
-    async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
+    async def withdraw(self, submission: WithdrawalSubmission, pre_send_check: PreSendCheck | None = None) -> WithdrawalOutcome:
         """Sends one withdrawal, once; as `Gateway.submit` in all else."""
         ...
 

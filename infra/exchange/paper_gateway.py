@@ -12,7 +12,7 @@ What an order trades at is decided in pipeline/orders/paper.
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from infra.exchange.gateway import CancelOutcome, LastLook
+from infra.exchange.gateway import CancelOutcome, PreSendCheck
 from infra.exchange.key_check import KeyAnswer, KeyUnanswered
 from pipeline.model.venue import (
     Absent,
@@ -66,14 +66,14 @@ class PaperGateway:
     def venue_timeout(self) -> timedelta:
         return timedelta(0)
 
-    async def submit(self, submission: Submission, last_look: LastLook | None = None) -> SubmissionOutcome:
+    async def submit(self, submission: Submission, pre_send_check: PreSendCheck | None = None) -> SubmissionOutcome:
         """Trades at the market price. Refused as EXCHANGE_UNAVAILABLE while no fresh price is there: nothing happened, ask again."""
         if submission.mode is not Mode.PAPER or submission.exchange != self._exchange:
             text = f"this is the simulation of {self._exchange}, not {submission.mode} at {submission.exchange}; nothing was executed"
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, text)
         if not is_simulated(submission.order_type):
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{submission.order_type} orders are not simulated; nothing was executed")
-        refused = await last_look() if last_look is not None else None
+        refused = await pre_send_check() if pre_send_check is not None else None
         if refused is not None:
             return refused
         if self._clock() >= submission.expires_at:

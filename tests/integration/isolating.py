@@ -56,7 +56,7 @@ class Venue:
     sent: Counter[str] = field(default_factory=Counter)
     exchange: str = EXCHANGE
 
-    async def submit(self, submission: Submission, last_look: object = None) -> SubmissionOutcome:
+    async def submit(self, submission: Submission, pre_send_check: object = None) -> SubmissionOutcome:
         self.sent[submission.order_id] += 1
         await asyncio.sleep(0)
         return self.answer(submission)

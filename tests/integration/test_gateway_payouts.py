@@ -110,7 +110,7 @@ async def test_withdrawal_that_is_proven_not_taken_is_refused(fields: dict[str, 
         assert await _taken(simulator) == []
 
 
-async def test_last_look_stops_a_withdrawal_before_it_leaves(tmp_path: Path) -> None:
+async def test_pre_send_check_stops_a_withdrawal_before_it_leaves(tmp_path: Path) -> None:
     """A halt behind all queues keeps it here, and a look that fails is told to the caller."""
 
     async def halted() -> Refused:

@@ -1,4 +1,4 @@
-"""The last look before an order is handed to the network: behind every queue of the gateway, and what it says is what counts."""
+"""The check before an order is handed to the network: behind every queue of the gateway, and what it says is what counts."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.integration.scripted_venue import ORDER, gateway_to, hang, running_ve
 _HALTED = Refused(ReasonCode.TRADING_HALTED, "trading was halted before its turn came")
 
 
-async def test_order_is_not_handed_over_when_the_last_look_refuses() -> None:
+async def test_order_is_not_handed_over_when_the_check_before_it_refuses() -> None:
     """The venue sees nothing; without a refusal it gets the order."""
 
     async def halted() -> Refused | None:
@@ -42,7 +42,7 @@ async def test_order_is_not_handed_over_when_nobody_can_say() -> None:
         assert not venue.orders_arrived()
 
 
-async def test_last_look_comes_after_the_wait_for_a_slot() -> None:
+async def test_pre_send_check_comes_after_the_wait_for_a_slot() -> None:
     """A halt that comes while an order waits behind another call stops it."""
     is_halted = False
 

@@ -105,13 +105,13 @@ async def test_piece_of_work_is_queued_once_beside_its_other_records(database_ur
         await _waiting(connection, "a", partition=1)
         feed, producer, passed = _Feed(answering=False), _Producer(), [0.0]
         context = WatchContext(database, cast("AIOKafkaProducer", producer), lambda _: [0, 1], TOPICS, RULES, lambda: NOW)
-        queue = RetryQueue(context, {"binance": feed}, monotonic_clock=lambda: passed[0])
-        await queue.look()
+        queue = RetryQueue(context, "binance", feed, monotonic_clock=lambda: passed[0])
+        await queue.round()
         assert not producer.sent
         feed.answering = True
-        await queue.look()
-        await queue.look()
+        await queue.round()
+        await queue.round()
         assert producer.sent == [(TOPICS.orders("binance"), "a", 1)]
         passed[0] = 31.0
-        await queue.look()
+        await queue.round()
         assert len(producer.sent) == 2

@@ -30,7 +30,7 @@ from infra.exchange.ccxt.key_calls import KeyCalls
 from infra.exchange.ccxt.resting import after_cancel, knowing
 from infra.exchange.ccxt.transport import Call, current_call
 from infra.exchange.ccxt.withdrawals import PayoutCalls
-from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, LastLook, VenueUnavailable
+from infra.exchange.gateway import CancelOutcome, Credentials, CredentialSource, PreSendCheck, VenueUnavailable
 from infra.exchange.venues.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from infra.exchange.venues.registry import venue
 from infra.exchange.venues.venue import Order, WhiteList, canceled_id, proven_refusal
@@ -119,7 +119,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
     def venue_timeout(self) -> timedelta:
         return self._venue_timeout
 
-    async def submit(self, submission: Submission, last_look: LastLook | None = None) -> SubmissionOutcome:
+    async def submit(self, submission: Submission, pre_send_check: PreSendCheck | None = None) -> SubmissionOutcome:
         refusal = self._unsupported(submission)
         if refusal is not None:
             return refusal
@@ -139,7 +139,7 @@ class CcxtGateway(PayoutCalls, DepositCalls, BalanceCalls, KeyCalls):
         signed_ms = intent_ms + self._connection.clock_difference_ms
         market_id = submission.market_id or str(exchange.markets[submission.symbol]["id"])
         form = self._venue.order_form(submission, market_id, signed_ms, window_ms, credentials.api_key)
-        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, last_look=last_look)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, pre_send_check=pre_send_check)
         async with self._calling(call):
             try:
                 answer = await self._venue.create(exchange, submission, signed_ms, window_ms)

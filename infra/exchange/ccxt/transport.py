@@ -57,7 +57,7 @@ class Call:
 
     `order` calls hand over one request at most. `signed_ms` is the timestamp to sign, by the venue's clock, and `not_after_ms` the end of
     its receive window by this machine's, both in ms since 1970; a call may wait for the venue until then. `deadline_ms` is when it must not
-    be handed over any more, by this machine's clock. `last_look` may stop an order behind all queues; what it raises is kept in
+    be handed over any more, by this machine's clock. `pre_send_check` may stop an order behind all queues; what it raises is kept in
     `look_failure`. `form` is what the request must say, whole.
     """
 
@@ -66,7 +66,7 @@ class Call:
     not_after_ms: int | None = None
     deadline_ms: int | None = None
     form: WireForm | None = None
-    last_look: Callable[[], Awaitable[Refused | None]] | None = None
+    pre_send_check: Callable[[], Awaitable[Refused | None]] | None = None
     look_failure: Exception | None = None
     handed_over: bool = False
     connected: bool = False
@@ -187,16 +187,16 @@ async def _admit(exchange: Any, call: Call | None) -> None:
     elif wait_seconds:
         text = f"the venue asked for a pause, {wait_seconds:.0f} s of it are left"
         raise NotHandedOver(ReasonCode.EXCHANGE_UNAVAILABLE, text) if call is not None and call.order else RateLimitExceeded(text)
-    if call is not None and call.last_look is not None:
-        await _look(call, call.last_look)
+    if call is not None and call.pre_send_check is not None:
+        await _look(call, call.pre_send_check)
     if call is not None and call.is_over(exchange.wall_clock_ms()):
         raise NotHandedOver(ReasonCode.REQUEST_EXPIRED, "its time was over before it could be sent")
 
 
-async def _look(call: Call, last_look: Callable[[], Awaitable[Refused | None]]) -> None:
+async def _look(call: Call, pre_send_check: Callable[[], Awaitable[Refused | None]]) -> None:
     """Asks whether the order may still go. Raises NotHandedOver where it may not, and where nobody can say."""
     try:
-        refusal = await last_look()
+        refusal = await pre_send_check()
     except Exception as error:
         # ccxt lies between here and the caller, who must see the failure itself.
         call.look_failure = error

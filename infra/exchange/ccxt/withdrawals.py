@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from infra.exchange.ccxt.account_calls import TOO_LATE, AccountCalls
 from infra.exchange.ccxt.key_accounts import is_account_of, other_account
 from infra.exchange.ccxt.transport import Call
-from infra.exchange.gateway import LastLook, VenueUnavailable
+from infra.exchange.gateway import PreSendCheck, VenueUnavailable
 from infra.exchange.venues.reading import UnreadableBooks, milliseconds, note_unreadable, reading, text
 from pipeline.model.venue import InDoubt, KeyVersion, LookUpFailed, Refused
 from pipeline.model.withdrawal import Network, Taken, WithdrawalHistory, WithdrawalOutcome, WithdrawalSubmission
@@ -33,7 +33,7 @@ class PayoutCalls(AccountCalls):
     def listed_within(self) -> timedelta:
         return self._venue.listed_within
 
-    async def withdraw(self, submission: WithdrawalSubmission, last_look: LastLook | None = None) -> WithdrawalOutcome:
+    async def withdraw(self, submission: WithdrawalSubmission, pre_send_check: PreSendCheck | None = None) -> WithdrawalOutcome:
         withdrawals = self._venue.withdrawals
         if withdrawals is None or submission.exchange != self.exchange:
             return Refused(ReasonCode.REQUEST_UNSUPPORTED, f"{self.exchange} pays nothing out here; nothing was sent")
@@ -50,7 +50,7 @@ class PayoutCalls(AccountCalls):
         intent_ms = milliseconds(submission.submitting_at)
         signed_ms = intent_ms + self._connection.clock_difference_ms
         form = withdrawals.form(submission, signed_ms, window_ms, credentials.api_key)
-        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, last_look=last_look)
+        call = Call(order=True, signed_ms=signed_ms, not_after_ms=intent_ms + window_ms, form=form, pre_send_check=pre_send_check)
         async with self._calling(call):
             try:
                 answer = await withdrawals.pay(exchange, submission, signed_ms, window_ms)

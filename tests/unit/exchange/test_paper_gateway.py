@@ -56,10 +56,10 @@ async def test_halt_stops_an_order_at_the_last_look() -> None:
     """The same look as before a real order."""
     halted = Refused(ReasonCode.TRADING_HALTED, "halted")
 
-    async def last_look() -> Refused | None:
+    async def pre_send_check() -> Refused | None:
         return halted
 
-    assert await _gateway(market_data()).submit(submission_of(_order()), last_look) is halted
+    assert await _gateway(market_data()).submit(submission_of(_order()), pre_send_check) is halted
 
 
 async def test_real_order_is_not_simulated() -> None:

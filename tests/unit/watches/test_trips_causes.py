@@ -9,7 +9,7 @@ import pytest
 
 from agents.steps.conclusion import Outcomes
 from agents.steps.execution import batch_of_calls
-from agents.watches.circuit_breakers import TripRules, Trips, broken_trail
+from agents.watches.circuit_breakers import CircuitBreakers, TripRules, broken_trail
 from agents.watches.watch import WatchContext
 from infra.postgres.trips import StoredEvent
 from pipeline.books.audit import AuditTrail, ChainHead
@@ -75,8 +75,8 @@ def test_trail_that_was_changed_is_found(change: object) -> None:
     assert broken_trail(events) == "bob"
 
 
-class _Looking(Trips):
-    """Trips whose prices a test gives; what needs a database is not asked."""
+class _Looking(CircuitBreakers):
+    """Circuit breakers whose prices a test gives; what needs a database is not asked."""
 
     def __init__(self, known: MarketData, began_at: datetime, calls: CallRecord | None = None) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Trips: a cause that cannot be looked for does not keep the others from stopping trading."""
+"""Circuit breakers: a cause that cannot be looked for does not keep the others from stopping trading."""
 
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 import agents.watches.circuit_breakers
-from agents.watches.circuit_breakers import TripRules, Trips
+from agents.watches.circuit_breakers import CircuitBreakers, TripRules
 from agents.watches.watch import WatchContext
 from infra.postgres.database import Database
 from pipeline.model.halts import NO_HALTS
@@ -21,9 +21,9 @@ class _Database:
         yield None
 
 
-def _trips() -> Trips:
+def _trips() -> CircuitBreakers:
     old = market_data(observed_at=NOW - timedelta(hours=1))
-    return Trips(
+    return CircuitBreakers(
         WatchContext(cast("Database", _Database()), cast("Any", None), lambda _: [], TOPICS, RULES, lambda: NOW),
         market_data=lambda: {EXCHANGE: old},
         limits=WIDE_LIMITS,

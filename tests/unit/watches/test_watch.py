@@ -87,6 +87,22 @@ async def test_round_that_fails_by_an_error_of_its_own_is_counted_and_made_again
     assert LOOKS_FAILED.labels("balances")._value.get() >= before + 2
 
 
+async def test_round_that_fails_by_an_error_of_its_own_is_no_return_of_a_service() -> None:
+    """A watch that waits goes on when a round was made, not when one failed in another way."""
+    kinds, back = iter([Retryable("away"), KeyError("a damaged row"), Retryable("away")]), Rounds(1)
+
+    async def fails_in_turn() -> None:
+        error = next(kinds, None)
+        if error is not None:
+            raise error
+        await back.round()
+
+    with capture_logs() as logs:
+        async with running(Watch("deposits", 0.001, fails_in_turn, "binance")):
+            await asyncio.wait_for(back.were_enough.wait(), 30)
+    assert [line["event"] for line in logs if line["event"].startswith("watch_")] == ["watch_waits", "watch_goes_on"]
+
+
 async def test_what_calls_for_a_reaction_of_the_process_ends_the_watch() -> None:
     """What must end the worker is raised as it came."""
 
