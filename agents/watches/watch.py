@@ -77,21 +77,22 @@ async def keep(watch: Watch) -> None:
 
     async def whole_round() -> tuple[PauseSeconds | None]:
         # In a tuple: a round that names no pause is told from one that failed.
-        return (await watch.round(),)
+        pause_seconds = await watch.round()
+        return (pause_seconds,)
 
     while True:
         started = monotonic()
-        made: tuple[PauseSeconds | None] | None = None
+        pause_named: tuple[PauseSeconds | None] | None = None
         try:
-            made = await by_itself(watch.what, watch.subject, whole_round)
+            pause_named = await by_itself(watch.what, watch.subject, whole_round)
         except (Retryable, KafkaError) as error:
             if not waits:
                 log.warning("watch_waits", watch=watch.name, error=str(error), money="what it looks after stays as it is, its funds held")
             waits = True
-        if made is not None and waits:
+        if pause_named is not None and waits:
             log.info("watch_goes_on", watch=watch.name)
             waits = False
-        pause_seconds = made[0] if made is not None else None
+        pause_seconds = pause_named[0] if pause_named is not None else None
         if pause_seconds is None:
             pause_seconds = max(0.0, watch.pace_seconds - (monotonic() - started))
         await asyncio.sleep(pause_seconds)
