@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import cli.operate.halts
+import cli.access.operator_commands
 from tests.integration.administered import administered
 
 _WHY = ("--reason", "a test", "--operator", "ana")
@@ -15,7 +15,7 @@ def test_command_without_a_worker_ends_with_3_and_is_on_the_topic(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is said to be stopped before it is; a stop for what does not exist is not sent; what cannot be meant is wrong usage."""
-    monkeypatch.setattr(cli.operate.halts, "APPLIED_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(cli.access.operator_commands, "APPLIED_SECONDS_MAX", 0.5)
     with administered(database_url, kafka, unique_prefix, "http://127.0.0.1:9", tmp_path) as made:
         ended = made.run("halt", *_WHY)
         assert (ended.code, ended.output) == (3, "")
@@ -53,7 +53,7 @@ def test_command_without_a_database_is_sent_all_the_same(
     kafka: str, database_url: str, unique_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker is all that a stop needs; that nobody knows yet whether it is in force is said."""
-    monkeypatch.setattr(cli.operate.halts, "APPLIED_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(cli.access.operator_commands, "APPLIED_SECONDS_MAX", 0.5)
     with administered(database_url, kafka, unique_prefix, "http://127.0.0.1:9", tmp_path) as made:
         ended = made.run("halt", "--user", "alice", *_WHY, DATABASE_URL="postgresql://postgres@127.0.0.1:9/none")
         assert ended.code == 3
