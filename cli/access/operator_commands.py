@@ -122,8 +122,11 @@ async def send_command(
             async with timeout(KAFKA_SECONDS_MAX):
                 await producer.send_and_wait(topic, asked.model_dump_json().encode(), key=key.encode(), headers=headers)
         except (KafkaError, OSError, TimeoutError) as error:
-            what = f"{reason_of(error)}; it may have arrived all the same, see `{look_up}` before you send it again"
-            raise unsent(installation, what) from error
+            raise CommandFailed(
+                f"The broker did not take the command in time ({reason_of(error)}); it may have arrived all the same. See `{look_up}` "
+                "before you send it again.",
+                Exit.OUT_OF_REACH,
+            ) from error
     event = await event_of(installation, asked, APPLIED_SECONDS_MAX)
     if event is None:
         raise CommandFailed(
